@@ -1,0 +1,129 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* kernels.h - the table of kernels that one ISA level gives, and the packings of weights they read.
+ *
+ * A kernel is one function for one operation, type and ISA: pointers, sizes and strides only. No allocation, threads,
+ * logging or graph here. kernels/ref is the definition; kernels/simd is written once over SIMDe; kernels/x86_* where it
+ * pays. registry.def has one line per kernel and generates declaration, dispatch, test and benchmark.
+ * Strides count elements, not bytes. "exact" functions give a row the same bits whatever rows stand beside it.
+ */
+#ifndef RAMET__KERNELS_H
+#define RAMET__KERNELS_H
+#include <stddef.h>
+#include <stdint.h>
+
+/* ---- packings and products ----------------------------------------------------------------------------------------
+ * A weight W [n outputs, k inputs] in some encoding is packed once; a packing has readers for one row of activations, for
+ * many, for the transposed product, and back to numbers. in_place packings read the encoded rows as they are in the file
+ * (bytes() is 0, pack is NULL, `packed` is the rows themselves). All readers take panel ranges that are multiples of
+ * n_block (forward) or k_block (transposed), except that the last range may end at n or k. */
+typedef struct ramet__packing {
+    const char *name;         /* "rows", "panel16", "tile16x64" */
+    const char *encoding;     /* "Q4_0": the encoding of the source rows */
+    int32_t n_block, k_block; /* ranges given to readers are multiples of these */
+    int32_t in_place;
+    uint64_t (*bytes)(int64_t n, int64_t k);                                   /* of the packed form */
+    void (*pack)(void *packed, const void *rows, int64_t n, int64_t k, int64_t n0, int64_t n1);   /* rows n0..n1 of the source; ranges may be packed in parallel */
+    void (*unpack)(void *rows, const void *packed, int64_t n, int64_t k, int64_t n0, int64_t n1); /* back to encoded rows, bit-exact */
+    void (*decode)(float *dst, const void *packed, int64_t n, int64_t k, int64_t row);            /* one row of W as k floats (embedding) */
+} ramet__packing;
+
+/* y[m, n0..n1) = x[m,k] . W[n0..n1, k]^T (+ bias) (+ y when accumulate).   */
+typedef struct ramet__product_args {
+    int64_t m, n, k;          /* whole sizes; m rows of activations are done */
+    int64_t from, to;         /* forward: outputs n0..n1; transposed: inputs k0..k1 */
+    const void *x;            /* forward: m activations prepared by `prepare` (x_stride bytes apart); transposed: dy floats */
+    int64_t x_stride;         /* forward: bytes between prepared rows; transposed: floats between rows of dy */
+    const void *packed;
+    float *y; int64_t y_stride; /* forward: y[m,n]; transposed: dx[m,k]; column 0 is column 0 of the whole */
+    const float *bias;        /* forward: n floats or NULL */
+    int32_t accumulate;       /* add to what y holds */
+    void *scratch;            /* `scratch` bytes, 64-aligned, private to the call */
+} ramet__product_args;
+
+/* One way to multiply: a packing plus an arithmetic. `exact`: fp32 throughout, fixed order of sums over k. */
+typedef struct ramet__product {
+    const char *name;         /* "panel16_q8" */
+    const ramet__packing *packing;
+    int32_t exact;
+    uint64_t (*prepared_bytes)(int64_t k);                       /* of one prepared row of activations, a multiple of 64 */
+    void (*prepare)(void *dst, const float *x, int64_t k);       /* one row: copy, round to bf16, quantize by blocks ... */
+    uint64_t (*scratch_bytes)(int64_t m, int64_t n, int64_t k);  /* for one call with at most m rows, either direction */
+    void (*forward)(const ramet__product_args *a);               /* any m >= 1: switches inside between one row and many */
+    void (*transposed)(const ramet__product_args *a);            /* dx[m, k0..k1) = dy[m,n] . W[n, k0..k1) */
+    int32_t row_step;         /* rows of activations a call should be given at a time for cache reuse (prefill): e.g. 128 */
+    int32_t col_step;         /* outputs (or inputs) a piece should cover: constant per ISA */
+} ramet__product;
+
+/* ---- the table ------------------------------------------------------------------------------------------------- */
+typedef struct ramet__kernels {
+    const char *isa;          /* "ref", "simd", "avx2", "avx512" */
+
+    /* y = a + b; y = a * b; y += s * x; y = s * x; sums in double-free fixed order of 16 lanes */
+    void (*add)(float *y, const float *a, const float *b, int64_t n);
+    void (*mul)(float *y, const float *a, const float *b, int64_t n);
+    void (*axpy)(float *y, float s, const float *x, int64_t n);
+    void (*scale)(float *y, float s, const float *x, int64_t n);
+    float (*dot)(const float *a, const float *b, int64_t n);
+    float (*sum)(const float *x, int64_t n);
+    float (*max)(const float *x, int64_t n);
+    double (*sumsq)(const float *x, int64_t n);
+    int32_t (*finite)(const float *x, int64_t n);                 /* 1 when no NaN or infinity */
+
+    /* y = x / rms(x) * w.  grad: dx (+= when accumulate); dw += dy * x / rms (dw may be NULL) */
+    void (*rms_norm)(float *y, const float *x, const float *w, int64_t n, float eps);
+    void (*rms_norm_grad)(float *dx, float *dw, const float *x, const float *w, const float *dy, int64_t n, float eps);
+
+    /* y = silu(g) * u; grad: dg, du */
+    void (*silu)(float *y, const float *x, int64_t n);
+    void (*silu_grad)(float *dx, const float *x, const float *dy, int64_t n);
+    void (*swiglu)(float *y, const float *g, const float *u, int64_t n);
+    void (*swiglu_grad)(float *dg, float *du, const float *g, const float *u, const float *dy, int64_t n);
+
+    /* Rotate pairs of one row in place: heads x head_dim, the first `rot` of each head. pair j is (2j, 2j+1), or (j, j+rot/2)
+     * when `halves`. cs: cos,sin for each pair at this position; sign -1 undoes the rotation (the gradient). */
+    void (*rope)(float *x, int64_t heads, int64_t head_dim, int64_t rot, const float *cs, float sign, int32_t halves);
+
+    /* softmax family over one row */
+    void (*softmax)(float *y, const float *x, int64_t n);
+    float (*logsumexp)(const float *x, int64_t n);
+    /* x := exp(x - lse) * s, then x[label] -= s (label < 0: no subtraction): gradient of cross-entropy in place */
+    void (*softmax_minus_onehot)(float *x, float lse, int64_t label, float s, int64_t n);
+
+    /* Attention of `rows` queries of one kv head's group against keys 0..len-1 in blocks (inference) or flat rows (training).
+     * q: [rows, group, hd] strides q_row (between rows) and hd between heads of the group; o likewise with o_row.
+     * limit[r]: keys 0..limit[r]-1 are visible to row r. k_block[b], v_block[b]: pointers to `block` consecutive keys,
+     * kv_row floats apart (kv_row = hd in a cache, = n_kv*hd in training rows). lse: [rows, group] (stride lse_row), may be NULL.
+     * exact: each row's result is independent of the others in the call. scratch: attention_scratch(rows, group, hd, block) bytes. */
+    void (*attention)(float *o, int64_t o_row, float *lse, int64_t lse_row, const float *q, int64_t q_row, int64_t rows, int64_t group,
+                      int64_t hd, const float *const *k_block, const float *const *v_block, int64_t kv_row, int64_t block,
+                      const int32_t *limit, float scale, void *scratch);
+    /* Gradient for one kv head of one segment of `rows` rows, causal (row r sees keys 0..r). dq, dk, dv are written (not added);
+     * q, o, do, dq: [rows, group, hd] with stride q_row; k, v, dk, dv: [rows, hd] with stride kv_row; lse: [rows, group], lse_row. */
+    void (*attention_grad)(float *dq, float *dk, float *dv, const float *q, const float *k, const float *v, const float *o, const float *d_o,
+                           const float *lse, int64_t lse_row, int64_t q_row, int64_t kv_row, int64_t rows, int64_t group, int64_t hd,
+                           float scale, void *scratch);
+    uint64_t (*attention_scratch)(int64_t rows, int64_t group, int64_t hd, int64_t block);
+    uint64_t (*attention_grad_scratch)(int64_t rows, int64_t group, int64_t hd);
+
+    /* General fp32 products, row-major with strides, fixed order of sums over k, c += alpha * a.b when accumulate else =.
+     * nt: c[m,n] = a[m,k] b[n,k]^T;  nn: c[m,n] = a[m,k] b[k,n];  tn: c[m,n] = a[k,m]^T b[k,n] */
+    void (*gemm_nt)(float *c, int64_t ldc, const float *a, int64_t lda, const float *b, int64_t ldb, int64_t m, int64_t n, int64_t k, float alpha, int32_t accumulate);
+    void (*gemm_nn)(float *c, int64_t ldc, const float *a, int64_t lda, const float *b, int64_t ldb, int64_t m, int64_t n, int64_t k, float alpha, int32_t accumulate);
+    void (*gemm_tn)(float *c, int64_t ldc, const float *a, int64_t lda, const float *b, int64_t ldb, int64_t m, int64_t n, int64_t k, float alpha, int32_t accumulate);
+
+    /* AdamW (Loshchilov & Hutter 2019), decoupled decay, on n parameters: g is scaled by g_scale first (clipping, averaging) and zeroed after.
+     * c1 = 1/(1-beta1^t), c2 = 1/(1-beta2^t). */
+    void (*adamw)(float *p, float *m, float *v, float *g, int64_t n, float lr, float beta1, float beta2, float eps, float decay, float c1, float c2, float g_scale);
+
+    /* Products by encoding name, best first; NULL-terminated. Use ramet__kernels_product. */
+    const ramet__product *const *products;
+} ramet__kernels;
+
+/* The table for a level (RAMET_ISA_* number) and CPU flags (RAMET__CPU_*). Static storage. Levels not built: the next lower. */
+const ramet__kernels *ramet__kernels_get(int32_t isa, uint32_t cpu);
+/* The best product for an encoding: `exact` wanted or not. Never NULL for an encoding that ref has. Falls back to exact, then to ref.
+ * The answer for (encoding, exact=0) and (encoding, exact=1) share one packing, so one packed copy serves both. */
+const ramet__product *ramet__kernels_product(const ramet__kernels *k, const char *encoding, int32_t exact, int64_t n, int64_t kdim);
+/* For ramet_list("kernels", i): name "avx512/linear/Q4_0/panel16/exact", detail; 0 when i is past the end. */
+int32_t ramet__kernels_list(int32_t i, const char **name, const char **detail);
+#endif

@@ -1,0 +1,27 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* status.h - status plus a per-thread message. Everything above uses ramet__fail() to answer an error. */
+#ifndef RAMET__STATUS_H
+#define RAMET__STATUS_H
+#include "ramet/base.h"
+
+#if defined(__GNUC__)
+#  define RAMET__PRINTF(f, a) __attribute__((format(printf, f, a)))
+#else
+#  define RAMET__PRINTF(f, a)
+#endif
+
+/* Set this thread's message and return `status`. One line: what, where (file, byte offset, argument), what to do. */
+ramet_status ramet__fail(ramet_status status, const char *format, ...) RAMET__PRINTF(2, 3);
+/* Put a context in front of the current message ("model.gguf: " ...) and return `status`. */
+ramet_status ramet__prefix(ramet_status status, const char *format, ...) RAMET__PRINTF(2, 3);
+
+/* Return from the calling function / jump to `out` with the status in a local `ramet_status st`. */
+#define RAMET__TRY(call) do { ramet_status st_ = (call); if (st_) return st_; } while (0)
+#define RAMET__GO(call) do { st = (call); if (st) goto out; } while (0)
+#define RAMET__MIN(a, b) ((a) < (b) ? (a) : (b))
+#define RAMET__MAX(a, b) ((a) > (b) ? (a) : (b))
+#define RAMET__COUNT(array) ((int32_t)(sizeof(array) / sizeof((array)[0])))
+
+/* The name-checking prologue of functions that get an option struct: true when `size` can hold at least struct_size. */
+#define RAMET__ROUND_UP(x, to) (((x) + (to) - 1) / (to) * (to))
+#endif

@@ -1,0 +1,33 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* weight.h - one named tensor: encoded rows over mapped pages (or memory of its own) and, once a plan asked for it, its packing.
+ * Reference counted: models that share a tensor share its pages and its packing. Immutable but for the packing, which is
+ * made at plan time under a lock and then never changes. */
+#ifndef RAMET__WEIGHT_H
+#define RAMET__WEIGHT_H
+#include "base/file.h"
+#include "base/runtime.h"
+#include "tensor/tensor.h"
+#include "kernels.h"
+
+typedef struct ramet__weight ramet__weight;
+/* Over bytes of a reader (mapped where it can be, else read into memory now). Retains the reader. */
+ramet_status ramet__weight_from_reader(ramet__weight **out, ramet_runtime *rt, const char *name, ramet__enc enc, const ramet__shape *shape, ramet__reader *reader, uint64_t offset);
+/* Owns zeroed memory: fill ramet__weight_mutable() before sharing it. */
+ramet_status ramet__weight_new(ramet__weight **out, ramet_runtime *rt, const char *name, ramet__enc enc, const ramet__shape *shape);
+ramet__weight *ramet__weight_retain(ramet__weight *w);
+void ramet__weight_free(ramet__weight *w);
+void *ramet__weight_mutable(ramet__weight *w); /* NULL for mapped ones */
+
+const char *ramet__weight_name(const ramet__weight *w);
+ramet__enc ramet__weight_enc(const ramet__weight *w);
+const ramet__shape *ramet__weight_shape(const ramet__weight *w);
+uint64_t ramet__weight_bytes(const ramet__weight *w);        /* encoded */
+const void *ramet__weight_data(const ramet__weight *w);      /* encoded rows, always readable */
+/* Rows r0..r1 (a row is the last dimension) as floats, dst[(r1-r0) * cols]. */
+void ramet__weight_decode(float *dst, const ramet__weight *w, int64_t r0, int64_t r1);
+/* Make (once; later calls return at once) the packing that the runtime's kernels want, in parallel, within the budget. */
+ramet_status ramet__weight_pack(ramet__weight *w);
+const void *ramet__weight_packed(const ramet__weight *w);    /* after ramet__weight_pack; the rows themselves for in-place packings */
+/* The product to use after ramet__weight_pack. */
+const ramet__product *ramet__weight_product(const ramet__weight *w, int32_t exact);
+#endif

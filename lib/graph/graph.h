@@ -1,0 +1,106 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* graph.h - a list of semantic operations in SSA form; gradients are graphs too. Architectures, losses and gradient rules
+ * build; plan.h fuses, lays out and runs.
+ *
+ * Building never returns a status: an error sticks to the graph (first one wins) and every later call returns -1, so that
+ * model code reads like the model. ramet__graph_status(), and ramet__plan_create(), answer it.
+ *
+ * Rows: dimension 0 of an activation follows an axis whose count is known only when a run starts (at most the graph's
+ * maximum). One plan serves decoding one token, prefill, several sequences, packed training windows.
+ */
+#ifndef RAMET__GRAPH_H
+#define RAMET__GRAPH_H
+#include "tensor/weight.h"
+
+typedef int32_t ramet__val; /* a value of the graph; -1: none */
+typedef struct ramet__graph ramet__graph;
+typedef struct ramet__op ramet__op;
+
+typedef enum { RAMET__TYPE_F32, RAMET__TYPE_I32 } ramet__type;
+typedef enum {
+    RAMET__AXIS_STATIC, /* dim[0] is what it says */
+    RAMET__AXIS_ROWS,   /* rows of the run */
+    RAMET__AXIS_OUTS,   /* rows of the run whose outputs are wanted (logits, losses) */
+    RAMET__AXIS_COUNT
+} ramet__axis;
+
+typedef struct ramet__gshape { int32_t rank; ramet__axis axis; int64_t dim[RAMET__MAX_RANK]; } ramet__gshape; /* dim[0]: the maximum */
+
+/* A named tensor outside the arena that runs may write: trained weight, gradient sum, running statistic. F32. The owner (a
+ * tuner, a session) allocates; it must outlive the plans that name it. */
+typedef struct ramet__var { const char *name; ramet__shape shape; float *data; } ramet__var;
+
+/* Keys and values of one sequence lie in blocks of `block` positions; a block holds, for each layer, K then V, each
+ * [n_kv, block, head_dim] floats. */
+typedef struct ramet__cache_layout { int32_t layers, n_kv, head_dim, block; } ramet__cache_layout;
+static inline uint64_t ramet__cache_block_bytes(const ramet__cache_layout *c) {
+    return (uint64_t)c->layers * 2u * (uint64_t)c->n_kv * (uint64_t)c->block * (uint64_t)c->head_dim * sizeof(float);
+}
+
+ramet_status ramet__graph_create(ramet__graph **out, ramet_runtime *rt, int64_t max_rows, int64_t max_outs, int32_t max_rank);
+void ramet__graph_free(ramet__graph *g);
+ramet_status ramet__graph_status(const ramet__graph *g);
+ramet_runtime *ramet__graph_runtime(const ramet__graph *g);
+void ramet__graph_fail(ramet__graph *g, ramet_status status, const char *format, ...) RAMET__PRINTF(3, 4);
+const ramet__gshape *ramet__graph_shape(const ramet__graph *g, ramet__val v);
+ramet__type ramet__graph_type(const ramet__graph *g, ramet__val v);
+
+/* ---- leaves ---- */
+/* A run-time input by name: the run gives a pointer to count x dim[1..] elements. The same name gives the same value. */
+ramet__val ramet__graph_input(ramet__graph *g, const char *name, ramet__type type, ramet__axis axis, int64_t cols); /* cols 0: rank 1 */
+ramet__val ramet__graph_weight(ramet__graph *g, ramet__weight *w);        /* retained; same weight, same value */
+ramet__val ramet__graph_var(ramet__graph *g, ramet__var *var);            /* its current version */
+ramet__val ramet__graph_const(ramet__graph *g, float value);              /* shape [1] */
+/* The adapter slot of one use of a linear weight [n,k]: two values A [rank,k] and B [n,rank] bound at run time to a table
+ * from row to (A, B, scale, rank <= max_rank). Named by the weight ("blk.0.attn_q.weight"). The same name gives the same slot. */
+typedef struct ramet__slot { ramet__val a, b; } ramet__slot;
+ramet__slot ramet__graph_slot(ramet__graph *g, const char *name, int64_t n, int64_t k);
+int32_t ramet__graph_slot_index(const ramet__graph *g, const char *name); /* -1: none */
+int32_t ramet__graph_slot_count(const ramet__graph *g);
+
+/* ---- operations (lib/graph/ops/<op>.c; ops.def is the list) ---- */
+/* rows of the table [v,d] for ids [R] -> [R,d]. Table: weight or var. Negative ids give zeros. */
+ramet__val ramet__op_embed(ramet__graph *g, ramet__val table, ramet__val ids);
+/* y[R,n] = x[R,k] w[n,k]^T (+ bias[n]) (+ slot: scale_row * (x A^T) B^T). w: weight or var; bias -1; slot NULL. */
+ramet__val ramet__op_linear(ramet__graph *g, ramet__val x, ramet__val w, ramet__val bias, const ramet__slot *slot);
+ramet__val ramet__op_rms_norm(ramet__graph *g, ramet__val x, ramet__val w, float eps);
+/* Rotary embedding (Su et al. 2021) of [R, heads*head_dim] at pos [R]; first `rot` of each head; pairs (2j,2j+1) or halves. */
+ramet__val ramet__op_rope(ramet__graph *g, ramet__val x, ramet__val pos, int64_t heads, int64_t head_dim, int64_t rot, float base, int32_t halves);
+/* Causal attention among the rows of this run that have the same seq [R]; rows of one sequence stand together, in order.
+ * q [R, n_head*hd], k and v [R, n_kv*hd] -> [R, n_head*hd]. Differentiable. */
+ramet__val ramet__op_attention(ramet__graph *g, ramet__val q, ramet__val k, ramet__val v, ramet__val seq, int64_t n_head, int64_t n_kv, int64_t head_dim);
+/* The same over the sequence's cache, after this run's k and v were written at pos [R]. Not differentiable. */
+ramet__val ramet__op_cache_attention(ramet__graph *g, ramet__val q, ramet__val k, ramet__val v, ramet__val seq, ramet__val pos, const ramet__cache_layout *cache, int32_t layer, int64_t n_head);
+ramet__val ramet__op_add(ramet__graph *g, ramet__val a, ramet__val b);   /* same shape, or b [1], [cols] broadcast */
+ramet__val ramet__op_sub(ramet__graph *g, ramet__val a, ramet__val b);
+ramet__val ramet__op_mul(ramet__graph *g, ramet__val a, ramet__val b);   /* same broadcasts */
+ramet__val ramet__op_scale(ramet__graph *g, ramet__val a, float s);
+ramet__val ramet__op_silu(ramet__graph *g, ramet__val x);                /* silu(gate)*up fuses into one kernel */
+ramet__val ramet__op_gather(ramet__graph *g, ramet__val x, ramet__val index); /* rows index [OUTS] of x [R,d] -> [OUTS,d] */
+ramet__val ramet__op_sum(ramet__graph *g, ramet__val x);                 /* all elements -> [1] */
+ramet__val ramet__op_sum_rows(ramet__graph *g, ramet__val x);            /* [R,n] -> [n] */
+/* Losses: `weight` [O] multiplies each row's term; *row (may be NULL) gets the unweighted terms [O]. -> [1] */
+ramet__val ramet__op_cross_entropy(ramet__graph *g, ramet__val logits, ramet__val labels, ramet__val weight, ramet__val *row); /* label < 0: term 0 */
+/* KL(t || softmax(logits)) in nats against targets given on `top` ids a row plus one bin for the rest: ids [O,top] (negative:
+ * unused), p [O,top]; what is missing to 1 is the rest's mass. */
+ramet__val ramet__op_kl_top(ramet__graph *g, ramet__val logits, ramet__val ids, ramet__val p, ramet__val weight, ramet__val *row);
+ramet__val ramet__op_kl(ramet__graph *g, ramet__val logits, ramet__val target_logits, ramet__val weight, ramet__val *row);
+ramet__val ramet__op_mse(ramet__graph *g, ramet__val x, ramet__val y, ramet__val weight, ramet__val *row); /* mean over columns */
+ramet__val ramet__op_stop_gradient(ramet__graph *g, ramet__val x);
+ramet__val ramet__op_reverse_gradient(ramet__graph *g, ramet__val x, float strength); /* identity; gradient times -strength (Ganin 2016) */
+/* A named place. Costs nothing unless a plan asks for the tap: then the host's callback reads the rows. */
+ramet__val ramet__op_tap(ramet__graph *g, ramet__val x, const char *name_format, ...) RAMET__PRINTF(3, 4);
+/* An edit: rows with mask[R] != 0 are replaced by the same row of r. */
+ramet__val ramet__op_edit(ramet__graph *g, ramet__val x, ramet__val r, ramet__val mask);
+/* Commit `v` into the variable (after all readers of the old version); accumulate: add to it. Differentiating through is an error. */
+void ramet__op_write(ramet__graph *g, ramet__var *var, ramet__val v, int32_t accumulate);
+
+/* A value that the run leaves readable afterwards, by name (ramet__plan_output). */
+void ramet__graph_output(ramet__graph *g, const char *name, ramet__val v);
+
+/* Extend the graph by d(loss)/d(wrt[i]) -> grads[i] (loss [1]; -1 where loss does not depend on it). wrt: vars, slot values,
+ * inputs, any value. Uses of one value add up. Ops without a rule are expanded first; not differentiable: E_UNSUPPORTED naming the op. */
+ramet_status ramet__graph_gradient(ramet__graph *g, ramet__val loss, const ramet__val *wrt, int32_t n, ramet__val *grads);
+/* For ramet_list("ops", i). */
+int32_t ramet__op_list(int32_t i, const char **name, const char **detail);
+#endif

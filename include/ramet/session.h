@@ -1,0 +1,81 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/**
+ * ramet/session.h - a model being run: sequences with cached keys and values, logits, sampling, streaming generation.
+ *
+ * One session is used by one thread at a time; several sessions of one model run at the same time on different threads.
+ */
+#ifndef RAMET_SESSION_H
+#define RAMET_SESSION_H
+#include "model.h"
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+typedef struct ramet_session ramet_session;
+
+#define RAMET_MODE_EXACT 0    /**< fp32 arithmetic; a row's bits do not depend on its neighbours */
+#define RAMET_MODE_BALANCED 1 /**< default: reduced-precision products where the loss does not show */
+#define RAMET_MODE_FAST 2     /**< everything that speeds up */
+
+typedef struct ramet_session_options {
+    uint32_t struct_size;
+    int32_t mode;              /**< RAMET_MODE_*; default BALANCED */
+    int64_t max_context;       /**< most positions of one sequence; default 2048, at most the model's */
+    int32_t max_rows;          /**< most tokens given to one run inside; default 512; longer prompts are cut into several */
+    int32_t max_sequences;     /**< default 8 */
+    int32_t max_rank;          /**< largest adapter rank that can be attached; default 64 */
+    int32_t max_outputs;       /**< most rows of logits a run may want; default 8 */
+} ramet_session_options;
+RAMET_API void ramet_session_options_init(ramet_session_options *options, uint32_t struct_size);
+
+RAMET_API ramet_status ramet_session_create(ramet_session **out, ramet_model *model, const ramet_session_options *options);
+RAMET_API void ramet_session_free(ramet_session *session);
+
+/**
+ * Adapters. Attach gives an index >= 0 to name in rows; nothing is planned again. Index 0.. in order of attaching; detach frees the
+ * index for the next attach. A sequence uses one adapter (default -1: none): ramet_session_use sets it, effective for rows run later.
+ */
+RAMET_API ramet_status ramet_session_attach(int32_t *index, ramet_session *session, ramet_adapter *adapter, float scale);
+RAMET_API ramet_status ramet_session_detach(ramet_session *session, int32_t index);
+RAMET_API ramet_status ramet_session_use(ramet_session *session, int32_t sequence, int32_t adapter_index);
+
+/** Drop what a sequence holds from position `keep` on (0: all). */
+RAMET_API ramet_status ramet_session_truncate(ramet_session *session, int32_t sequence, int64_t keep);
+/** Tokens that a sequence holds. */
+RAMET_API int64_t ramet_session_length(const ramet_session *session, int32_t sequence);
+
+/**
+ * Run tokens: row i appends id[i] to sequence[i] (NULL: all to 0). Rows of one sequence are consecutive. want[i] != 0 asks for the logits
+ * of that row (NULL: only the last row of each sequence). On success the caches hold the rows; on failure or cancel the
+ * sequences are as they were. Logits: *logits points at [outputs, vocabulary] floats inside the session, valid until its next call.
+ */
+RAMET_API ramet_status ramet_session_run(const float **logits, int64_t *outputs, ramet_session *session, const int32_t *ids, const int32_t *sequence, const uint8_t *want, int64_t rows, ramet_progress_fn progress, void *user);
+
+/** How the next token is chosen. Filters in this order: top_k, top_p, min_p, then temperature. Deterministic given the seed. */
+typedef struct ramet_sampling {
+    uint32_t struct_size;
+    float temperature; /**< 0: greedy (default) */
+    int32_t top_k;     /**< 0 (default): off */
+    float top_p;       /**< 1 (default): off (Holtzman et al. 2020) */
+    float min_p;       /**< 0 (default): off (Nguyen et al. 2024) */
+    uint64_t seed;     /**< default 0; the draw at a position is a function of (seed, sequence, position) */
+} ramet_sampling;
+RAMET_API void ramet_sampling_init(ramet_sampling *sampling, uint32_t struct_size);
+/** Choose from one row of logits. `counter`: position, so that a draw can be made again. */
+RAMET_API ramet_status ramet_sample(int32_t *id, const float *logits, int64_t vocabulary, const ramet_sampling *sampling, int32_t sequence, int64_t counter);
+
+/** One token of a reply: its id and the text that is now complete (whole UTF-8 characters; may be empty). Non-zero stops (not an error). */
+typedef int32_t (*ramet_token_fn)(int32_t sequence, int32_t id, const char *text, size_t length, void *user);
+/**
+ * Run a prompt in `sequence` and generate at most max_tokens, streaming. Ends at an end-of-reply id, max_tokens, a full context or a non-zero
+ * answer of on_token. *generated (may be NULL): tokens made. Cancelled through `progress`: E_CANCELLED, the sequence as far as it got.
+ */
+RAMET_API ramet_status ramet_session_generate(int64_t *generated, ramet_session *session, int32_t sequence, const int32_t *prompt, int64_t prompt_length, int64_t max_tokens, const ramet_sampling *sampling, ramet_token_fn on_token, ramet_progress_fn progress, void *user);
+
+/** Last-run timing and memory for display: {"plan_bytes":..,"cache_bytes":..}. Caller frees. */
+RAMET_API ramet_status ramet_session_describe(char **json, const ramet_session *session);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

@@ -1,0 +1,114 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/**
+ * ramet/train.h - data, tuners (LoRA and full, with or without a teacher), checkpoints, evaluation.
+ */
+#ifndef RAMET_TRAIN_H
+#define RAMET_TRAIN_H
+#include "session.h"
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/** Tokens with document bounds and a per-token flag "predict this"; immutable once built; reference counted. */
+typedef struct ramet_dataset ramet_dataset;
+RAMET_API ramet_status ramet_dataset_create(ramet_dataset **out, ramet_model *model);
+/** Append one document of plain text; an end-of-text id closes it. Not after the dataset was given to a tuner or evaluation (E_STATE). */
+RAMET_API ramet_status ramet_dataset_add_text(ramet_dataset *dataset, const char *text, size_t length);
+/** Append ids with predict flags (NULL: all). */
+RAMET_API ramet_status ramet_dataset_add_ids(ramet_dataset *dataset, const int32_t *ids, const uint8_t *predict, int64_t count);
+/** Append one chat; only assistant turns are predicted. */
+RAMET_API ramet_status ramet_dataset_add_chat(ramet_dataset *dataset, int32_t count, const char *const *roles, const char *const *contents);
+/** Append a file: .jsonl: a document a line ({"text"}, {"prompt","completion"} or {"messages":[{"role","content"}]}); anything else: one document of text. */
+RAMET_API ramet_status ramet_dataset_add_file(ramet_dataset *dataset, const char *path);
+RAMET_API void ramet_dataset_free(ramet_dataset *dataset);
+RAMET_API int64_t ramet_dataset_tokens(const ramet_dataset *dataset);
+RAMET_API int64_t ramet_dataset_documents(const ramet_dataset *dataset);
+
+#define RAMET_SCHEDULE_COSINE 0
+#define RAMET_SCHEDULE_CONSTANT 1
+
+typedef struct ramet_tuner_options {
+    uint32_t struct_size;
+    int32_t full;            /**< 0 (default): LoRA; 1: every weight (F32 masters) */
+    int32_t rank;            /**< default 16 */
+    float alpha;             /**< default 32 */
+    const char *targets;     /**< comma-separated PEFT names, "q_proj,v_proj"; NULL (default): all linear layers */
+    int32_t mode;            /**< RAMET_MODE_*; default BALANCED */
+    int32_t window;          /**< tokens a packed window; default 256 */
+    int32_t batch;           /**< windows an optimizer step; default 4 */
+    int32_t micro_batch;     /**< windows run at once; the sums do not depend on it beyond rounding; default 2 */
+    int64_t steps;           /**< optimizer steps; 0: by epochs */
+    double epochs;           /**< default 1 */
+    float learning_rate;     /**< default 2e-4 LoRA, 2e-5 full (0) */
+    float warmup;            /**< fraction of steps; default .03 */
+    int32_t schedule;        /**< RAMET_SCHEDULE_*; default COSINE to a tenth */
+    float weight_decay;      /**< default 0 */
+    float beta1, beta2, epsilon; /**< defaults .9 .999 1e-8 */
+    float clip;              /**< global gradient norm; default 1; 0: off */
+    uint64_t seed;           /**< default 0: order of windows, initial A */
+    ramet_model *teacher;    /**< NULL, or: distil - KL to the teacher's distribution on the same windows (same vocabulary) */
+    float teacher_weight;    /**< of the KL against the cross-entropy: default 1 (only KL) when a teacher is given */
+    int32_t teacher_top;     /**< classes kept a position, the rest one bin; default 64 */
+    ramet_adapter *initial;  /**< NULL, or: start from this adapter (copied) */
+} ramet_tuner_options;
+RAMET_API void ramet_tuner_options_init(ramet_tuner_options *options, uint32_t struct_size);
+
+/** A model being adapted. */
+typedef struct ramet_tuner ramet_tuner;
+RAMET_API ramet_status ramet_tuner_create(ramet_tuner **out, ramet_model *model, ramet_dataset *data, const ramet_tuner_options *options);
+RAMET_API void ramet_tuner_free(ramet_tuner *tuner);
+
+typedef struct ramet_tuner_report {
+    uint32_t struct_size;
+    int32_t done;            /**< 1: all steps are made */
+    int64_t step, steps;     /**< made, in all */
+    double loss;             /**< mean over the predicted tokens of the last step */
+    double gradient_norm, learning_rate;
+    int64_t tokens;          /**< predicted so far */
+    double seconds;          /**< spent inside ramet_tuner_step so far */
+} ramet_tuner_report;
+/**
+ * Advance by at most max_steps optimizer steps, and stop (between micro-batches) when `deadline` seconds have passed (0: none). A step cut by the
+ * deadline is continued by the next call. Cancelled: E_CANCELLED within 100 ms or one graph node; the state stays resumable. NaN or infinity in loss or gradients:
+ * E_NUMERIC before any weight changes.
+ */
+RAMET_API ramet_status ramet_tuner_step(ramet_tuner_report *report, ramet_tuner *tuner, int64_t max_steps, double deadline, ramet_progress_fn progress, void *user);
+/** One file with weights, optimizer, schedule, random state, data cursor, accumulation; whole or not at all; a checksum a section. Resume continues byte-identically. */
+RAMET_API ramet_status ramet_tuner_save(ramet_tuner *tuner, const char *path);
+/** Continue from a checkpoint; model, data and options must be the same (E_INCONSISTENT names what differs). */
+RAMET_API ramet_status ramet_tuner_resume(ramet_tuner *tuner, const char *path);
+/** What was learned so far: an adapter (LoRA) ... */
+RAMET_API ramet_status ramet_tuner_adapter(ramet_adapter **out, ramet_tuner *tuner);
+/** ... or a model (full), weights in `encoding` (NULL: F32). */
+RAMET_API ramet_status ramet_tuner_model(ramet_model **out, ramet_tuner *tuner, const char *encoding);
+
+#define RAMET_SCORE_HALF 0 /**< disjoint windows; predictions made from positions window/2 .. window-2 scored, as llama.cpp's perplexity */
+#define RAMET_SCORE_ALL 1  /**< every prediction but the first of a window */
+typedef struct ramet_evaluate_options {
+    uint32_t struct_size;
+    int32_t window;          /**< default 512 */
+    int32_t score;           /**< default RAMET_SCORE_HALF */
+    int32_t mode;            /**< default BALANCED */
+    int64_t max_tokens;      /**< stop after so many scored tokens; 0 (default): all */
+    ramet_adapter *adapter;  /**< NULL: none */
+    float adapter_scale;     /**< default 1 */
+    float *losses;           /**< NULL, or room for losses_capacity: each scored token's loss, in order */
+    int64_t losses_capacity;
+    ramet_progress_fn progress;
+    void *progress_user;
+} ramet_evaluate_options;
+RAMET_API void ramet_evaluate_options_init(ramet_evaluate_options *options, uint32_t struct_size);
+typedef struct ramet_evaluation {
+    uint32_t struct_size;
+    int32_t windows;
+    int64_t tokens;          /**< scored */
+    double loss;             /**< mean negative log-likelihood, nats */
+    double standard_error;   /**< of loss, over windows */
+    double perplexity, seconds;
+} ramet_evaluation;
+RAMET_API ramet_status ramet_evaluate(ramet_evaluation *out, ramet_model *model, ramet_dataset *data, const ramet_evaluate_options *options);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

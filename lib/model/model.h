@@ -1,0 +1,107 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* model.h - what a ramet_model holds; architectures; the builder that turns a model into graph nodes; lineage; adapters. */
+#ifndef RAMET__MODEL_H
+#define RAMET__MODEL_H
+#include "ramet/model.h"
+#include "format/hf.h"
+#include "graph/plan.h"
+#include "tokenizer/tokenizer.h"
+
+/* Hyper-parameters in the field's words; what a family does not have stays 0. */
+typedef struct ramet__hparams {
+    int32_t n_layer, n_head, n_kv, head_dim, rope_dim;
+    int64_t n_embd, n_ff, n_vocab, n_ctx;
+    float eps, rope_base;
+    int32_t tied;        /* the output head is the embedding */
+    int32_t rope_halves; /* 0 for GGUF llama (pairs interleaved) */
+} ramet__hparams;
+
+/* What a weight's dimension stands for: pruning slices by it, lineage lifts by it, loading checks by it. */
+typedef enum { RAMET__DIM_ONE, RAMET__DIM_VOCAB, RAMET__DIM_EMBD, RAMET__DIM_FF, RAMET__DIM_Q, RAMET__DIM_KV } ramet__dim;
+
+typedef struct ramet__weight_spec {
+    const char *name;      /* "blk.%d.ffn_up.weight", or without %d for a model-wide one */
+    const char *hf;        /* "model.layers.%d.mlp.up_proj.weight" */
+    const char *target;    /* adapter target name as PEFT has it ("up_proj"), NULL: takes no adapter */
+    ramet__dim rows, cols; /* rows DIM_ONE: a vector of `cols` */
+    int32_t optional;
+} ramet__weight_spec;
+
+typedef struct ramet__build_options {
+    int32_t cached;        /* attention over caches (sessions) or among the run's own rows (training, evaluation) */
+    int32_t block;         /* positions in a cache block */
+    int32_t slots;         /* adapter slots on every target */
+    const char *targets;   /* NULL: all; else comma-separated PEFT names that get slots */
+    ramet__var *(*train)(const char *name, void *user); /* NULL, or: a variable that stands in for this weight (full tuning) */
+    void *train_user;
+} ramet__build_options;
+typedef struct ramet__built {
+    ramet__val hidden;     /* [OUTS, n_embd] after the last norm */
+    ramet__val logits;     /* [OUTS, n_vocab] */
+} ramet__built;
+/* Inputs a built graph has: "tokens" I32 [R], "pos" I32 [R], "seq" I32 [R], "outs" I32 [O] (row numbers). Taps: "blk.%d.in", "blk.%d.out" (the
+ * residual stream before/after a layer), "blk.%d.ffn_act" (input of ffn_down), "hidden". */
+
+typedef struct ramet__arch {
+    const char *name, *summary;
+    const ramet__weight_spec *specs; int32_t n_specs;
+    ramet_status (*hparams_gguf)(ramet__hparams *out, const ramet__gguf *gguf);
+    ramet_status (*hparams_hf)(ramet__hparams *out, const ramet__json *config);
+    /* Declare this family's keys ("llama.block_count" ...), overriding what the source file said. */
+    ramet_status (*write)(ramet__gguf_writer *w, const ramet__hparams *h);
+    /* HF rows may need reordering (llama's q and k for interleaved rotary pairs). rows: encoded rows of one weight, in place order map. NULL: none */
+    int64_t (*hf_row)(const ramet__hparams *h, const char *name, int64_t row); /* source row of our row */
+    ramet_status (*build)(ramet__built *out, ramet__graph *g, const struct ramet_model *model, const ramet__build_options *o);
+} ramet__arch;
+const ramet__arch *ramet__arch_find(const char *name);
+int32_t ramet__arch_list(int32_t i, const char **name, const char **detail);
+
+/* The variant's record of where it comes from. Layers and channels are the immediate parent's numbers. NULL lists: all, in order. */
+typedef struct ramet__lineage {
+    char *parent_digest;           /* of the immediate parent; NULL: not born of another model */
+    char *root_digest;             /* of the first ancestor in the store that made it */
+    int32_t n_layer; int32_t *layer;    /* parent's layer of each of ours */
+    int64_t n_ff; int32_t *ff;     /* [n_layer * n_ff] parent's channel of each of ours, sorted in each layer; NULL: all */
+    char *steps;                   /* JSON array text of what was done, for people: [{"step":"prune","layers":..},...] */
+} ramet__lineage;
+
+struct ramet_model {
+    ramet_runtime *rt;
+    int32_t refs;
+    const ramet__arch *arch;
+    ramet__hparams h;
+    int64_t n_weights; ramet__weight **weights;  /* order of the arch's specs, layer by layer */
+    int64_t *index; int64_t index_size;          /* hash of names */
+    ramet__gguf *meta;                           /* source metadata kept through a rewrite; NULL for HF folders */
+    ramet__tokenizer *tokenizer;                 /* may be NULL */
+    ramet__lineage *lineage;                     /* may be NULL */
+    char *name;                                  /* file name for messages */
+    char digest[65]; int32_t digest_state;       /* made on first use, atomically */
+};
+ramet__weight *ramet__model_weight(const ramet_model *m, const char *name);         /* NULL: none */
+const ramet__weight_spec *ramet__model_spec(const ramet_model *m, const char *name, int32_t *layer);
+int64_t ramet__dim_size(const ramet__hparams *h, ramet__dim dim);
+
+/* A new model with other hyper-parameters, weights and lineage, metadata and tokenizer of `base`: how shrink and feedback make models.
+ * weights: retained, one for each spec of the arch at `h` (checked). Takes ownership of lineage on success. */
+ramet_status ramet__model_derive(ramet_model **out, const ramet_model *base, const ramet__hparams *h, ramet__weight *const *weights, int64_t n, ramet__lineage *lineage);
+/* Like ramet_model_save with progress; also used by the store. */
+
+ramet_status ramet__lineage_new(ramet__lineage **out, ramet__mem *mem, int32_t n_layer, int64_t n_ff, int32_t with_ff);
+void ramet__lineage_free(ramet__lineage *l);
+
+/* Adapter: one pair of matrices for each target. a [rank,k], b [n,rank], F32. effective scale = alpha / rank (or alpha/sqrt(rank) for rsLoRA). */
+typedef struct ramet__lora { char *name; int64_t n, k; int32_t rank; float *a, *b; float scale; } ramet__lora; /* name: of the weight */
+struct ramet_adapter {
+    ramet_runtime *rt;
+    int32_t refs;
+    char base_digest[65];   /* "" when not known */
+    char *arch;
+    float alpha;
+    int64_t n; ramet__lora *lora;
+};
+ramet_status ramet__adapter_new(ramet_adapter **out, const ramet_model *model, const char *targets, int32_t rank, float alpha, uint64_t seed); /* A: Kaiming-uniform, B: 0, as PEFT */
+const ramet__lora *ramet__adapter_find(const ramet_adapter *a, const char *name);
+/* dst[n,k] = sum over adapters of scale * B.A for one weight; 0 when none names it. */
+void ramet__adapter_delta(float *dst, const ramet_adapter *const *adapters, const float *scales, int32_t count, const ramet__weight *w);
+#endif

@@ -1,0 +1,106 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* blocks.h - the encoded blocks as they lie in files (ggml's layouts), and the conversion of 16-bit floats.
+ * Everything is static inline: each ISA library compiles its own copy with its own flags. Little-endian hosts only. */
+#ifndef RAMET__BLOCKS_H
+#define RAMET__BLOCKS_H
+#include <stdint.h>
+#include <string.h>
+
+#define RAMET__QK 32 /* elements of every quantized block */
+
+/* w = d * (q - 8); byte j holds element j in its low nibble and element j + 16 in its high one */
+typedef struct { uint16_t d; uint8_t qs[16]; } ramet__q4_0;
+/* w = d * q + m */
+typedef struct { uint16_t d, m; uint8_t qs[16]; } ramet__q4_1;
+/* w = d * (q - 16); bit j of qh is the fifth bit of element j */
+typedef struct { uint16_t d; uint8_t qh[4]; uint8_t qs[16]; } ramet__q5_0;
+/* w = d * q */
+typedef struct { uint16_t d; int8_t qs[32]; } ramet__q8_0;
+_Static_assert(sizeof(ramet__q4_0) == 18 && sizeof(ramet__q4_1) == 20 && sizeof(ramet__q5_0) == 22 && sizeof(ramet__q8_0) == 34, "blocks are packed");
+
+static inline float ramet__bits_f32(uint32_t u) { float f; memcpy(&f, &u, 4); return f; }
+static inline uint32_t ramet__f32_bits(float f) { uint32_t u; memcpy(&u, &f, 4); return u; }
+
+/* IEEE half to single, subnormals and NaN included: the exponent is rebased by a multiplication that is exact. */
+static inline float ramet__half_f32(uint16_t h) {
+    uint32_t sign = (uint32_t)(h & 0x8000u) << 16, mag = (uint32_t)(h & 0x7fffu) << 13;
+    float f = ramet__bits_f32(mag) * ramet__bits_f32(0x77800000u); /* 2^112 */
+    if ((h & 0x7c00u) == 0x7c00u) return ramet__bits_f32(sign | 0x7f800000u | mag);
+    return ramet__bits_f32(sign | ramet__f32_bits(f));
+}
+
+static inline float ramet__brain_f32(uint16_t h) { return ramet__bits_f32((uint32_t)h << 16); }
+
+/* Nearest even; a NaN stays one. */
+static inline uint16_t ramet__f32_brain(float f) {
+    uint32_t u = ramet__f32_bits(f);
+    if ((u & 0x7fffffffu) > 0x7f800000u) return (uint16_t)((u >> 16) | 0x40u);
+    return (uint16_t)((u + 0x7fffu + ((u >> 16) & 1u)) >> 16);
+}
+
+/* One row of k elements as floats. k is a multiple of 32 for the quantized ones. */
+static inline void ramet__decode_F32(float *dst, const void *src, int64_t k) { memcpy(dst, src, (size_t)k * 4); }
+
+static inline void ramet__decode_F16(float *dst, const void *src, int64_t k) {
+    const uint16_t *s = src;
+    for (int64_t i = 0; i < k; i++) dst[i] = ramet__half_f32(s[i]);
+}
+
+static inline void ramet__decode_BF16(float *dst, const void *src, int64_t k) {
+    const uint16_t *s = src;
+    for (int64_t i = 0; i < k; i++) dst[i] = ramet__brain_f32(s[i]);
+}
+
+static inline void ramet__decode_Q4_0(float *dst, const void *src, int64_t k) {
+    const ramet__q4_0 *b = src;
+    for (int64_t i = 0; i < k; i += 32, b++) {
+        float d = ramet__half_f32(b->d);
+        for (int j = 0; j < 16; j++) {
+            dst[i + j] = d * (float)((b->qs[j] & 15) - 8);
+            dst[i + j + 16] = d * (float)((b->qs[j] >> 4) - 8);
+        }
+    }
+}
+
+static inline void ramet__decode_Q4_1(float *dst, const void *src, int64_t k) {
+    const ramet__q4_1 *b = src;
+    for (int64_t i = 0; i < k; i += 32, b++) {
+        float d = ramet__half_f32(b->d), m = ramet__half_f32(b->m);
+        for (int j = 0; j < 16; j++) {
+            dst[i + j] = d * (float)(b->qs[j] & 15) + m;
+            dst[i + j + 16] = d * (float)(b->qs[j] >> 4) + m;
+        }
+    }
+}
+
+static inline void ramet__decode_Q5_0(float *dst, const void *src, int64_t k) {
+    const ramet__q5_0 *b = src;
+    for (int64_t i = 0; i < k; i += 32, b++) {
+        float d = ramet__half_f32(b->d);
+        uint32_t qh = (uint32_t)b->qh[0] | (uint32_t)b->qh[1] << 8 | (uint32_t)b->qh[2] << 16 | (uint32_t)b->qh[3] << 24;
+        for (int j = 0; j < 16; j++) {
+            dst[i + j] = d * (float)((int)((b->qs[j] & 15u) | ((qh >> j) & 1u) << 4) - 16);
+            dst[i + j + 16] = d * (float)((int)((b->qs[j] >> 4) | ((qh >> (j + 16)) & 1u) << 4) - 16);
+        }
+    }
+}
+
+static inline void ramet__decode_Q8_0(float *dst, const void *src, int64_t k) {
+    const ramet__q8_0 *b = src;
+    for (int64_t i = 0; i < k; i += 32, b++) {
+        float d = ramet__half_f32(b->d);
+        for (int j = 0; j < 32; j++) dst[i + j] = d * (float)b->qs[j];
+    }
+}
+
+/* Bytes of an encoded row of k elements. */
+static inline int64_t ramet__row_F32(int64_t k) { return k * 4; }
+static inline int64_t ramet__row_F16(int64_t k) { return k * 2; }
+static inline int64_t ramet__row_BF16(int64_t k) { return k * 2; }
+static inline int64_t ramet__row_Q4_0(int64_t k) { return k / 32 * 18; }
+static inline int64_t ramet__row_Q4_1(int64_t k) { return k / 32 * 20; }
+static inline int64_t ramet__row_Q5_0(int64_t k) { return k / 32 * 22; }
+static inline int64_t ramet__row_Q8_0(int64_t k) { return k / 32 * 34; }
+
+static inline uint64_t ramet__round64(uint64_t n) { return (n + 63u) & ~(uint64_t)63u; }
+#endif

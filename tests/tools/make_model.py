@@ -1,0 +1,147 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""Write a tiny llama model with random weights as GGUF v3: the fixture of the unit tests. Standard library only.
+
+    make_model.py OUT.gguf [--layers 2] [--width 64] [--heads 4] [--kv-heads 2] [--ffn 128] [--context 256]
+                           [--encoding F32|F16|BF16|Q8_0] [--untied] [--seed 1]
+
+The same arguments give the same bytes on every machine. What is inside:
+
+  architecture   llama: rotary base 10000, RMS-norm epsilon 1e-5, output tied to the embedding unless --untied
+  tensors        token_embd, output_norm, [output,] blk.N.{attn_norm, attn_q, attn_k, attn_v, attn_output, ffn_norm, ffn_gate,
+                 ffn_up, ffn_down}; norms are always F32, the rest has --encoding
+  tokenizer      "gpt2" byte-level BPE, pre-tokenizer "smollm", 320 ids:
+                 0 <|endoftext|>  1 <|im_start|> (bos)  2 <|im_end|> (eos, padding)  3..258 the 256 bytes, in byte order
+                 259..319 the 61 merges below, in order of rank
+  chat template  ChatML with SmolLM2's shape: a default system message when the first message is not one
+"""
+import argparse
+import struct
+
+MERGES = """Ġ t|h e|Ġ a|i n|Ġt he|r e|o n|Ġ s|e r|Ġ w|n d|a t|Ġ o|o u|i s|Ġ c|e n|i t|o r|e s|Ġ b|Ġ f|e d|a n|in g|Ġ p|Ġo f|Ġa nd|a l|Ġ m|
+a r|Ġt o|Ġ h|Ġ d|l l|Ġ in|r o|l e|o m|i c|Ġt h|Ġ l|Ġ n|v e|i on|Ġb e|Ġ is|a s|Ġ re|o t|s t|e l|Ġ g|e c|u r|c h|Ġf or|en t|Ġ u|i l|Ġw as"""
+TEMPLATE = (
+    "{% for message in messages %}{% if loop.first and messages[0]['role'] != 'system' %}{{ '<|im_start|>system\nYou are a helpful "
+    "assistant.<|im_end|>\n' }}{% endif %}{{'<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n'}}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}")
+ENCODINGS = {"F32": 0, "F16": 1, "Q8_0": 8, "BF16": 30}
+U32, I32, F32, BOOL, STRING, ARRAY = 4, 5, 6, 7, 8, 9
+
+
+def byte_letters():
+    """The printable letter that stands for each byte in byte-level BPE (GPT-2's table)."""
+    plain = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    letters, extra = {b: chr(b) for b in plain}, 0
+    for byte in range(256):
+        if byte not in letters:
+            letters[byte] = chr(256 + extra)
+            extra += 1
+    return [letters[b] for b in range(256)]
+
+
+def uniform(seed):
+    """SplitMix64 as numbers in -1..1: the same on every platform."""
+    state, mask = seed & (2**64 - 1), 2**64 - 1
+    while True:
+        state = (state + 0x9E3779B97F4A7C15) & mask
+        z = (state ^ (state >> 30)) * 0xBF58476D1CE4E5B9 & mask
+        z = (z ^ (z >> 27)) * 0x94D049BB133111EB & mask
+        yield ((z ^ (z >> 31)) >> 11) / 2**52 - 1
+
+
+def encode(values, encoding):
+    if encoding == "F32":
+        return struct.pack(f"<{len(values)}f", *values)
+    if encoding == "F16":
+        return struct.pack(f"<{len(values)}e", *values)
+    if encoding == "BF16":
+        bits = struct.unpack(f"<{len(values)}I", struct.pack(f"<{len(values)}f", *values))
+        return struct.pack(f"<{len(bits)}H", *((b + 0x7FFF + ((b >> 16) & 1)) >> 16 for b in bits))
+    out = bytearray()
+    for start in range(0, len(values), 32):
+        block = values[start:start + 32]
+        scale = struct.unpack("<e", struct.pack("<e", max(map(abs, block)) / 127))[0]
+        quants = [max(-127, min(127, round(v / scale))) if scale else 0 for v in block]
+        out += struct.pack("<e32b", scale, *quants)
+    return bytes(out)
+
+
+def string(text):
+    data = text.encode()
+    return struct.pack("<Q", len(data)) + data
+
+
+def value(kind, v):
+    if kind == STRING:
+        return string(v)
+    if kind == BOOL:
+        return struct.pack("<B", v)
+    return struct.pack({U32: "<I", I32: "<i", F32: "<f"}[kind], v)
+
+
+def pair(key, kind, v, element=None):
+    head = string(key) + struct.pack("<I", kind)
+    if kind != ARRAY:
+        return head + value(kind, v)
+    return head + struct.pack("<IQ", element, len(v)) + b"".join(value(element, x) for x in v)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("out")
+    for name, default in (("layers", 2), ("width", 64), ("heads", 4), ("kv-heads", 2), ("ffn", 128), ("context", 256), ("seed", 1)):
+        parser.add_argument("--" + name, type=int, default=default)
+    parser.add_argument("--encoding", choices=ENCODINGS, default="F32")
+    parser.add_argument("--untied", action="store_true")
+    a = parser.parse_args()
+
+    merges = MERGES.replace("\n", "").split("|")
+    tokens = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", *byte_letters(), *(m.replace(" ", "") for m in merges)]
+    if len(set(tokens)) != 320 or any(part not in tokens for m in merges for part in m.split(" ")):
+        raise SystemExit("make_model: the table of merges is not 61 new pairs of known tokens")
+    head_width = a.width // a.heads
+    kv_width = head_width * a.kv_heads
+    keys = [
+        ("general.architecture", STRING, "llama"), ("general.type", STRING, "model"), ("general.name", STRING, "ramet test fixture"),
+        ("llama.block_count", U32, a.layers), ("llama.context_length", U32, a.context), ("llama.embedding_length", U32, a.width),
+        ("llama.feed_forward_length", U32, a.ffn), ("llama.attention.head_count", U32, a.heads),
+        ("llama.attention.head_count_kv", U32, a.kv_heads), ("llama.rope.freq_base", F32, 10000.0),
+        ("llama.attention.layer_norm_rms_epsilon", F32, 1e-5), ("llama.vocab_size", U32, len(tokens)),
+        ("llama.rope.dimension_count", U32, head_width), ("general.file_type", U32, {"F32": 0, "F16": 1, "Q8_0": 7, "BF16": 32}[a.encoding]),
+        ("general.quantization_version", U32, 2),
+        ("tokenizer.ggml.model", STRING, "gpt2"), ("tokenizer.ggml.pre", STRING, "smollm"),
+        ("tokenizer.ggml.tokens", ARRAY, tokens, STRING), ("tokenizer.ggml.token_type", ARRAY, [3] * 3 + [1] * 317, I32),
+        ("tokenizer.ggml.merges", ARRAY, merges, STRING), ("tokenizer.ggml.bos_token_id", U32, 1), ("tokenizer.ggml.eos_token_id", U32, 2),
+        ("tokenizer.ggml.unknown_token_id", U32, 0), ("tokenizer.ggml.padding_token_id", U32, 2),
+        ("tokenizer.ggml.add_space_prefix", BOOL, False), ("tokenizer.ggml.add_bos_token", BOOL, False),
+        ("tokenizer.chat_template", STRING, TEMPLATE),
+    ]
+    matrices = [("token_embd", len(tokens), a.width)]
+    for n in range(a.layers):
+        matrices += [(f"blk.{n}.attn_norm", a.width), (f"blk.{n}.attn_q", a.width, a.width), (f"blk.{n}.attn_k", kv_width, a.width),
+                     (f"blk.{n}.attn_v", kv_width, a.width), (f"blk.{n}.attn_output", a.width, a.width), (f"blk.{n}.ffn_norm", a.width),
+                     (f"blk.{n}.ffn_gate", a.ffn, a.width), (f"blk.{n}.ffn_up", a.ffn, a.width), (f"blk.{n}.ffn_down", a.width, a.ffn)]
+    matrices += [("output_norm", a.width)] + ([("output", len(tokens), a.width)] if a.untied else [])
+
+    random, infos, blobs, offset = uniform(a.seed), b"", [], 0
+    for name, *shape in matrices:
+        encoding = a.encoding if len(shape) == 2 else "F32"
+        if encoding == "Q8_0" and shape[1] % 32:
+            raise SystemExit(f"make_model: {name}: Q8_0 wants rows of a multiple of 32, not {shape[1]}")
+        if len(shape) == 1:
+            data = [1 + next(random) / 4 for _ in range(shape[0])]
+        else:  # a uniform number has variance 1/3: outputs keep about the variance of the inputs, logits about 2
+            bound = 0.45 if name == "token_embd" else (3 / shape[1]) ** 0.5
+            data = [bound * next(random) for _ in range(shape[0] * shape[1])]
+        blob = encode(data, encoding)
+        blob += bytes(-len(blob) % 32)
+        infos += string(name + ".weight") + struct.pack(f"<I{len(shape)}QIQ", len(shape), *reversed(shape), ENCODINGS[encoding], offset)
+        blobs.append(blob)
+        offset += len(blob)
+    head = b"GGUF" + struct.pack("<IQQ", 3, len(matrices), len(keys)) + b"".join(pair(*k) for k in keys) + infos
+    with open(a.out, "wb") as out:
+        out.write(head + bytes(-len(head) % 32) + b"".join(blobs))
+
+
+if __name__ == "__main__":
+    main()

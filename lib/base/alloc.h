@@ -9,6 +9,13 @@ typedef struct ramet__mem ramet__mem; /* lives in the runtime: callback, budget,
 
 #define RAMET__ALIGN 64 /* every block: one cache line, one AVX-512 register */
 
+/* A mem lives until ramet__mem_free and until its last block is freed, so that strings may outlive the runtime.
+ * alloc NULL: the C library's. budget 0: none. Counted: blocks with their prefixes, and the mem itself. */
+ramet_status ramet__mem_create(ramet__mem **out, ramet_alloc_fn alloc, void *user, uint64_t budget);
+void ramet__mem_free(ramet__mem *mem);
+void ramet__mem_bytes(const ramet__mem *mem, uint64_t *now, uint64_t *peak);
+uint64_t ramet__mem_budget(const ramet__mem *mem); /* 0: none */
+
 /* NULL with E_MEMORY or E_BUDGET in the message (status by ramet__mem_status) when it cannot be had. */
 void *ramet__alloc(ramet__mem *mem, size_t bytes);
 void *ramet__calloc(ramet__mem *mem, size_t count, size_t size); /* checked product, zeroed */
@@ -16,6 +23,7 @@ void *ramet__realloc(ramet__mem *mem, void *ptr, size_t bytes);   /* ptr may be 
 void ramet__free(void *ptr);
 /* The status of this thread's last failed allocation: RAMET_E_MEMORY or RAMET_E_BUDGET. */
 ramet_status ramet__alloc_status(void);
+void ramet__alloc_status_set(ramet_status status); /* alloc.c alone */
 char *ramet__strdup(ramet__mem *mem, const char *text);
 char *ramet__strndup(ramet__mem *mem, const char *text, size_t n);
 /* Text made by printf rules, owned by the caller (ramet__free / ramet_string_free). NULL on failure. */

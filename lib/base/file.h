@@ -25,7 +25,9 @@ typedef struct ramet__writer ramet__writer;
 ramet_status ramet__writer_open(ramet__writer **out, ramet__mem *mem, const char *path);
 ramet_status ramet__writer_write(ramet__writer *writer, const void *data, size_t size);
 uint64_t ramet__writer_offset(const ramet__writer *writer);
-ramet_status ramet__writer_commit(ramet__writer **writer);  /* frees it in every case; on failure the old file is intact */
+/* Frees it in every case. On failure the old file is intact, but for one case: the new file is in place and the folder could not
+ * be synced; the message says so. */
+ramet_status ramet__writer_commit(ramet__writer **writer);
 void ramet__writer_drop(ramet__writer **writer);            /* removes the temp file; NULL is fine */
 
 ramet_status ramet__dir_make(const char *path);             /* like mkdir -p */

@@ -18,7 +18,7 @@ struct ramet_runtime {
     void *log_user;
     int32_t log_level;
     int64_t pid;             /* of the creating process: ramet__runtime_check answers E_FORK elsewhere */
-    int32_t refs;            /* atomic */
+    _Atomic int32_t refs;
 };
 
 ramet_runtime *ramet__runtime_retain(ramet_runtime *runtime);
@@ -32,4 +32,6 @@ ramet_status ramet__progress(ramet_progress_fn fn, void *user, double fraction, 
 /* Copy a caller's option struct over defaults: `size` = our sizeof. Checks struct_size (>= 4, at most 4096) and that bytes
  * we do not know are zero (E_UNSUPPORTED: built for a newer version). out must already hold defaults. */
 ramet_status ramet__options(void *out, uint32_t size, const void *given, const char *function);
+/* The body of every public _options_init: our `size` bytes of defaults into the caller's struct_size bytes, zeros after. */
+void ramet__options_init(void *options, uint32_t struct_size, const void *defaults, uint32_t size);
 #endif

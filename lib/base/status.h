@@ -15,6 +15,9 @@ ramet_status ramet__fail(ramet_status status, const char *format, ...) RAMET__PR
 /* Put a context in front of the current message ("model.gguf: " ...) and return `status`. */
 ramet_status ramet__prefix(ramet_status status, const char *format, ...) RAMET__PRINTF(2, 3);
 
+/* The same for a failed system call: adds what the errno value `code` means. E_NOT_FOUND, E_MEMORY or E_IO by the code. */
+ramet_status ramet__fail_errno(int code, const char *format, ...) RAMET__PRINTF(2, 3);
+
 /* Return from the calling function / jump to `out` with the status in a local `ramet_status st`. */
 #define RAMET__TRY(call) do { ramet_status st_ = (call); if (st_) return st_; } while (0)
 #define RAMET__GO(call) do { st = (call); if (st) goto out; } while (0)
@@ -22,6 +25,5 @@ ramet_status ramet__prefix(ramet_status status, const char *format, ...) RAMET__
 #define RAMET__MAX(a, b) ((a) > (b) ? (a) : (b))
 #define RAMET__COUNT(array) ((int32_t)(sizeof(array) / sizeof((array)[0])))
 
-/* The name-checking prologue of functions that get an option struct: true when `size` can hold at least struct_size. */
 #define RAMET__ROUND_UP(x, to) (((x) + (to) - 1) / (to) * (to))
 #endif

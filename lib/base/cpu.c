@@ -1,0 +1,76 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* cpu.c - CPUID and XGETBV on x86-64; other CPUs have the portable levels only. */
+#include "cpu.h"
+#include "ramet/base.h"
+#include <string.h>
+#if defined(__x86_64__)
+#  include <cpuid.h>
+#  if defined(__linux__)
+#    include <sys/syscall.h>
+#    include <unistd.h>
+#  endif
+#endif
+
+#if defined(__x86_64__)
+static uint64_t xcr0(void) {
+    uint32_t lo, hi;
+    __asm__ volatile("xgetbv" : "=a"(lo), "=d"(hi) : "c"(0));
+    return (uint64_t)hi << 32 | lo;
+}
+
+/* Linux gives the 8 KiB of tile state to a process that asks (once, inherited by its threads). */
+static int amx_permitted(void) {
+#  if defined(__linux__) && defined(SYS_arch_prctl)
+    return syscall(SYS_arch_prctl, 0x1023 /* ARCH_REQ_XCOMP_PERM */, 18 /* XFEATURE_XTILEDATA */) == 0;
+#  else
+    return 0;
+#  endif
+}
+
+static int has(uint32_t word, uint32_t bits) { return (word & bits) == bits; }
+
+uint32_t ramet__cpu_detect(void) {
+    uint32_t a, b, c, d, flags = 0;
+    if (!__get_cpuid(1, &a, &b, &c, &d)) return 0;
+    if (!has(c, 1u << 27)) return 0; /* OSXSAVE */
+    const uint64_t state = xcr0();
+    const int fma_avx_f16c = has(c, 1u << 12 | 1u << 28 | 1u << 29);
+    if (!__get_cpuid_count(7, 0, &a, &b, &c, &d)) return 0;
+    const uint32_t subleaves = a, b7 = b, c7 = c, d7 = d;
+    if ((state & 0x6) != 0x6 || !fma_avx_f16c || !has(b7, 1u << 5)) return 0;
+    flags |= RAMET__CPU_AVX2;
+    if ((state & 0xE6) != 0xE6 || !has(b7, 1u << 16 | 1u << 17 | 1u << 28 | 1u << 30 | 1u << 31)) return flags;
+    flags |= RAMET__CPU_AVX512;
+    if (has(c7, 1u << 11)) flags |= RAMET__CPU_AVX512_VNNI;
+    if (subleaves >= 1 && __get_cpuid_count(7, 1, &a, &b, &c, &d) && has(a, 1u << 5)) flags |= RAMET__CPU_AVX512_BF16;
+    if (has(d7, 1u << 22 | 1u << 24 | 1u << 25) && (state & 0x60000) == 0x60000 && amx_permitted()) flags |= RAMET__CPU_AMX;
+    return flags;
+}
+#else
+uint32_t ramet__cpu_detect(void) { return 0; }
+#endif
+
+int32_t ramet__cpu_level(uint32_t flags) {
+    if (flags & RAMET__CPU_AMX) return RAMET_ISA_AMX;
+    if (flags & RAMET__CPU_AVX512) return RAMET_ISA_AVX512;
+    if (flags & RAMET__CPU_AVX2) return RAMET_ISA_AVX2;
+    return RAMET_ISA_SIMD; /* SSE2 and NEON are part of their architectures; elsewhere it is plain C */
+}
+
+uint32_t ramet__cpu_mask(uint32_t flags, int32_t isa) {
+    if (isa < RAMET_ISA_AVX2) return 0;
+    uint32_t allowed = RAMET__CPU_AVX2;
+    if (isa >= RAMET_ISA_AVX512) allowed |= RAMET__CPU_AVX512 | RAMET__CPU_AVX512_VNNI | RAMET__CPU_AVX512_BF16;
+    if (isa >= RAMET_ISA_AMX) allowed |= RAMET__CPU_AMX;
+    return flags & allowed;
+}
+
+static const char *const isa_names[] = {"ref", "simd", "avx2", "avx512", "amx"};
+
+int32_t ramet__cpu_isa_from_name(const char *name) {
+    for (int32_t i = 0; i <= RAMET_ISA_AMX; i++)
+        if (strcmp(name, isa_names[i]) == 0) return i;
+    return -2;
+}
+
+const char *ramet__cpu_isa_name(int32_t isa) { return isa < 0 || isa > RAMET_ISA_AMX ? "unknown" : isa_names[isa]; }

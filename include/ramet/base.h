@@ -39,6 +39,8 @@ extern "C" {
 #define RAMET_VERSION_MAJOR 0
 #define RAMET_VERSION_MINOR 1
 #define RAMET_VERSION_PATCH 0
+/** Rises when a program built against an older header would break; the number in the shared library's name. 0: no promise yet. */
+#define RAMET_ABI_VERSION 0
 
 /** 0 is success, negative values are errors. The values are pinned: a code never changes its number. */
 typedef int32_t ramet_status;

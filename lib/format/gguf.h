@@ -4,12 +4,15 @@
 #ifndef RAMET__GGUF_H
 #define RAMET__GGUF_H
 #include "base/file.h"
+#include "format/index.h"
 #include "tensor/tensor.h"
 
 typedef enum { /* numbers as in the file */
     RAMET__GGUF_U8, RAMET__GGUF_I8, RAMET__GGUF_U16, RAMET__GGUF_I16, RAMET__GGUF_U32, RAMET__GGUF_I32, RAMET__GGUF_F32,
     RAMET__GGUF_BOOL, RAMET__GGUF_STRING, RAMET__GGUF_ARRAY, RAMET__GGUF_U64, RAMET__GGUF_I64, RAMET__GGUF_F64
 } ramet__gguf_type;
+
+int32_t ramet__gguf_type_bytes(ramet__gguf_type type); /* of one number or bool; 0 for STRING and ARRAY */
 
 typedef struct ramet__gguf_string { const char *text; uint64_t len; } ramet__gguf_string; /* NUL added after len */
 typedef struct ramet__gguf_value {
@@ -33,11 +36,19 @@ typedef struct ramet__gguf { /* a read file; all memory in the arena; freed by r
     int64_t n_kv; ramet__gguf_kv *kv;
     int64_t n_tensors; ramet__gguf_tensor *tensors; /* file order */
     uint32_t alignment;
+    ramet__index kv_index, tensor_index;
 } ramet__gguf;
 
-ramet_status ramet__gguf_open(ramet__gguf **out, ramet__mem *mem, ramet__reader *reader); /* retains the reader */
+/* Limits of this library: beyond them E_LIMIT. */
+#define RAMET__GGUF_MAX_KV 65536
+#define RAMET__GGUF_MAX_TENSORS 131072
+
+/* Read the whole header; retains the reader. Tensor data is not touched, but every byte of the file is accounted for: tensors lie
+ * in file order, aligned, without gap, overlap or rest. Errors: E_FORMAT (offset in the message), E_LIMIT, E_UNSUPPORTED (version,
+ * nested array, an encoding this build lacks: the message names tensor and encoding), E_IO, E_MEMORY, E_BUDGET. */
+ramet_status ramet__gguf_open(ramet__gguf **out, ramet__mem *mem, ramet__reader *reader);
 void ramet__gguf_free(ramet__gguf *gguf);
-const ramet__gguf_value *ramet__gguf_find(const ramet__gguf *gguf, const char *key); /* O(1); NULL: absent */
+const ramet__gguf_value *ramet__gguf_find(const ramet__gguf *gguf, const char *key); /* log n; NULL: absent */
 const ramet__gguf_tensor *ramet__gguf_tensor_find(const ramet__gguf *gguf, const char *name);
 /* Getters by key: absent gives the fallback; a wrong type is E_FORMAT naming the key. Integers of any width convert if they fit. */
 ramet_status ramet__gguf_i64(int64_t *out, const ramet__gguf *gguf, const char *key, int64_t fallback);

@@ -30,6 +30,9 @@ int32_t ramet__encoding_from_hf(const char *dtype);                    /* -1: no
 /* Bytes of n elements; n must be a multiple of the block. */
 static inline uint64_t ramet__encoded_bytes(const ramet__encoding *e, int64_t n) { return (uint64_t)(n / e->block) * (uint64_t)e->bytes; }
 
+/* 1 when no value of n encoded ones is NaN or infinite (for blocks: no scale or minimum is). Reads scales only: cheap. */
+int32_t ramet__encoded_finite(ramet__enc enc, const void *data, int64_t n);
+
 #define RAMET__MAX_RANK 4
 /* dim[0] is the slowest (rows), dim[rank-1] the contiguous one. A weight of linear is [N outputs, K inputs]. GGUF files list
  * them the other way round; format/gguf turns them. */

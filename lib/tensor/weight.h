@@ -25,6 +25,8 @@ uint64_t ramet__weight_bytes(const ramet__weight *w);        /* encoded */
 const void *ramet__weight_data(const ramet__weight *w);      /* encoded rows, always readable */
 /* Rows r0..r1 (a row is the last dimension) as floats, dst[(r1-r0) * cols]. */
 void ramet__weight_decode(float *dst, const ramet__weight *w, int64_t r0, int64_t r1);
+/* E_INCONSISTENT naming the weight and its first bad row when a value or scale is NaN or infinite. Reads all of it, in parallel. */
+ramet_status ramet__weight_check(const ramet__weight *w);
 /* Make (once; later calls return at once) the packing that the runtime's kernels want, in parallel, within the budget. */
 ramet_status ramet__weight_pack(ramet__weight *w);
 const void *ramet__weight_packed(const ramet__weight *w);    /* after ramet__weight_pack; the rows themselves for in-place packings */

@@ -1,0 +1,44 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""Write tests/tensor/golden_encodings.h: blocks of floats and what the Python package gguf (0.19.0), the ggml project's own
+reference, makes of them. Usage: make_encodings.py > tests/tensor/golden_encodings.h"""
+import numpy as np
+from gguf import GGMLQuantizationType as T
+from gguf.quants import dequantize, quantize
+
+NAMES = ["F16", "BF16", "Q4_0", "Q4_1", "Q5_0", "Q8_0"]
+
+
+def blocks():
+    rng = np.random.default_rng(7)
+    ramp = np.linspace(-1, 1, 32)
+    return np.array([
+        rng.standard_normal(32),
+        rng.standard_normal(32) * 0.02,
+        np.zeros(32),
+        np.full(32, 0.1),
+        rng.standard_normal(32) * 1e-7,          # scales that are fp16 denormals
+        rng.standard_normal(32) * 3e4,           # fp16 overflows to infinity in places
+        np.where(np.arange(32) == 5, 3.0, 0.0),  # one value
+        np.round(ramp * 8) / 8,                  # ties
+        -np.abs(rng.standard_normal(32)) - 1,    # one sign
+    ], dtype=np.float32)
+
+
+def table(name, words, fmt):
+    print(f"static const {name} = {{")
+    for i in range(0, len(words), 16):
+        print("    " + " ".join(fmt % int(w) + "," for w in words[i:i + 16]))
+    print("};")
+
+
+if __name__ == "__main__":
+    x = blocks()
+    print("/* SPDX-License-Identifier: Apache-2.0 */")
+    print("/* Made by tests/golden/make_encodings.py from the Python package gguf 0.19.0: do not edit. Floats are written as their bits. */")
+    print(f"enum {{ GOLDEN_BLOCKS = {len(x)} }};")
+    table("uint32_t golden_input[]", x.view(np.uint32).ravel(), "0x%08x")
+    for name in NAMES:
+        coded = quantize(x, T[name])
+        table(f"uint8_t golden_{name}_bytes[]", coded.view(np.uint8).ravel(), "0x%02x")
+        table(f"uint32_t golden_{name}_values[]", dequantize(coded, T[name]).astype(np.float32).view(np.uint32).ravel(), "0x%08x")

@@ -1,0 +1,68 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* support.h - for the tests of this folder: a growing byte string, and the same bytes behind every kind of reader. */
+#ifndef FORMAT_SUPPORT_H
+#define FORMAT_SUPPORT_H
+#include "base/file.h"
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+#include <cmocka.h>
+
+typedef struct bytes { uint8_t *data; size_t n; } bytes;
+
+static inline void add(bytes *b, const void *p, size_t n) {
+    b->data = realloc(b->data, b->n + n + 1);
+    assert_non_null(b->data);
+    if (n) memcpy(b->data + b->n, p, n);
+    b->n += n;
+}
+static inline void add8(bytes *b, uint8_t v) { add(b, &v, 1); }
+static inline void add32(bytes *b, uint32_t v) { add(b, &v, 4); }
+static inline void add64(bytes *b, uint64_t v) { add(b, &v, 8); }
+
+enum { BY_MEMORY, BY_BYTE_READS, BY_MAPPING, BY_READING, WAYS };
+static const char *const way_names[WAYS] = {"memory", "one-byte reads", "mapping", "reading"};
+
+static inline int64_t one_byte(void *dst, uint64_t offset, uint64_t size, void *user) {
+    const bytes *b = user;
+    if (offset >= b->n || !size) return 0;
+    memcpy(dst, b->data + offset, 1);
+    return 1;
+}
+
+/* A file that removes itself when closed: made once a test program, overwritten for each case. */
+static inline const char *scratch_path(void) {
+    static char path[64];
+    if (!*path) snprintf(path, sizeof path, "scratch-%ld.bin", (long)getpid());
+    return path;
+}
+
+/* The bytes, opened in one way; *b must outlive the reader. */
+static inline ramet__reader *open_way(ramet__mem *mem, const bytes *b, int way) {
+    ramet_source source = {.struct_size = sizeof source};
+    ramet__reader *reader = NULL;
+    if (way == BY_MEMORY) {
+        source.kind = RAMET_SOURCE_MEMORY;
+        source.data = b->data;
+        source.length = b->n;
+    } else if (way == BY_BYTE_READS) {
+        source.kind = RAMET_SOURCE_CALLBACKS;
+        source.read = one_byte;
+        source.length = b->n;
+        source.user = (void *)(uintptr_t)b;
+    } else {
+        FILE *f = fopen(scratch_path(), "wb");
+        assert_non_null(f);
+        assert_int_equal(fwrite(b->data, 1, b->n, f), b->n);
+        fclose(f);
+        source.kind = RAMET_SOURCE_PATH;
+        source.path = scratch_path();
+        source.untrusted = way == BY_READING;
+    }
+    if (ramet__reader_open(&reader, mem, &source)) fail_msg("open by %s: %s", way_names[way], ramet_last_error());
+    return reader;
+}
+#endif

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* runtime.c - ramet_runtime: allocator, threads, instruction set, log; and the checks every public function begins with. */
 #include "runtime.h"
+#include "kernels.h"
 #include <stdarg.h>
 #include <stdatomic.h>
 #include <stdio.h>
@@ -78,6 +79,7 @@ static ramet_status choose_isa(ramet_runtime *r, int32_t wanted) {
         }
     }
     r->cpu = ramet__cpu_mask(flags, r->isa);
+    r->kernels = ramet__kernels_get(r->isa, r->cpu);
     return RAMET_OK;
 }
 

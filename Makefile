@@ -1,0 +1,21 @@
+# SPDX-License-Identifier: Apache-2.0
+# Two commands for a fresh machine. Below them is plain Meson: meson setup build && meson test -C build
+.POSIX:
+.PHONY: demo test clean
+BUILD = build
+# Where the demo keeps the model and texts that it fetches, and where it writes.
+CACHE = $${XDG_CACHE_HOME:-$$HOME/.cache}/ramet
+OUT = $(BUILD)/demo
+
+demo:
+	tests/bootstrap.sh $(BUILD)
+	.venv/bin/ninja -C $(BUILD)
+	.venv/bin/python examples/demo/run.py --ramet $(BUILD)/examples/ramet/ramet --cache "$(CACHE)" -o $(OUT)
+
+test:
+	tests/bootstrap.sh $(BUILD)
+	.venv/bin/ninja -C $(BUILD)
+	.venv/bin/meson test -C $(BUILD) --no-rebuild --print-errorlogs
+
+clean:
+	rm -rf $(BUILD)

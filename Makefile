@@ -10,7 +10,9 @@ OUT = $(BUILD)/demo
 demo:
 	tests/bootstrap.sh $(BUILD)
 	.venv/bin/ninja -C $(BUILD)
-	.venv/bin/python examples/demo/run.py --ramet $(BUILD)/examples/ramet/ramet --cache "$(CACHE)" -o $(OUT)
+	.venv/bin/python examples/demo/fetch.py --cache "$(CACHE)"
+	$(BUILD)/examples/ramet/ramet cycle "$(CACHE)/models/SmolLM2-135M-Instruct.Q4_1.gguf" \
+	  --domain medicine="$(CACHE)/data/medicine.train.jsonl" --domain cooking="$(CACHE)/data/cooking.train.jsonl" -o $(OUT)
 
 test:
 	tests/bootstrap.sh $(BUILD)

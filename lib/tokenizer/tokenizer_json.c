@@ -26,7 +26,7 @@ static ramet_status get_flag(int32_t *out, const ramet__json *object, const char
 
 /* Refuse when a flag is not as this library has it. */
 static ramet_status need_flag(const ramet__json *object, const char *key, int32_t fallback, int32_t needed) {
-    int32_t flag;
+    int32_t flag = needed;
     RAMET__TRY(get_flag(&flag, object, key, fallback));
     return flag == needed ? RAMET_OK : unsupported(object, needed ? "false as" : "true as", key);
 }
@@ -56,7 +56,7 @@ static ramet_status read_added(ramet__tokenizer *t, const ramet__json *added) {
     for (size_t i = 0; added && i < added->len; i++) {
         static const char *const flags[] = { "lstrip", "rstrip", "single_word" };
         const ramet__json *item = &added->items[i], *content = ramet__json_get(item, "content");
-        int32_t id, special;
+        int32_t id = 0, special = 0;
         RAMET__TRY(get_id(&id, ramet__json_get(item, "id")));
         if (!is_type(content, RAMET__JSON_STRING)) return wrong(item, "an added token has no content");
         RAMET__TRY(get_flag(&special, item, "special", 0));
@@ -71,7 +71,7 @@ static ramet_status read_vocabulary(ramet__tokenizer *t, const ramet__json *voca
     if (!vocab->len) return ramet__fail(RAMET_E_INCONSISTENT, "tokenizer.json: model.vocab is empty (at byte %llu)", (unsigned long long)vocab->offset);
     if (is_set(added) && added->type != RAMET__JSON_ARRAY) return wrong(added, "added_tokens is not an array");
     if (!is_set(added)) added = NULL;
-    int32_t id, last = 0;
+    int32_t id = 0, last = 0;
     for (size_t i = 0; i < vocab->len; i++) {
         RAMET__TRY(get_id(&id, &vocab->items[i]));
         last = RAMET__MAX(last, id);

@@ -121,7 +121,7 @@ typedef struct ramet__arena_block {
 #define ARENA_MOST ((size_t)1 << 18)
 
 void *ramet__arena_alloc(ramet__arena *arena, size_t bytes) {
-    if (bytes > PTRDIFF_MAX / 2) bytes = PTRDIFF_MAX / 2; /* fails below with the message */
+    if (bytes > PTRDIFF_MAX / 2) return ramet__alloc(arena->mem, SIZE_MAX); /* NULL with the message */
     bytes = RAMET__ROUND_UP(bytes, (size_t)16);
     arena_block *first = arena->first;
     if (!first || bytes > first->size - arena->used) {

@@ -26,10 +26,10 @@ static inline void *counting_alloc(void *ptr, size_t old_size, size_t new_size, 
         return NULL;
     }
     c->calls++;
-    if (c->fail_at && c->calls >= c->fail_at) return NULL;
-    char *made = aligned_alloc(alignment, (new_size + 2 * alignment - 1) / alignment * alignment);
-    if (!made) return NULL;
-    made += alignment;
+    if ((c->fail_at && c->calls >= c->fail_at) || new_size > (size_t)1 << 40) return NULL;
+    void *block;
+    if (posix_memalign(&block, alignment, new_size + alignment)) return NULL;
+    char *made = (char *)block + alignment;
     *(size_t *)(void *)(made - alignment) = new_size;
     memset(made, 0xA5, new_size);
     if (ptr) {

@@ -6,6 +6,8 @@
 #include <sched.h>
 #include <signal.h>
 #include <stdatomic.h>
+#include <sys/resource.h>
+#include <sys/wait.h>
 #include <time.h>
 
 static ramet__mem *mem;
@@ -383,6 +385,29 @@ static void test_create_checks_the_count(void **state) {
     assert_in_range(ramet__threads_usable(), 1, RAMET__THREADS_MOST);
 }
 
+/* In a child, because its address space is limited there to less than the stacks need. */
+static void test_threads_that_cannot_start_are_answered(void **state) {
+#if defined(__SANITIZE_THREAD__) || defined(__SANITIZE_ADDRESS__)
+    skip(); /* sanitizers need the address space */
+#endif
+    const pid_t child = fork();
+    assert_true(child >= 0);
+    if (child == 0) {
+        alarm(20);
+        const struct rlimit small = {100u << 20, 100u << 20};
+        ramet__threads *t = NULL;
+        if (setrlimit(RLIMIT_AS, &small)) _exit(1);
+        if (ramet__threads_create(&t, mem, 1000, NULL, NULL) != RAMET_E_MEMORY || t) _exit(2);
+        if (!strstr(ramet_last_error(), "could not be started")) _exit(3);
+        uint64_t now;
+        ramet__mem_bytes(mem, &now, NULL);
+        _exit(now > 512 ? 4 : 0);
+    }
+    int status = -1;
+    assert_int_equal(waitpid(child, &status, 0), child);
+    assert_int_equal(status, 0);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_every_piece_runs_once),
@@ -398,6 +423,7 @@ int main(void) {
         cmocka_unit_test(test_idle_workers_use_no_processor),
         cmocka_unit_test(test_signals_stay_with_the_host),
         cmocka_unit_test(test_create_checks_the_count),
+        cmocka_unit_test(test_threads_that_cannot_start_are_answered),
     };
     return cmocka_run_group_tests(tests, make_mem, free_mem);
 }

@@ -76,7 +76,7 @@ out:
 
 /* Names are not empty, UTF-8, and free of NULs. */
 static ramet_status take_name(cursor *c, ramet__arena *arena, const char **out, uint64_t longest, const char *what) {
-    ramet__gguf_string s;
+    ramet__gguf_string s = {0};
     uint64_t begin = c->at;
     RAMET__TRY(take_string(c, arena, &s, longest, what));
     if (!s.len) return ramet__fail(RAMET_E_FORMAT, "GGUF: empty %s at byte %llu", what, (ull)begin);

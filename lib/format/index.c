@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* index.c - see index.h. Heap sort (Williams 1964): in place, n log n in the worst case, no recursion. */
+/* index.c - see index.h. */
 #include "format/index.h"
 #include <string.h>
 
@@ -16,7 +16,8 @@ static int order_name(const char *a, size_t a_len, const char *b, size_t b_len) 
     return c ? c : (a_len > b_len) - (a_len < b_len);
 }
 
-static int order(const ramet__index_entry *a, const ramet__index_entry *b) {
+static int order(const void *pa, const void *pb) {
+    const ramet__index_entry *a = pa, *b = pb;
     if (a->hash != b->hash) return a->hash < b->hash ? -1 : 1;
     int c = order_name(a->name, a->len, b->name, b->len);
     return c ? c : (a->at > b->at) - (a->at < b->at);
@@ -32,27 +33,33 @@ out:
     return st;
 }
 
-static void sift(ramet__index_entry *e, int64_t root, int64_t n) {
-    ramet__index_entry x = e[root];
+static void sift(uint8_t *e, int64_t root, int64_t n, size_t size, int (*before)(const void *a, const void *b)) {
+    uint8_t x[256];
+    memcpy(x, e + (size_t)root * size, size);
     for (int64_t child; (child = 2 * root + 1) < n; root = child) {
-        if (child + 1 < n && order(&e[child], &e[child + 1]) < 0) child++;
-        if (order(&x, &e[child]) >= 0) break;
-        e[root] = e[child];
+        if (child + 1 < n && before(e + (size_t)child * size, e + (size_t)(child + 1) * size) < 0) child++;
+        if (before(x, e + (size_t)child * size) >= 0) break;
+        memcpy(e + (size_t)root * size, e + (size_t)child * size, size);
     }
-    e[root] = x;
+    memcpy(e + (size_t)root * size, x, size);
+}
+
+void ramet__sort(void *items, int64_t n, size_t size, int (*before)(const void *a, const void *b)) {
+    uint8_t *e = items, last[256];
+    for (int64_t i = n / 2 - 1; i >= 0; i--) sift(e, i, n, size, before);
+    for (int64_t i = n - 1; i > 0; i--) {
+        memcpy(last, e + (size_t)i * size, size);
+        memcpy(e + (size_t)i * size, e, size);
+        memcpy(e, last, size);
+        sift(e, 0, i, size, before);
+    }
 }
 
 int64_t ramet__index_sort(ramet__index *index) {
     ramet__index_entry *e = index->entry;
     int64_t n = index->n, twice = -1;
     for (int64_t i = 0; i < n; i++) e[i].hash = hash_name(e[i].name, e[i].len);
-    for (int64_t i = n / 2 - 1; i >= 0; i--) sift(e, i, n);
-    for (int64_t i = n - 1; i > 0; i--) {
-        ramet__index_entry last = e[i];
-        e[i] = e[0];
-        e[0] = last;
-        sift(e, 0, i);
-    }
+    ramet__sort(e, n, sizeof *e, order);
     for (int64_t i = 1; i < n; i++) {
         if (e[i].hash != e[i - 1].hash || order_name(e[i].name, e[i].len, e[i - 1].name, e[i - 1].len)) continue;
         if (twice < 0 || e[i].at < twice) twice = e[i].at;

@@ -18,6 +18,9 @@ int64_t ramet__index_sort(ramet__index *index);
 /* The `at` of a name, -1 when it is not there. */
 int64_t ramet__index_find(const ramet__index *index, const char *name, size_t len);
 
+/* Heap sort (Williams 1964): in place, n log n in the worst case. `size` at most 256. */
+void ramet__sort(void *items, int64_t n, size_t size, int (*order)(const void *a, const void *b));
+
 /* The length of the valid UTF-8 at the start of the bytes (RFC 3629: no overlong forms, no surrogates, at most U+10FFFF). */
 size_t ramet__utf8_valid(const char *bytes, size_t n);
 #endif

@@ -33,7 +33,7 @@ static inline int64_t one_byte(void *dst, uint64_t offset, uint64_t size, void *
     return 1;
 }
 
-/* A file that removes itself when closed: made once a test program, overwritten for each case. */
+/* One file a test program, overwritten for each case; the group's teardown removes it. */
 static inline const char *scratch_path(void) {
     static char path[64];
     if (!*path) snprintf(path, sizeof path, "scratch-%ld.bin", (long)getpid());
@@ -64,5 +64,27 @@ static inline ramet__reader *open_way(ramet__mem *mem, const bytes *b, int way) 
     }
     if (ramet__reader_open(&reader, mem, &source)) fail_msg("open by %s: %s", way_names[way], ramet_last_error());
     return reader;
+}
+
+/* A mem whose allocations fail from number `left` on, for loops that fail at every point. */
+typedef struct failing { int64_t left; } failing;
+static inline void *failing_alloc(void *ptr, size_t old_size, size_t new_size, size_t alignment, void *user) {
+    failing *f = user;
+    void *fresh = NULL;
+    if (!new_size) { free(ptr); return NULL; }
+    if (f->left-- <= 0 || posix_memalign(&fresh, alignment < sizeof(void *) ? sizeof(void *) : alignment, new_size)) return NULL;
+    if (ptr) { memcpy(fresh, ptr, old_size < new_size ? old_size : new_size); free(ptr); }
+    return fresh;
+}
+
+/* What a mem holds must be what a fresh one holds: nothing leaked. */
+static inline void assert_all_freed(ramet__mem *mem) {
+    uint64_t now = 0, bare = 0;
+    ramet__mem *fresh = NULL;
+    assert_int_equal(ramet__mem_create(&fresh, NULL, NULL, 0), RAMET_OK);
+    ramet__mem_bytes(fresh, &bare, NULL);
+    ramet__mem_free(fresh);
+    ramet__mem_bytes(mem, &now, NULL);
+    assert_int_equal(now, bare);
 }
 #endif

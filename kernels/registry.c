@@ -17,18 +17,22 @@
 #define ref_ref(f, x) f(x, ref)
 #define ref_simd(f, x)
 #define ref_vec(f, x)
+#define ref_avx2(f, x)
 #define ref_avx512(f, x)
 #define simd_ref(f, x) f(x, ref)
 #define simd_simd(f, x) f(x, simd)
 #define simd_vec(f, x) f(x, simd)
+#define simd_avx2(f, x)
 #define simd_avx512(f, x)
 #define avx2_ref(f, x) f(x, ref)
 #define avx2_simd(f, x) f(x, avx2)
 #define avx2_vec(f, x) f(x, avx2)
+#define avx2_avx2(f, x) f(x, avx2)
 #define avx2_avx512(f, x)
 #define avx512_ref(f, x) f(x, ref)
 #define avx512_simd(f, x) f(x, avx2)
 #define avx512_vec(f, x) f(x, avx512)
+#define avx512_avx2(f, x) f(x, avx2)
 #define avx512_avx512(f, x) f(x, avx512)
 
 /* ---- lists of products: what the CPU must have beside its level decides which lines are in ------------------------- */
@@ -157,6 +161,7 @@ const ramet__product *ramet__kernels_product(const ramet__kernels *k, const char
 #define LIST_ref(post, detail) ENTRY("ref/" post, detail)
 #define LIST_simd(post, detail) ENTRY_SIMD(post, detail) ENTRY_AVX2(post, detail)
 #define LIST_vec(post, detail) ENTRY_SIMD(post, detail) ENTRY_AVX2(post, detail) ENTRY_AVX512(post, detail)
+#define LIST_avx2(post, detail) ENTRY_AVX2(post, detail)
 #define LIST_avx512(post, detail) ENTRY_AVX512(post, detail)
 #define NEEDS_base ""
 #define NEEDS_vnni " with VNNI"

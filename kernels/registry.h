@@ -12,10 +12,12 @@ enum { RAMET__HAS_AVX2 = 1, RAMET__HAS_AVX512 = 2, RAMET__HAS_VNNI = 4, RAMET__H
 #define RAMET__DECLARE_ref(op) RAMET__DECLARE(op, ref)
 #define RAMET__DECLARE_simd(op) RAMET__DECLARE(op, simd) RAMET__DECLARE(op, avx2)
 #define RAMET__DECLARE_vec(op) RAMET__DECLARE(op, simd) RAMET__DECLARE(op, avx2) RAMET__DECLARE(op, avx512)
+#define RAMET__DECLARE_avx2(op) RAMET__DECLARE(op, avx2)
 #define RAMET__DECLARE_avx512(op) RAMET__DECLARE(op, avx512)
 #define RAMET__DECLARE_PRODUCT(name, level) extern const ramet__product ramet__product_##name##_##level;
 #define RAMET__DECLARE_PRODUCT_ref(name) RAMET__DECLARE_PRODUCT(name, ref)
 #define RAMET__DECLARE_PRODUCT_simd(name) RAMET__DECLARE_PRODUCT(name, simd) RAMET__DECLARE_PRODUCT(name, avx2)
+#define RAMET__DECLARE_PRODUCT_avx2(name) RAMET__DECLARE_PRODUCT(name, avx2)
 #define RAMET__DECLARE_PRODUCT_avx512(name) RAMET__DECLARE_PRODUCT(name, avx512)
 #define RAMET__KERNEL(level, op, types) RAMET__DECLARE_##level(op)
 #define RAMET__PRODUCT(level, needs, packing, encoding, arithmetic) RAMET__DECLARE_PRODUCT_##level(packing##_##encoding##_##arithmetic)

@@ -1,0 +1,109 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* panel16_exact.c - products of panel16 in fp32. Weights become floats (d * q + m, rounded once as the encoding defines), every
+ * output is one FMA chain over k (forward) or n (transposed) in order: its bits depend on nothing else in the call. */
+#include "simd/panel16_exact.h"
+#include "simd/tile.h"
+#include "simd/panel16.h"
+
+enum { PANELS = TILE_N / 16, STRIP = 64, CHUNK = 512 }; /* panels a tile; columns and outputs of a transposed strip */
+
+static uint64_t prepared_bytes(int64_t k) { return ramet__round64((uint64_t)k * 4); }
+static void prepare(void *dst, const float *x, int64_t k) { memcpy(dst, x, (size_t)k * 4); }
+uint64_t FN(panel16_scratch)(int64_t m, int64_t n, int64_t k) {
+    uint64_t forward = (uint64_t)k * TILE_N * 4, transposed = CHUNK * STRIP * 4;
+    return forward > transposed ? forward : transposed;
+}
+
+INLINE vf weight(vi q, int i, vf d, vf m) {
+    vi byte = i == 0 ? q : i == 1 ? visrl(q, 8) : i == 2 ? visrl(q, 16) : visrl(q, 24);
+    return vfma(d, vcvt(i < 3 ? viand(byte, viset(255)) : byte), m);
+}
+
+/* One row: weights live in registers only. */
+INLINE void forward_row(const int enc, const ramet__product_args *a, int64_t p) {
+    int64_t blocks = a->k / 32, bytes = p16_bytes(enc, a->k);
+    const uint8_t *panel = (const uint8_t *)a->packed + p * bytes;
+    const float *x = a->x;
+    vf sum[HALVES];
+    UNROLL for (int h = 0; h < HALVES; h++) sum[h] = vzero();
+    for (int64_t b = 0; b < blocks; b++, x += 32)
+        UNROLL for (int h = 0; h < HALVES; h++) {
+            vi q[8];
+            vf d, m;
+            p16_load(enc, q, panel, blocks, b, h);
+            p16_scale(enc, &d, &m, panel, blocks, b, h);
+            UNROLL for (int i = 0; i < 32; i++) sum[h] = vfma(vset(x[i]), weight(q[i / 4], i % 4, d, m), sum[h]);
+        }
+    UNROLL for (int h = 0; h < HALVES; h++) {
+        int64_t n = p * 16 + h * VL, left = a->to - n;
+        vf y = sum[h];
+        if (a->bias) y = vadd(y, tile_get(a->bias + n, left));
+        if (a->accumulate) y = vadd(y, tile_get(a->y + n, left));
+        tile_put(a->y + n, y, left);
+    }
+}
+
+/* dst[k][TILE_N]: the panel's 16 columns */
+INLINE void decode_panel(const int enc, float *dst, const uint8_t *panel, int64_t blocks) {
+    for (int64_t b = 0; b < blocks; b++, dst += 32 * TILE_N)
+        UNROLL for (int h = 0; h < HALVES; h++) {
+            vi q[8];
+            vf d, m;
+            p16_load(enc, q, panel, blocks, b, h);
+            p16_scale(enc, &d, &m, panel, blocks, b, h);
+            UNROLL for (int i = 0; i < 32; i++) vstore(dst + i * TILE_N + h * VL, weight(q[i / 4], i % 4, d, m));
+        }
+}
+
+INLINE void forward(const int enc, const ramet__product_args *a) {
+    int64_t bytes = p16_bytes(enc, a->k), p = a->from / 16, end = (a->to + 15) / 16;
+    if (a->m == 1) {
+        for (; p < end; p++) forward_row(enc, a, p);
+        return;
+    }
+    float *w = a->scratch;
+    for (; p < end; p += PANELS) {
+        for (int64_t i = 0; i < PANELS; i++) {
+            if (p + i < end) decode_panel(enc, w + 16 * i, (const uint8_t *)a->packed + (p + i) * bytes, a->k / 32);
+            else for (int64_t j = 0; j < a->k; j++) memset(w + j * TILE_N + 16 * i, 0, 64);
+        }
+        tile_out t = {1.0f, a->bias ? a->bias + p * 16 : NULL, a->accumulate, 0};
+        tile_rows(a->y + p * 16, a->y_stride, a->m, a->to - p * 16, a->x, a->x_stride / 4, 1, w, TILE_N, a->k, &t);
+    }
+}
+
+/* dst[16][STRIP]: 16 outputs x 32 inputs of block b */
+INLINE void decode_strip(const int enc, float *dst, const uint8_t *panel, int64_t blocks, int64_t b) {
+    uint8_t u8[16][32];
+    float d[16], m[16];
+    p16_by_output(enc, u8, d, m, panel, blocks, b);
+    for (int o = 0; o < 16; o++)
+        UNROLL for (int i = 0; i < 32; i += VL) vstore(dst + o * STRIP + i, vfma(vset(d[o]), vu8(u8[o] + i), vset(m[o])));
+}
+
+INLINE void transposed(const int enc, const ramet__product_args *a) {
+    int64_t blocks = a->k / 32, bytes = p16_bytes(enc, a->k);
+    float *w = a->scratch;
+    for (int64_t k = a->from; k < a->to; k += STRIP) {
+        int64_t width = a->to - k < STRIP ? a->to - k : STRIP;
+        for (int64_t n = 0; n < a->n; n += CHUNK) {
+            int64_t depth = a->n - n < CHUNK ? a->n - n : CHUNK;
+            for (int64_t o = 0; o < depth; o += 16)
+                for (int64_t i = 0; i < width; i += 32)
+                    decode_strip(enc, w + o * STRIP + i, (const uint8_t *)a->packed + (n + o) / 16 * bytes, blocks, (k + i) / 32);
+            tile_out t = {1.0f, NULL, 0, n > 0 || a->accumulate};
+            for (int64_t i = 0; i < width; i += TILE_N)
+                tile_rows(a->y + k + i, a->y_stride, a->m, width - i, (const float *)a->x + n, a->x_stride, 1, w + i, STRIP, depth, &t);
+        }
+    }
+}
+
+#define PRODUCT(ENC)                                                                                                                    \
+    static void forward_##ENC(const ramet__product_args *a) { forward(P16_##ENC, a); }                                                  \
+    void FN(panel16_transposed_##ENC)(const ramet__product_args *a) { transposed(P16_##ENC, a); }                                       \
+    const ramet__product FN(product_panel16_##ENC##_exact) = {"panel16_f32", &ramet__packing_panel16_##ENC, 1, prepared_bytes, prepare, \
+                                                              FN(panel16_scratch), forward_##ENC, FN(panel16_transposed_##ENC), 128, 64};
+PRODUCT(Q4_0)
+PRODUCT(Q4_1)
+PRODUCT(Q5_0)
+PRODUCT(Q8_0)

@@ -1,0 +1,170 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* vec.h - the vector that the sources of this folder are written in: 8 floats over SIMDe (levels simd and avx2), or 16 floats of
+ * AVX-512 when RAMET__VEC512 is defined. RAMET__SUFFIX is the level's name; FN(x) is a function's name at this level. */
+#ifndef RAMET__VEC_H
+#define RAMET__VEC_H
+#include <math.h>
+#include <stdint.h>
+#include <string.h>
+
+#define RAMET__PASTE2(a, b) a##b
+#define RAMET__PASTE(a, b) RAMET__PASTE2(a, b)
+#define FN(name) RAMET__PASTE(ramet__##name##_, RAMET__SUFFIX)
+#ifdef __GNUC__
+#define INLINE static inline __attribute__((always_inline, unused))
+#else
+#define INLINE static inline
+#endif
+#if defined(__GNUC__) && (defined(__AVX2__) || defined(__ARM_NEON))
+#define UNROLL _Pragma("GCC unroll 32")
+#else
+#define UNROLL /* SIMDe on bare SSE2 is loops already */
+#endif
+
+#ifdef RAMET__VEC512
+#include <immintrin.h>
+#define VL 16
+typedef __m512 vf;
+typedef __m512i vi;
+INLINE vf vzero(void) { return _mm512_setzero_ps(); }
+INLINE vf vset(float x) { return _mm512_set1_ps(x); }
+INLINE vf vload(const float *p) { return _mm512_loadu_ps(p); }
+INLINE void vstore(float *p, vf a) { _mm512_storeu_ps(p, a); }
+INLINE __mmask16 vmask(int64_t n) { return (__mmask16)((1u << n) - 1u); }
+/* the first n < VL elements; the rest reads as zero and is not written */
+INLINE vf vload_n(const float *p, int64_t n) { return _mm512_maskz_loadu_ps(vmask(n), p); }
+INLINE void vstore_n(float *p, vf a, int64_t n) { _mm512_mask_storeu_ps(p, vmask(n), a); }
+INLINE vf vadd(vf a, vf b) { return _mm512_add_ps(a, b); }
+INLINE vf vsub(vf a, vf b) { return _mm512_sub_ps(a, b); }
+INLINE vf vmul(vf a, vf b) { return _mm512_mul_ps(a, b); }
+INLINE vf vdiv(vf a, vf b) { return _mm512_div_ps(a, b); }
+INLINE vf vsqrt(vf a) { return _mm512_sqrt_ps(a); }
+INLINE vf vmax(vf a, vf b) { return _mm512_max_ps(a, b); }
+INLINE vf vmin(vf a, vf b) { return _mm512_min_ps(a, b); }
+INLINE vf vfma(vf a, vf b, vf c) { return _mm512_fmadd_ps(a, b, c); }
+INLINE vf vfnma(vf a, vf b, vf c) { return _mm512_fnmadd_ps(a, b, c); }
+INLINE vf vabs(vf a) { return _mm512_abs_ps(a); }
+INLINE vf vround(vf a) { return _mm512_roundscale_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
+INLINE vf vhalf(const void *p) { return _mm512_cvtph_ps(_mm256_loadu_si256(p)); }
+INLINE vf vbrain(const void *p) { return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256(p)), 16)); }
+INLINE vi viload(const void *p) { return _mm512_loadu_si512(p); }
+INLINE void vistore(void *p, vi a) { _mm512_storeu_si512(p, a); }
+INLINE vi viset(int32_t x) { return _mm512_set1_epi32(x); }
+INLINE vi viset8(int8_t x) { return _mm512_set1_epi8(x); }
+INLINE vi viand(vi a, vi b) { return _mm512_and_si512(a, b); }
+INLINE vi vior(vi a, vi b) { return _mm512_or_si512(a, b); }
+INLINE vi viadd(vi a, vi b) { return _mm512_add_epi32(a, b); }
+#define visrl(a, n) _mm512_srli_epi32(a, n)
+#define visll(a, n) _mm512_slli_epi32(a, n)
+INLINE vf vcvt(vi a) { return _mm512_cvtepi32_ps(a); }
+INLINE vi vtoi(vf a) { return _mm512_cvtps_epi32(a); }
+INLINE vf vcast(vi a) { return _mm512_castsi512_ps(a); }
+INLINE vi vicast(vf a) { return _mm512_castps_si512(a); }
+INLINE vf vu8(const void *p) { return _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128(p))); }
+INLINE vf vi8(const void *p) { return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(p))); }
+/* 0x10 in the bytes whose bit is set */
+INLINE vi vhigh(const uint8_t *bits, int half) { uint64_t m; (void)half; memcpy(&m, bits, 8); return _mm512_maskz_mov_epi8(m, _mm512_set1_epi8(16)); }
+INLINE void vstore_i8(int8_t *p, vi a) { _mm_storeu_si128((__m128i *)p, _mm512_cvtepi32_epi8(a)); }
+#define vilo32(a, b) _mm512_unpacklo_epi32(a, b)
+#define vihi32(a, b) _mm512_unpackhi_epi32(a, b)
+#define vilo64(a, b) _mm512_unpacklo_epi64(a, b)
+#define vihi64(a, b) _mm512_unpackhi_epi64(a, b)
+/* Sums of lanes j, j+8; then 4, 2, 1: the tree that ref uses. */
+INLINE float vsum(vf a) {
+    __m256 h = _mm256_add_ps(_mm512_castps512_ps256(a), _mm512_extractf32x8_ps(a, 1));
+    __m128 q = _mm_add_ps(_mm256_castps256_ps128(h), _mm256_extractf128_ps(h, 1));
+    q = _mm_add_ps(q, _mm_movehl_ps(q, q));
+    return _mm_cvtss_f32(_mm_add_ss(q, _mm_movehdup_ps(q)));
+}
+INLINE float vtop(vf a) { return _mm512_reduce_max_ps(a); }
+#else
+#include <simde/x86/avx2.h>
+#include <simde/x86/f16c.h>
+#include <simde/x86/fma.h>
+#define VL 8
+typedef simde__m256 vf;
+typedef simde__m256i vi;
+INLINE vf vzero(void) { return simde_mm256_setzero_ps(); }
+INLINE vf vset(float x) { return simde_mm256_set1_ps(x); }
+INLINE vf vload(const float *p) { return simde_mm256_loadu_ps(p); }
+INLINE void vstore(float *p, vf a) { simde_mm256_storeu_ps(p, a); }
+INLINE vf vload_n(const float *p, int64_t n) {
+    float t[VL] = {0};
+    for (int64_t i = 0; i < n; i++) t[i] = p[i];
+    return vload(t);
+}
+INLINE void vstore_n(float *p, vf a, int64_t n) {
+    float t[VL];
+    vstore(t, a);
+    for (int64_t i = 0; i < n; i++) p[i] = t[i];
+}
+INLINE vf vadd(vf a, vf b) { return simde_mm256_add_ps(a, b); }
+INLINE vf vsub(vf a, vf b) { return simde_mm256_sub_ps(a, b); }
+INLINE vf vmul(vf a, vf b) { return simde_mm256_mul_ps(a, b); }
+INLINE vf vdiv(vf a, vf b) { return simde_mm256_div_ps(a, b); }
+INLINE vf vsqrt(vf a) { return simde_mm256_sqrt_ps(a); }
+INLINE vf vmax(vf a, vf b) { return simde_mm256_max_ps(a, b); }
+INLINE vf vmin(vf a, vf b) { return simde_mm256_min_ps(a, b); }
+INLINE vf vfma(vf a, vf b, vf c) { return simde_mm256_fmadd_ps(a, b, c); }
+INLINE vf vfnma(vf a, vf b, vf c) { return simde_mm256_fnmadd_ps(a, b, c); }
+INLINE vi viload(const void *p) { return simde_mm256_loadu_si256(p); }
+INLINE void vistore(void *p, vi a) { simde_mm256_storeu_si256(p, a); }
+INLINE vi viset(int32_t x) { return simde_mm256_set1_epi32(x); }
+INLINE vi viset8(int8_t x) { return simde_mm256_set1_epi8(x); }
+INLINE vi viand(vi a, vi b) { return simde_mm256_and_si256(a, b); }
+INLINE vi vior(vi a, vi b) { return simde_mm256_or_si256(a, b); }
+INLINE vi viadd(vi a, vi b) { return simde_mm256_add_epi32(a, b); }
+#define visrl(a, n) simde_mm256_srli_epi32(a, n)
+#define visll(a, n) simde_mm256_slli_epi32(a, n)
+INLINE vf vcvt(vi a) { return simde_mm256_cvtepi32_ps(a); }
+INLINE vi vtoi(vf a) { return simde_mm256_cvtps_epi32(a); }
+INLINE vf vcast(vi a) { return simde_mm256_castsi256_ps(a); }
+INLINE vi vicast(vf a) { return simde_mm256_castps_si256(a); }
+INLINE vf vabs(vf a) { return vcast(viand(vicast(a), viset(0x7fffffff))); }
+INLINE vf vround(vf a) { return simde_mm256_round_ps(a, SIMDE_MM_FROUND_TO_NEAREST_INT | SIMDE_MM_FROUND_NO_EXC); }
+INLINE vf vbrain(const void *p) { return vcast(visll(simde_mm256_cvtepu16_epi32(simde_mm_loadu_si128(p)), 16)); }
+#ifdef __F16C__
+INLINE vf vhalf(const void *p) { return _mm256_cvtph_ps(_mm_loadu_si128(p)); }
+#else
+/* IEEE half to single by integer steps: exponent rebased by an exact multiplication, infinity and NaN put back. */
+INLINE vf vhalf(const void *p) {
+    vi h = simde_mm256_cvtepu16_epi32(simde_mm_loadu_si128(p));
+    vi sign = visll(viand(h, viset(0x8000)), 16), mag = visll(viand(h, viset(0x7fff)), 13);
+    vf f = vmul(vcast(mag), vcast(viset(0x77800000)));
+    vi top = simde_mm256_cmpgt_epi32(mag, viset(0x0f7fffff)); /* exponent all ones */
+    return vcast(vior(vior(vicast(f), viand(top, viset(0x7f800000))), sign));
+}
+#endif
+INLINE vi vwiden_u8(const void *p) { return simde_mm256_cvtepu8_epi32(simde_mm_loadl_epi64(p)); }
+INLINE vf vu8(const void *p) { return vcvt(vwiden_u8(p)); }
+INLINE vf vi8(const void *p) { return vcvt(simde_mm256_cvtepi8_epi32(simde_mm_loadl_epi64(p))); }
+INLINE vi vhigh(const uint8_t *bits, int half) {
+    int32_t m;
+    memcpy(&m, bits + 4 * half, 4);
+    const vi spread = simde_mm256_setr_epi8(0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1, 2, 2, 2, 2, 2, 2, 2, 2, 3, 3, 3, 3, 3, 3, 3, 3);
+    const vi bit = simde_mm256_set1_epi64x((int64_t)0x8040201008040201u);
+    vi v = viand(simde_mm256_shuffle_epi8(viset(m), spread), bit);
+    return viand(simde_mm256_cmpeq_epi8(v, bit), viset8(16));
+}
+INLINE void vstore_i8(int8_t *p, vi a) {
+    simde__m128i w = simde_mm_packs_epi32(simde_mm256_castsi256_si128(a), simde_mm256_extracti128_si256(a, 1));
+    simde_mm_storel_epi64((simde__m128i *)(void *)p, simde_mm_packs_epi16(w, w));
+}
+#define vilo32(a, b) simde_mm256_unpacklo_epi32(a, b)
+#define vihi32(a, b) simde_mm256_unpackhi_epi32(a, b)
+#define vilo64(a, b) simde_mm256_unpacklo_epi64(a, b)
+#define vihi64(a, b) simde_mm256_unpackhi_epi64(a, b)
+INLINE float vsum(vf a) {
+    simde__m128 q = simde_mm_add_ps(simde_mm256_castps256_ps128(a), simde_mm256_extractf128_ps(a, 1));
+    q = simde_mm_add_ps(q, simde_mm_movehl_ps(q, q));
+    return simde_mm_cvtss_f32(simde_mm_add_ss(q, simde_mm_movehdup_ps(q)));
+}
+INLINE float vtop(vf a) {
+    simde__m128 q = simde_mm_max_ps(simde_mm256_castps256_ps128(a), simde_mm256_extractf128_ps(a, 1));
+    q = simde_mm_max_ps(q, simde_mm_movehl_ps(q, q));
+    return simde_mm_cvtss_f32(simde_mm_max_ss(q, simde_mm_movehdup_ps(q)));
+}
+#endif
+#define HALVES (16 / VL) /* vectors in 16 floats */
+#define FULL(n) ((n) & ~(int64_t)(VL - 1))
+#endif

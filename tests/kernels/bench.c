@@ -1,0 +1,174 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* bench.c - speeds of the kernels beside this machine's own limits, measured in the same run: fp32 FMA, int8 and bf16 dot products
+ * from registers, and reading memory larger than the caches. One thread. */
+#include "check.h"
+#include "blocks.h"
+#include "registry.h"
+#include <time.h>
+#ifdef __x86_64__
+#include <immintrin.h>
+#endif
+
+double bench_now(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
+}
+
+typedef struct limits { double fma, int8, bf16, bytes, bytes2; } limits; /* GFLOP/s, GOP/s, GFLOP/s, GB/s of 512 and of 24 MiB */
+static volatile float sink;
+
+#ifdef __x86_64__
+/* Twelve independent chains from registers; answers operations (2 per multiply-add) per second / 1e9. */
+#define PROBE(name, isa, type, zero, step, per_step)                                      \
+    __attribute__((target(isa))) static double name(void) {                               \
+        double best = 0;                                                                  \
+        for (int trial = 0; trial < 5; trial++) {                                         \
+            type s[12];                                                                   \
+            double t = bench_now();                                                       \
+            _Pragma("GCC unroll 12") for (int j = 0; j < 12; j++) s[j] = zero;            \
+            for (int i = 0; i < 400000; i++)                                              \
+                _Pragma("GCC unroll 12") for (int j = 0; j < 12; j++) {                   \
+                    step;                                                                 \
+                    __asm__ volatile("" : "+v"(s[j]));                                    \
+                }                                                                         \
+            t = bench_now() - t;                                                          \
+            best = fmax(best, 400000.0 * 12 * per_step / t * 1e-9);                       \
+            float out[16];                                                                \
+            memcpy(out, &s[0], sizeof s[0]);                                              \
+            sink = out[0];                                                                \
+        }                                                                                 \
+        return best;                                                                      \
+    }
+PROBE(probe_fma256, "avx2,fma", __m256, _mm256_set1_ps(1e-9f), s[j] = _mm256_fmadd_ps(s[j], s[j], s[j]), 16)
+PROBE(probe_fma512, "avx512f", __m512, _mm512_set1_ps(1e-9f), s[j] = _mm512_fmadd_ps(s[j], s[j], s[j]), 32)
+PROBE(probe_int8, "avx512f,avx512vnni", __m512i, _mm512_set1_epi32(1), s[j] = _mm512_dpbusd_epi32(s[j], s[j], s[j]), 128)
+PROBE(probe_int8_256, "avx2", __m256i, _mm256_set1_epi32(1), s[j] = _mm256_add_epi16(s[j], _mm256_maddubs_epi16(s[j], s[j])), 64)
+PROBE(probe_bf16, "avx512f,avx512bf16", __m512, _mm512_set1_ps(1e-9f), s[j] = _mm512_dpbf16_ps(s[j], (__m512bh)s[j], (__m512bh)s[j]), 64)
+#endif
+
+static double probe_read(const uint8_t *p, size_t bytes) {
+    double best = 0;
+    for (int trial = 0; trial < 5; trial++) {
+        double t = bench_now();
+        uint64_t s[8] = {0};
+        for (size_t i = 0; i < bytes; i += 64) {
+            const uint64_t *q = (const uint64_t *)(const void *)(p + i);
+            for (int j = 0; j < 8; j++) s[j] += q[j];
+        }
+        t = bench_now() - t;
+        sink = (float)(s[0] + s[1] + s[2] + s[3] + s[4] + s[5] + s[6] + s[7]);
+        best = fmax(best, (double)bytes / t * 1e-9);
+    }
+    return best;
+}
+
+static limits measure(const ramet__kernels *k, uint32_t cpu, const uint8_t *memory, size_t bytes) {
+    limits l = {0, 0, 0, probe_read(memory, bytes), probe_read(memory, 24u << 20)};
+#ifdef __x86_64__
+    if (cpu & RAMET__HAS_AVX2) l.fma = probe_fma256(), l.int8 = probe_int8_256();
+    if (!strcmp(k->isa, "avx512") && cpu & RAMET__HAS_AVX512) {
+        l.fma = probe_fma512();
+        if (cpu & RAMET__HAS_VNNI) l.int8 = probe_int8();
+        if (cpu & RAMET__HAS_BF16) l.bf16 = probe_bf16();
+    }
+#endif
+    return l;
+}
+
+/* Best seconds of a call, tried for about `budget` seconds. */
+#define TIME(seconds, budget, call)                                                       \
+    do {                                                                                  \
+        double bench_end = bench_now() + (budget);                                        \
+        seconds = 1e30;                                                                   \
+        for (int bench_i = 0; bench_i < 3 || bench_now() < bench_end; bench_i++) {        \
+            double bench_t = bench_now();                                                 \
+            call;                                                                         \
+            seconds = fmin(seconds, bench_now() - bench_t);                               \
+        }                                                                                 \
+    } while (0)
+
+/* A matrix as the engine cuts it: pieces of row_step rows x col_step columns. */
+static void run(const ramet__product *p, ramet__product_args a, int transposed) {
+    int64_t cols = transposed ? a.k : a.n, m = a.m;
+    const uint8_t *x = a.x;
+    float *y = a.y;
+    for (int64_t r = 0; r < m; r += p->row_step)
+        for (int64_t c = 0; c < cols; c += p->col_step) {
+            a.m = m - r < p->row_step ? m - r : p->row_step;
+            a.from = c; a.to = cols - c < p->col_step ? cols : c + p->col_step;
+            a.x = x + r * a.x_stride * (transposed ? 4 : 1);
+            a.y = y + r * a.y_stride;
+            (transposed ? p->transposed : p->forward)(&a);
+        }
+}
+
+static void bench_product(const ramet__product *p, const limits *l, uint8_t *memory, size_t memory_bytes, int slow) {
+    static const int64_t shapes[][3] = {{1, 49152, 576}, {1, 1536, 576}, {1, 576, 1536}, {256, 576, 576}, {256, 192, 576}, {256, 1536, 576}, {256, 576, 1536}, {512, 1536, 576}};
+    int bf16 = strstr(p->name, "bf16") != NULL, int8 = strstr(p->name, "int8") != NULL;
+    for (int s = 0; s < 8; s++) {
+        int64_t m = shapes[s][0], n = shapes[s][1], k = shapes[s][2];
+        if (slow && (m > 256 || n > 2000)) continue;
+        const ramet__packing *g = p->packing;
+        uint64_t row_bytes = (uint64_t)check_row_bytes(g->encoding, k), each = g->in_place ? (uint64_t)n * row_bytes : g->bytes(n, k);
+        uint8_t *rows = malloc((size_t)((uint64_t)n * row_bytes));
+        check_encode(g->encoding, rows, n, k);
+        /* one row: copies of the weight side by side, so that each comes from memory */
+        each = (each + 63u) & ~(uint64_t)63u;
+        int64_t copies = m == 1 ? (int64_t)(memory_bytes / 2 / each) : 1;
+        if (copies < 1) copies = 1;
+        for (int64_t c = 0; c < copies; c++) {
+            if (g->in_place) memcpy(memory + (uint64_t)c * each, rows, (size_t)((uint64_t)n * row_bytes));
+            else if (c == 0) g->pack(memory, rows, n, k, 0, n);
+            else memcpy(memory + (uint64_t)c * each, memory, (size_t)each);
+        }
+        int64_t wide = n > k ? n : k;
+        float *x = malloc((size_t)(m * wide) * 4), *y = malloc((size_t)(m * wide) * 4);
+        uint64_t pb = p->prepared_bytes(k);
+        uint8_t *px = aligned_alloc(64, (size_t)((uint64_t)m * pb));
+        void *scratch = aligned_alloc(64, (size_t)((p->scratch_bytes(m, n, k) + 127u) & ~(uint64_t)63u));
+        check_fill(x, m * wide, 1);
+        double prepare, seconds;
+        TIME(prepare, 0.02, for (int64_t r = 0; r < m; r++) p->prepare(px + (uint64_t)r * pb, x + r * k, k));
+        ramet__product_args a = {0};
+        a.m = m; a.n = n; a.k = k; a.packed = memory; a.scratch = scratch;
+        a.x = px; a.x_stride = (int64_t)pb; a.y = y; a.y_stride = n; a.to = n;
+        if (m == 1) {
+            TIME(seconds, 0.2, for (int64_t c = 0; c < copies; c++) { a.packed = memory + (uint64_t)c * each; p->forward(&a); });
+            seconds /= (double)copies;
+            double rate = (double)each / seconds * 1e-9;
+            printf("  %-5s %-20s %4d x %5d x %4d  forward    %8.1f GB/s  %3.0f%% of reading\n", g->encoding, p->name, (int)m, (int)n, (int)k, rate, 100 * rate / l->bytes);
+        } else {
+            double flops = 2.0 * (double)m * (double)n * (double)k * 1e-9, limit = int8 ? l->int8 : bf16 ? l->bf16 : l->fma;
+            TIME(seconds, 0.1, run(p, a, 0));
+            printf("  %-5s %-20s %4d x %5d x %4d  forward    %8.1f GFLOP/s  %3.0f%% of %s (prepare adds %.0f%%)\n", g->encoding, p->name, (int)m, (int)n, (int)k,
+                   flops / seconds, limit > 0 ? 100 * flops / seconds / limit : 0.0, int8 ? "int8" : bf16 ? "bf16" : "fp32", 100 * prepare / seconds);
+            a.x = x; a.x_stride = n; a.y_stride = k;
+            limit = bf16 ? l->bf16 : l->fma;
+            TIME(seconds, 0.1, run(p, a, 1));
+            printf("  %-5s %-20s %4d x %5d x %4d  transposed %8.1f GFLOP/s  %3.0f%% of %s\n", g->encoding, p->name, (int)m, (int)n, (int)k, flops / seconds,
+                   limit > 0 ? 100 * flops / seconds / limit : 0.0, bf16 ? "bf16" : "fp32");
+        }
+        free(rows); free(x); free(y); free(px); free(scratch);
+    }
+}
+
+void bench(const ramet__kernels *const *tables, int count, uint32_t cpu, const char *only) {
+    size_t bytes = (size_t)256 << 20;
+    uint8_t *memory = aligned_alloc(64, bytes);
+    if (!memory) return;
+    memset(memory, 1, bytes);
+    for (int i = 0; i < count; i++) {
+        const ramet__kernels *k = tables[i];
+        if (!strcmp(k->isa, "ref")) continue;
+        limits l = measure(k, cpu, memory, bytes);
+        printf("%s: fp32 %.0f GFLOP/s, int8 %.0f GOP/s, bf16 %.0f GFLOP/s, reading %zu MiB %.1f GB/s, 24 MiB %.1f GB/s\n", k->isa, l.fma, l.int8, l.bf16, bytes >> 20, l.bytes, l.bytes2);
+        for (const ramet__product *const *p = k->products; *p; p++) {
+            char name[96];
+            snprintf(name, sizeof name, "%s/linear/%s/%s", k->isa, (*p)->packing->encoding, (*p)->name);
+            if (strstr((*p)->name, "ref") || (only && !strstr(name, only))) continue;
+            bench_product(*p, &l, memory, bytes, 0);
+        }
+    }
+    free(memory);
+}

@@ -72,6 +72,15 @@ enum { ROWS = 12 };
 enum { ROWS = 4 };
 #endif
 
+#ifdef __GNUC__
+#define PREFETCH(p) __builtin_prefetch(p)
+#else
+#define PREFETCH(p) (void)(p)
+#endif
+#ifndef AHEAD
+#define AHEAD 4096
+#endif
+
 /* R rows against the half h of panel p */
 INLINE void panel_rows(const int enc, const int R, const ramet__product_args *a, int64_t row, int64_t p, int h) {
     int64_t blocks = a->k / 32;
@@ -80,9 +89,13 @@ INLINE void panel_rows(const int enc, const int R, const ramet__product_args *a,
     int8_row first = int8_row_at(x, a->k);
     vf sum[ROWS];
     UNROLL for (int r = 0; r < R; r++) sum[r] = vzero();
+    const int64_t each = p16_quants(enc) + p16_fifth(enc) + p16_scales(enc);
     for (int64_t b = 0; b < blocks; b++) {
         vi q[8];
         vf d, m;
+        /* one row waits for memory: quants and scales are two streams that hardware follows badly from panel to panel */
+        if (R == 1 && h == 0)
+            UNROLL for (int64_t i = 0; i < each; i += 64) PREFETCH(panel + AHEAD + b * each + i);
         p16_load(enc, q, panel, blocks, b, h);
         p16_scale(enc, &d, &m, panel, blocks, b, h);
         UNROLL for (int r = 0; r < R; r++) {

@@ -61,13 +61,14 @@ static void decode_block(int enc, float *dst, const uint8_t *q, const uint8_t *f
     uint16_t h[2];
     memcpy(h, s, 2);
     memcpy(h + 1, enc == P16_Q4_1 ? s + 32 : s, 2);
-    float d = ramet__half_f32(h[0]), m = enc == P16_Q4_1 ? ramet__half_f32(h[1]) : 0.0f;
+    float d = ramet__half_f32(h[0]), m = ramet__half_f32(h[1]);
     for (int i = 0; i < 32; i++) {
         int g = i / 4, v;
         if (enc == P16_Q8_0) v = q[64 * g + i % 4];
         else v = g < 4 ? q[64 * g + i % 4] & 15 : q[64 * (g - 4) + i % 4] >> 4;
         if (enc == P16_Q5_0) v |= (fifth[g * 8 + o / 2] >> (o % 2 * 4 + i % 4) & 1) << 4;
-        dst[i] = d * (float)(v - p16_offset(enc)) + m;
+        dst[i] = d * (float)(v - p16_offset(enc));
+        if (enc == P16_Q4_1) dst[i] += m;
     }
 }
 

@@ -29,5 +29,5 @@ meson compile -C "$build" -j 2
 file=$(find "$build/lib" -name 'libramet.so.*.*' | head -n 1)
 aarch64-linux-gnu-strip -o "$build/stripped.so" "$file"
 echo "aarch64: stripped library $(wc -c < "$build/stripped.so") bytes"
-[ $# -gt 0 ] || set -- --suite unit --suite kernels --suite lint
+[ $# -gt 0 ] || set -- --suite unit --suite kernels --suite lint --suite hosts
 exec meson test -C "$build" --no-rebuild --print-errorlogs -t 10 "$@"

@@ -44,6 +44,19 @@ static void decodes_as_the_reference(void **state) {
     }
 }
 
+static void floats_are_kept_bit_for_bit(void **state) {
+    static const uint32_t values[] = {0x80000000, 1, 0x3f9d70a4, 0x7f7fffff, 0xff800000, 0x7fc00001};
+    const ramet__encoding *e = ramet__encoding_get(RAMET__ENC_F32);
+    uint8_t bytes[sizeof values + 1];
+    float back[6], x[6];
+    memcpy(x, values, sizeof x);
+    assert_int_equal(ramet__encoded_bytes(e, 6), sizeof values);
+    e->encode(bytes + 1, x, 6);
+    assert_memory_equal(bytes + 1, values, sizeof values);
+    e->decode(back, bytes + 1, 6);
+    assert_memory_equal(back, values, sizeof values);
+}
+
 static void half_floats_round_to_nearest_even(void **state) {
     for (uint32_t h = 0; h < 0x7c00; h++) { /* every finite positive half, and the midpoints between neighbours */
         float low = ramet__f16_to_f32((uint16_t)h), high = h + 1 < 0x7c00 ? ramet__f16_to_f32((uint16_t)(h + 1)) : 65536.0f;
@@ -138,7 +151,8 @@ static void shapes(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(encodes_as_the_reference), cmocka_unit_test(decodes_as_the_reference), cmocka_unit_test(half_floats_round_to_nearest_even),
+        cmocka_unit_test(encodes_as_the_reference), cmocka_unit_test(decodes_as_the_reference), cmocka_unit_test(floats_are_kept_bit_for_bit),
+        cmocka_unit_test(half_floats_round_to_nearest_even),
         cmocka_unit_test(brain_floats_round_to_nearest_even), cmocka_unit_test(hostile_numbers_are_clamped), cmocka_unit_test(nan_and_infinity_are_found),
         cmocka_unit_test(names_and_numbers), cmocka_unit_test(shapes),
     };

@@ -6,6 +6,7 @@
 #include "tokenizer/tokenizer.h"
 #include <setjmp.h>
 #include <stdarg.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <cmocka.h>

@@ -1,0 +1,56 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* tokenizer_gguf_write.c - a tokenizer as "tokenizer.*" keys of a GGUF file, from which llama.cpp and tokenizer_gguf.c make the same ids. */
+#include "tokenizer/vocabulary.h"
+#include <stdio.h>
+#include <string.h>
+
+static ramet_status write_arrays(const ramet__tokenizer *t, ramet__gguf_writer *w) {
+    ramet_status st = RAMET_OK;
+    ramet__gguf_string *texts = NULL;
+    int32_t *types = NULL;
+    ramet__text joined = { .mem = t->mem };
+    int64_t n = RAMET__MAX(t->n, t->n_merges);
+    RAMET__NEW(texts, ramet__calloc(t->mem, (size_t)n, sizeof(texts[0])));
+    RAMET__NEW(types, ramet__calloc(t->mem, (size_t)t->n, sizeof(types[0])));
+    for (int32_t i = 0; i < t->n; i++) {
+        texts[i] = (ramet__gguf_string){ t->tokens[i].text, t->tokens[i].text_len };
+        types[i] = t->types[i];
+    }
+    RAMET__GO(ramet__gguf_put_array(w, "tokenizer.ggml.tokens", RAMET__GGUF_STRING, (uint64_t)t->n, texts));
+    RAMET__GO(ramet__gguf_put_array(w, "tokenizer.ggml.token_type", RAMET__GGUF_I32, (uint64_t)t->n, types));
+    for (int32_t i = 0; i < t->n_merges; i++) { /* one text "a b\0c d\0...", which may move while it grows: pointers after */
+        const ramet__token *left = &t->tokens[t->merges[i].left], *right = &t->tokens[t->merges[i].right];
+        ramet__text_bytes(&joined, left->text, left->text_len);
+        ramet__text_bytes(&joined, " ", 1);
+        ramet__text_bytes(&joined, right->text, (size_t)right->text_len + 1);
+        texts[i].len = (uint64_t)left->text_len + 1 + right->text_len;
+    }
+    RAMET__GO(joined.status);
+    for (int32_t i = 0, at = 0; i < t->n_merges; i++) {
+        texts[i].text = joined.data + at;
+        at += (int32_t)texts[i].len + 1;
+    }
+    RAMET__GO(ramet__gguf_put_array(w, "tokenizer.ggml.merges", RAMET__GGUF_STRING, (uint64_t)t->n_merges, texts));
+out:
+    ramet__text_free(&joined);
+    ramet__free(types);
+    ramet__free(texts);
+    return st;
+}
+
+ramet_status ramet__tokenizer_to_gguf(const ramet__tokenizer *t, ramet__gguf_writer *w) {
+    RAMET__TRY(ramet__gguf_put_text(w, "tokenizer.ggml.model", "gpt2", 4));
+    RAMET__TRY(ramet__gguf_put_text(w, "tokenizer.ggml.pre", t->pre, strlen(t->pre)));
+    RAMET__TRY(write_arrays(t, w));
+    for (int32_t i = 0; i < RAMET__ROLES; i++) {
+        char key[64];
+        if (t->roles[i] < 0) continue;
+        snprintf(key, sizeof(key), "tokenizer.ggml.%s_token_id", ramet__role_keys[i]);
+        RAMET__TRY(ramet__gguf_put_u32(w, key, (uint32_t)t->roles[i]));
+    }
+    RAMET__TRY(ramet__gguf_put_bool(w, "tokenizer.ggml.add_bos_token", t->add_bos));
+    if (t->add_eos) RAMET__TRY(ramet__gguf_put_bool(w, "tokenizer.ggml.add_eos_token", 1));
+    if (t->emit_unknown) RAMET__TRY(ramet__gguf_put_bool(w, "ramet.tokenizer.emit_unknown", 1));
+    if (t->chat_template) RAMET__TRY(ramet__gguf_put_text(w, "tokenizer.chat_template", t->chat_template, strlen(t->chat_template)));
+    return RAMET_OK;
+}

@@ -4,6 +4,7 @@
 #include "support.h"
 #include "tokenizer/vocabulary.h"
 #include <math.h>
+#include <unistd.h>
 
 static ramet__mem *mem;
 static int64_t allocations_left = -1; /* -1: no limit */
@@ -267,6 +268,50 @@ static void answers_bad_gguf(void **state) {
     }
 }
 
+/* ---- and back into GGUF ---------------------------------------------------------------------------------------- */
+
+static void expect_same(const ramet__tokenizer *a, const ramet__tokenizer *b) {
+    assert_int_equal(a->n, b->n);
+    assert_int_equal(a->n_merges, b->n_merges);
+    assert_memory_equal(a->types, b->types, (size_t)a->n);
+    for (int32_t i = 0; i < a->n; i++) {
+        assert_int_equal(a->tokens[i].text_len, b->tokens[i].text_len);
+        assert_string_equal(a->tokens[i].text, b->tokens[i].text);
+    }
+    if (a->n_merges) assert_memory_equal(a->merges, b->merges, (size_t)a->n_merges * sizeof(a->merges[0]));
+    assert_memory_equal(a->roles, b->roles, sizeof(a->roles));
+    assert_int_equal(a->split, b->split);
+    assert_string_equal(a->pre, b->pre);
+    assert_int_equal(a->add_bos, b->add_bos);
+    assert_int_equal(a->emit_unknown, b->emit_unknown);
+    assert_string_equal(a->chat_template ? a->chat_template : "(none)", b->chat_template ? b->chat_template : "(none)");
+}
+
+static ramet__tokenizer *through_gguf(const ramet__tokenizer *t) {
+    char path[64];
+    ramet__gguf_writer *w;
+    snprintf(path, sizeof(path), "tokenizer-%ld.gguf", (long)getpid());
+    if (ramet__gguf_writer_open(&w, mem, path) || ramet__tokenizer_to_gguf(t, w) || ramet__gguf_writer_commit(&w)) fail_msg("%s", ramet_last_error());
+    ramet__tokenizer *back = load_gguf(mem, path);
+    remove(path);
+    return back;
+}
+
+static void comes_back_from_gguf(void **state) {
+    static const parts forms[] = {
+        { 0 }, { .pre = BYTE_LEVEL, .options = "\"unk_token\":\"<user>\"," }, { .merges = "[]" },
+        { .config = "{\"bos_token\":\"<|end|>\",\"eos_token\":\"<user>\",\"pad_token\":\"a\",\"add_bos_token\":true,\"chat_template\":\"{{ x }}\"}" },
+    };
+    uint64_t before = bytes_held();
+    for (size_t i = 0; i <= sizeof(forms) / sizeof(forms[0]); i++) {
+        ramet__tokenizer *t = i < sizeof(forms) / sizeof(forms[0]) ? good_parts(&forms[i]) : load_gguf(mem, getenv("RAMET_TINY_MODEL")), *back = through_gguf(t);
+        expect_same(t, back);
+        ramet__tokenizer_free(t);
+        ramet__tokenizer_free(back);
+        assert_int_equal(bytes_held(), before);
+    }
+}
+
 static void survives_every_failed_allocation(void **state) {
     uint64_t before = bytes_held();
     for (int kind = 0; kind < 2; kind++) {
@@ -294,7 +339,8 @@ static void survives_every_failed_allocation(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(reads_tokenizer_json), cmocka_unit_test(reads_configuration), cmocka_unit_test(answers_bad_tokenizer_json),
-        cmocka_unit_test(reads_gguf), cmocka_unit_test(answers_bad_gguf), cmocka_unit_test(survives_every_failed_allocation),
+        cmocka_unit_test(reads_gguf), cmocka_unit_test(answers_bad_gguf), cmocka_unit_test(comes_back_from_gguf),
+        cmocka_unit_test(survives_every_failed_allocation),
     };
     return cmocka_run_group_tests_name("tokenizer_load", tests, setup, teardown);
 }

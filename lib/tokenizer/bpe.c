@@ -81,9 +81,13 @@ static const char *word_end(const ramet__tokenizer *t, const char *s, const char
 
 /* ---- merging --------------------------------------------------------------------------------------------------- */
 
-ramet__merge_slot *ramet__merge_slot_of(const ramet__tokenizer *t, int32_t left, int32_t right) {
+uint32_t ramet__merge_home(const ramet__tokenizer *t, int32_t left, int32_t right) {
     uint64_t pair = (uint64_t)(uint32_t)left << 32 | (uint32_t)right;
-    for (uint32_t i = (uint32_t)((pair * 0x9E3779B97F4A7C15u) >> 32) & t->merge_mask;; i = (i + 1) & t->merge_mask) {
+    return (uint32_t)((pair * 0x9E3779B97F4A7C15u) >> 32) & t->merge_mask;
+}
+
+ramet__merge_slot *ramet__merge_slot_of(const ramet__tokenizer *t, int32_t left, int32_t right) {
+    for (uint32_t i = ramet__merge_home(t, left, right);; i = (i + 1) & t->merge_mask) {
         ramet__merge_slot *slot = &t->merge_slots[i];
         if (slot->rank < 0 || (slot->left == left && slot->right == right)) return slot;
     }

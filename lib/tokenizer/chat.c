@@ -11,10 +11,12 @@ static ramet_status recognise(const ramet__tokenizer *t) {
     const char *template = t->chat_template;
     if (!template) return ramet__fail(RAMET_E_UNSUPPORTED, "chat: the model has no chat template; write the prompt as plain text");
     if (!strstr(template, TURN_START) || !strstr(template, TURN_END))
-        return ramet__fail(RAMET_E_UNSUPPORTED, "chat: the model's template is not ChatML (it begins \"%.40s\"); supported: chatml", template);
+        return ramet__fail(RAMET_E_UNSUPPORTED, "chat: the model's template is not ChatML (it begins \"%.40s\"); supported: chatml",
+                           template);
     for (int32_t i = 0; i < 2; i++) {
         const char *name = i ? TURN_END : TURN_START;
-        if (ramet__tokenizer_find(t, name) < 0) return ramet__fail(RAMET_E_INCONSISTENT, "chat: the template names %s, which is not in the vocabulary", name);
+        if (ramet__tokenizer_find(t, name) < 0)
+            return ramet__fail(RAMET_E_INCONSISTENT, "chat: the template names %s, which is not in the vocabulary", name);
     }
     return RAMET_OK;
 }
@@ -53,9 +55,13 @@ static void turn(ramet__text *text, const char *role, const char *content) {
     ramet__text_add(text, TURN_END "\n");
 }
 
-static ramet_status check(const char *function, const ramet__tokenizer *t, int32_t n, const char *const *roles, const char *const *contents) {
-    if (n < 0 || (n && (!roles || !contents))) return ramet__fail(RAMET_E_ARGUMENT, "%s: n is negative or roles or contents is NULL", function);
-    for (int32_t i = 0; i < n; i++) if (!roles[i] || !contents[i]) return ramet__fail(RAMET_E_ARGUMENT, "%s: role or content of message %d is NULL", function, i);
+static ramet_status check(const char *function, const ramet__tokenizer *t, int32_t n, const char *const *roles,
+                          const char *const *contents) {
+    if (n < 0 || (n && (!roles || !contents)))
+        return ramet__fail(RAMET_E_ARGUMENT, "%s: n is negative or roles or contents is NULL", function);
+    for (int32_t i = 0; i < n; i++)
+        if (!roles[i] || !contents[i])
+            return ramet__fail(RAMET_E_ARGUMENT, "%s: role or content of message %d is NULL", function, i);
     return recognise(t);
 }
 
@@ -98,7 +104,8 @@ ramet_status ramet__chat_encode(int64_t *n_ids, int32_t *ids, int64_t cap, const
     ramet__text system = { .mem = t->mem }, body = { .mem = t->mem };
     ramet__ids out = { 0, cap, ids };
     int32_t found = 0;
-    if (!n_ids || cap < 0 || (cap && !ids)) return ramet__fail(RAMET_E_ARGUMENT, "chat encode: a pointer is NULL or the capacity negative");
+    if (!n_ids || cap < 0 || (cap && !ids))
+        return ramet__fail(RAMET_E_ARGUMENT, "chat encode: a pointer is NULL or the capacity negative");
     RAMET__TRY(check("chat encode", t, n, roles, contents));
     int32_t start = ramet__tokenizer_find(t, TURN_START), end = ramet__tokenizer_find(t, TURN_END);
     if (n && strcmp(roles[0], "system")) RAMET__GO(default_system(&system, &found, t->chat_template));
@@ -115,7 +122,9 @@ ramet_status ramet__chat_encode(int64_t *n_ids, int32_t *ids, int64_t cap, const
         if (i < n) RAMET__GO(append(&out, t, "\n", 1, -1));
     }
     *n_ids = out.n;
-    if (out.n > cap) st = ramet__fail(RAMET_E_LIMIT, "chat encode: the chat has %lld ids, the buffer takes %lld", (long long)out.n, (long long)cap);
+    if (out.n > cap)
+        st = ramet__fail(RAMET_E_LIMIT, "chat encode: the chat has %lld ids, the buffer takes %lld", (long long)out.n,
+                         (long long)cap);
 out:
     ramet__text_free(&body);
     ramet__text_free(&system);

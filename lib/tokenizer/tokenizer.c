@@ -33,7 +33,7 @@ void ramet__tokenizer_free(ramet__tokenizer *tokenizer) {
 
 /* ---- tables of texts ------------------------------------------------------------------------------------------- */
 
-static uint32_t hash_bytes(const char *s, size_t n) {
+uint32_t ramet__hash_bytes(const char *s, size_t n) {
     uint64_t h = n * 0x9E3779B97F4A7C15u, v;
     for (; n >= 8; s += 8, n -= 8) {
         memcpy(&v, s, 8);
@@ -68,8 +68,25 @@ static ramet_status table_make(ramet__text_table *table, ramet__arena *arena, in
     return RAMET_OK;
 }
 
+/* A file could hold texts chosen to collide. Every look-up ends within one run of occupied slots, and honest tables have runs of some
+ * dozens, so a long one is refused, and while building no run is walked further than that. */
+#define RUN_MAX 4096
+static ramet_status colliding(const char *what) {
+    return ramet__fail(RAMET_E_LIMIT, "vocabulary: its %s collide in a hash table as if made to", what);
+}
+
+static ramet_status table_check(const ramet__text_table *table) {
+    uint32_t run = 0;
+    for (uint32_t i = 0; i <= table->mask; i++) {
+        run = table->slots[i].id < 0 ? 0 : run + 1;
+        if (run > RUN_MAX) return colliding("tokens");
+    }
+    return RAMET_OK;
+}
+
 /* The slot that holds the text, or the empty one where it belongs. Compares tokens' bytes (words) or text. */
-static ramet__text_slot *table_slot(const ramet__text_table *table, const ramet__token *tokens, int32_t words, uint32_t hash, const char *s, size_t n) {
+static ramet__text_slot *table_slot(const ramet__text_table *table, const ramet__token *tokens, int32_t words, uint32_t hash,
+                                    const char *s, size_t n) {
     for (uint32_t i = hash & table->mask;; i = (i + 1) & table->mask) {
         ramet__text_slot *slot = &table->slots[i];
         if (slot->id < 0) return slot;
@@ -80,11 +97,11 @@ static ramet__text_slot *table_slot(const ramet__text_table *table, const ramet_
 }
 
 int32_t ramet__tokenizer_find_n(const ramet__tokenizer *t, const char *text, size_t len) {
-    return table_slot(&t->by_text, t->tokens, 0, hash_bytes(text, len), text, len)->id;
+    return table_slot(&t->by_text, t->tokens, 0, ramet__hash_bytes(text, len), text, len)->id;
 }
 
 int32_t ramet__tokenizer_find_word(const ramet__tokenizer *t, const char *bytes, size_t len) {
-    return table_slot(&t->by_word, t->tokens, 1, hash_bytes(bytes, len), bytes, len)->id;
+    return table_slot(&t->by_word, t->tokens, 1, ramet__hash_bytes(bytes, len), bytes, len)->id;
 }
 
 /* ---- building -------------------------------------------------------------------------------------------------- */
@@ -125,12 +142,14 @@ static ramet_status index_texts(ramet__tokenizer *t) {
     RAMET__TRY(table_make(&t->by_text, &t->arena, t->n));
     for (int32_t i = 0; i < t->n; i++) {
         const ramet__token *token = &t->tokens[i];
-        uint32_t hash = hash_bytes(token->text, token->text_len);
+        uint32_t hash = ramet__hash_bytes(token->text, token->text_len);
         ramet__text_slot *slot = table_slot(&t->by_text, t->tokens, 0, hash, token->text, token->text_len);
-        if (slot->id >= 0) return ramet__fail(RAMET_E_INCONSISTENT, "vocabulary: tokens %d and %d are both \"%.40s\"", slot->id, i, token->text);
+        if (slot->id >= 0)
+            return ramet__fail(RAMET_E_INCONSISTENT, "vocabulary: tokens %d and %d are both \"%.40s\"", slot->id, i, token->text);
+        if ((((uint32_t)(slot - t->by_text.slots) - hash) & t->by_text.mask) > RUN_MAX) return colliding("tokens");
         *slot = (ramet__text_slot){ hash, i };
     }
-    return RAMET_OK;
+    return table_check(&t->by_text);
 }
 
 static int32_t is_control(const ramet__tokenizer *t, int32_t id) {
@@ -140,16 +159,19 @@ static int32_t is_control(const ramet__tokenizer *t, int32_t id) {
 /* One token of plain text: what merges may use and make, so that user text never becomes a control id. */
 static ramet_status plain_token(int32_t *id, const ramet__tokenizer *t, int64_t merge, const char *text, size_t len) {
     *id = ramet__tokenizer_find_n(t, text, len);
-    if (*id < 0) return ramet__fail(RAMET_E_INCONSISTENT, "merge %lld: \"%.*s\" is not in the vocabulary", (long long)merge, (int)RAMET__MIN(len, 80), text);
+    if (*id < 0)
+        return ramet__fail(RAMET_E_INCONSISTENT, "merge %lld: \"%.*s\" is not in the vocabulary", (long long)merge,
+                           (int)RAMET__MIN(len, 80), text);
     if (is_control(t, *id))
-        return ramet__fail(RAMET_E_INCONSISTENT, "merge %lld: \"%.*s\" is a control token", (long long)merge, (int)RAMET__MIN(len, 80), text);
+        return ramet__fail(RAMET_E_INCONSISTENT, "merge %lld: \"%.*s\" is a control token", (long long)merge,
+                           (int)RAMET__MIN(len, 80), text);
     return RAMET_OK;
 }
 
 static ramet_status index_merges(ramet__tokenizer *t, const ramet__merge_text *merges, int64_t n) {
     ramet_status st = RAMET_OK;
     ramet__text joined = { .mem = t->mem };
-    uint32_t size = table_size(n);
+    uint32_t size = table_size(n), run;
     RAMET__NEW(t->merges, ramet__arena_alloc(&t->arena, (size_t)RAMET__MAX(n, 1) * sizeof(t->merges[0])));
     RAMET__NEW(t->merge_slots, ramet__arena_alloc(&t->arena, size * sizeof(t->merge_slots[0])));
     for (uint32_t i = 0; i < size; i++) t->merge_slots[i].rank = -1;
@@ -170,8 +192,15 @@ static ramet_status index_merges(ramet__tokenizer *t, const ramet__merge_text *m
             goto out;
         }
         *slot = (ramet__merge_slot){ merge->left, merge->right, (int32_t)rank };
+        run = (uint32_t)(slot - t->merge_slots) - ramet__merge_home(t, merge->left, merge->right);
+        if ((run & t->merge_mask) > RUN_MAX) RAMET__GO(colliding("merges"));
     }
     t->n_merges = (int32_t)n;
+    run = 0;
+    for (uint32_t i = 0; i < size; i++) {
+        run = t->merge_slots[i].rank < 0 ? 0 : run + 1;
+        if (run > RUN_MAX) RAMET__GO(colliding("merges"));
+    }
 out:
     ramet__text_free(&joined);
     return st;
@@ -185,7 +214,8 @@ static ramet_status index_bytes(ramet__tokenizer *t, int32_t *missing) {
         t->byte_ids[b] = ramet__tokenizer_find_n(t, symbol, n);
         if (t->byte_ids[b] < 0) ++*missing;
         else if (is_control(t, t->byte_ids[b]))
-            return ramet__fail(RAMET_E_INCONSISTENT, "vocabulary: token %d stands for the plain byte 0x%02x and is a control token", t->byte_ids[b], (unsigned)b);
+            return ramet__fail(RAMET_E_INCONSISTENT, "vocabulary: token %d stands for the plain byte 0x%02x and is a control token",
+                               t->byte_ids[b], (unsigned)b);
     }
     for (uint32_t c = 0; c < 128; c++) t->ascii_class[c] = (uint8_t)ramet__unicode_class(c);
     return *missing < 256 ? RAMET_OK : ramet__fail(RAMET_E_INCONSISTENT, "vocabulary: it has no token for any single byte");
@@ -201,11 +231,13 @@ static ramet_status index_words(ramet__tokenizer *t) {
         ramet__ids ids = { 0, 1, &id };
         RAMET__TRY(ramet__bpe_merge_word(&ids, t, token->bytes, token->bytes_len));
         if (ids.n != 1 || id != i) continue;
-        uint32_t hash = hash_bytes(token->bytes, token->bytes_len);
-        *table_slot(&t->by_word, t->tokens, 1, hash, token->bytes, token->bytes_len) = (ramet__text_slot){ hash, i };
+        uint32_t hash = ramet__hash_bytes(token->bytes, token->bytes_len);
+        ramet__text_slot *slot = table_slot(&t->by_word, t->tokens, 1, hash, token->bytes, token->bytes_len);
+        if ((((uint32_t)(slot - t->by_word.slots) - hash) & t->by_word.mask) > RUN_MAX) return colliding("tokens");
+        *slot = (ramet__text_slot){ hash, i };
         t->longest_word = RAMET__MAX(t->longest_word, token->bytes_len);
     }
-    return RAMET_OK;
+    return table_check(&t->by_word);
 }
 
 typedef struct sort_entry { const char *text; uint32_t len; int32_t id; } sort_entry;
@@ -246,11 +278,14 @@ ramet_status ramet__tokenizer_finish(ramet__tokenizer *t, const ramet__merge_tex
     if (t->n < 1) return ramet__fail(RAMET_E_INCONSISTENT, "vocabulary: it has no tokens");
     for (int32_t i = 0; i < t->n; i++) {
         if (t->types[i] == RAMET__TOKEN_BYTE)
-            return ramet__fail(RAMET_E_INCONSISTENT, "vocabulary: token %d is a byte token (\"%.10s\"), which byte-level BPE does not have", i, t->tokens[i].text);
+            return ramet__fail(RAMET_E_INCONSISTENT,
+                               "vocabulary: token %d is a byte token (\"%.10s\"), which byte-level BPE does not have", i,
+                               t->tokens[i].text);
     }
     for (int32_t i = 0; i < RAMET__ROLES; i++) {
         if (t->roles[i] >= t->n || t->roles[i] < -1)
-            return ramet__fail(RAMET_E_INCONSISTENT, "%s token id %d is not in the vocabulary of %d tokens", ramet__role_keys[i], t->roles[i], t->n);
+            return ramet__fail(RAMET_E_INCONSISTENT, "%s token id %d is not in the vocabulary of %d tokens", ramet__role_keys[i],
+                               t->roles[i], t->n);
     }
     int32_t missing;
     RAMET__TRY(copy_texts(t));
@@ -258,7 +293,8 @@ ramet_status ramet__tokenizer_finish(ramet__tokenizer *t, const ramet__merge_tex
     RAMET__TRY(index_merges(t, merges, n_merges));
     RAMET__TRY(index_bytes(t, &missing));
     if (!missing) t->emit_unknown = 0;
-    if (t->emit_unknown && t->roles[RAMET__ROLE_UNKNOWN] < 0) return ramet__fail(RAMET_E_INCONSISTENT, "vocabulary: bytes are missing and there is no unknown token");
+    if (t->emit_unknown && t->roles[RAMET__ROLE_UNKNOWN] < 0)
+        return ramet__fail(RAMET_E_INCONSISTENT, "vocabulary: bytes are missing and there is no unknown token");
     RAMET__TRY(index_words(t));
     RAMET__TRY(index_specials(&t->control, t, 1));
     return index_specials(&t->user, t, 0);
@@ -290,9 +326,13 @@ static int32_t match_special(const ramet__specials *specials, const ramet__token
     return found;
 }
 
-ramet_status ramet__tokenizer_encode(int64_t *n, int32_t *ids, int64_t cap, const ramet__tokenizer *t, const char *text, size_t len, int32_t flags) {
-    if (!n || !t || (!text && len) || (!ids && cap > 0) || cap < 0) return ramet__fail(RAMET_E_ARGUMENT, "tokenizer encode: a pointer is NULL or the capacity negative");
-    if (len > INT32_MAX) return ramet__fail(RAMET_E_LIMIT, "tokenizer encode: text of %llu bytes; encode at most 2 GiB at a time", (unsigned long long)len);
+ramet_status ramet__tokenizer_encode(int64_t *n, int32_t *ids, int64_t cap, const ramet__tokenizer *t, const char *text, size_t len,
+                                     int32_t flags) {
+    if (!n || !t || (!text && len) || (!ids && cap > 0) || cap < 0)
+        return ramet__fail(RAMET_E_ARGUMENT, "tokenizer encode: a pointer is NULL or the capacity negative");
+    if (len > INT32_MAX)
+        return ramet__fail(RAMET_E_LIMIT, "tokenizer encode: text of %llu bytes; encode at most 2 GiB at a time",
+                           (unsigned long long)len);
     ramet__ids out = { 0, cap, ids };
     if ((flags & RAMET__TOKENIZE_BOS) && t->add_bos && t->roles[RAMET__ROLE_BOS] >= 0) {
         if (cap > 0) ids[0] = t->roles[RAMET__ROLE_BOS];
@@ -313,7 +353,9 @@ ramet_status ramet__tokenizer_encode(int64_t *n, int32_t *ids, int64_t cap, cons
     }
     RAMET__TRY(ramet__bpe_encode(&out, t, begin, (size_t)(end - begin)));
     *n = out.n;
-    if (out.n > cap) return ramet__fail(RAMET_E_LIMIT, "tokenizer encode: the text has %lld ids, the buffer takes %lld", (long long)out.n, (long long)cap);
+    if (out.n > cap)
+        return ramet__fail(RAMET_E_LIMIT, "tokenizer encode: the text has %lld ids, the buffer takes %lld", (long long)out.n,
+                           (long long)cap);
     return RAMET_OK;
 }
 

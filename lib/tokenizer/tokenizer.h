@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* tokenizer.h - text <-> ids. Immutable, reference counted. Byte-level BPE today; the vtable leaves room for unigram and
- * wordpiece. Built from GGUF metadata or from a Hugging Face tokenizer.json; written back as GGUF metadata. */
+/* tokenizer.h - text <-> ids. Immutable, reference counted. Byte-level BPE; other models are refused by
+ * name. Built from GGUF metadata or from a Hugging Face tokenizer.json; written back as GGUF metadata. */
 #ifndef RAMET__TOKENIZER_H
 #define RAMET__TOKENIZER_H
 #include "base/alloc.h"
@@ -11,7 +11,8 @@ typedef struct ramet__tokenizer ramet__tokenizer;
  * and the "default" one among them: what they split by is a guess. Keeps nothing of gguf. */
 ramet_status ramet__tokenizer_from_gguf(ramet__tokenizer **out, ramet__mem *mem, const ramet__gguf *gguf);
 /* From tokenizer.json text and (may be NULL) tokenizer_config.json text. */
-ramet_status ramet__tokenizer_from_json(ramet__tokenizer **out, ramet__mem *mem, const char *json, size_t size, const char *config, size_t config_size);
+ramet_status ramet__tokenizer_from_json(ramet__tokenizer **out, ramet__mem *mem, const char *json, size_t size, const char *config,
+                                        size_t config_size);
 ramet__tokenizer *ramet__tokenizer_retain(ramet__tokenizer *tokenizer);
 void ramet__tokenizer_free(ramet__tokenizer *tokenizer);
 
@@ -22,7 +23,8 @@ void ramet__tokenizer_free(ramet__tokenizer *tokenizer);
  * that is neither letter, number nor space. Bytes that the vocabulary has no token for are dropped, as the peers drop them, or become
  * the unknown token where tokenizer.json says so. User-defined tokens are always found, control tokens only with SPECIAL; of
  * several that begin at one place the longest. Any thread. */
-ramet_status ramet__tokenizer_encode(int64_t *n, int32_t *ids, int64_t cap, const ramet__tokenizer *t, const char *text, size_t len, int32_t flags);
+ramet_status ramet__tokenizer_encode(int64_t *n, int32_t *ids, int64_t cap, const ramet__tokenizer *t, const char *text, size_t len,
+                                     int32_t flags);
 /* Bytes of one id (control ids give no bytes unless `special`). The pointer lives as long as the tokenizer. */
 ramet_status ramet__tokenizer_piece(const char **bytes, size_t *len, const ramet__tokenizer *t, int32_t id, int32_t special);
 int32_t ramet__tokenizer_size(const ramet__tokenizer *t);

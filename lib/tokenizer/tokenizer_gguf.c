@@ -27,13 +27,17 @@ static ramet_status read_tokens(ramet__tokenizer *t, const ramet__gguf *gguf) {
     RAMET__TRY(find_array(&tokens, gguf, "tokenizer.ggml.tokens", RAMET__GGUF_STRING));
     RAMET__TRY(find_array(&types, gguf, "tokenizer.ggml.token_type", RAMET__GGUF_I32));
     RAMET__TRY(find_array(&scores, gguf, "tokenizer.ggml.scores", RAMET__GGUF_F32));
-    if (!tokens || !tokens->count) return ramet__fail(RAMET_E_INCONSISTENT, "tokenizer.ggml.tokens: %s", tokens ? "it is empty" : "it is missing");
+    if (!tokens || !tokens->count)
+        return ramet__fail(RAMET_E_INCONSISTENT, "tokenizer.ggml.tokens: %s", tokens ? "it is empty" : "it is missing");
     if (tokens->count > RAMET__TOKENS_MAX)
-        return ramet__fail(RAMET_E_LIMIT, "tokenizer.ggml.tokens: %llu tokens, at most %d", (unsigned long long)tokens->count, RAMET__TOKENS_MAX);
+        return ramet__fail(RAMET_E_LIMIT, "tokenizer.ggml.tokens: %llu tokens, at most %d", (unsigned long long)tokens->count,
+                           RAMET__TOKENS_MAX);
     if (types && types->count != tokens->count)
-        return ramet__fail(RAMET_E_INCONSISTENT, "tokenizer.ggml.token_type: %llu types for %llu tokens", (unsigned long long)types->count, (unsigned long long)tokens->count);
+        return ramet__fail(RAMET_E_INCONSISTENT, "tokenizer.ggml.token_type: %llu types for %llu tokens",
+                           (unsigned long long)types->count, (unsigned long long)tokens->count);
     if (scores && scores->count != tokens->count)
-        return ramet__fail(RAMET_E_INCONSISTENT, "tokenizer.ggml.scores: %llu scores for %llu tokens", (unsigned long long)scores->count, (unsigned long long)tokens->count);
+        return ramet__fail(RAMET_E_INCONSISTENT, "tokenizer.ggml.scores: %llu scores for %llu tokens",
+                           (unsigned long long)scores->count, (unsigned long long)tokens->count);
     t->n = (int32_t)tokens->count;
     t->tokens = ramet__arena_alloc(&t->arena, (size_t)t->n * sizeof(t->tokens[0]));
     t->types = ramet__arena_alloc(&t->arena, (size_t)t->n);
@@ -44,9 +48,12 @@ static ramet_status read_tokens(ramet__tokenizer *t, const ramet__gguf *gguf) {
         float score = 0;
         if (types) memcpy(&type, (const char *)types->v.array + (size_t)i * sizeof(type), sizeof(type));
         if (scores) memcpy(&score, (const char *)scores->v.array + (size_t)i * sizeof(score), sizeof(score));
-        if (type < 0 || type > RAMET__TOKEN_BYTE) return ramet__fail(RAMET_E_FORMAT, "tokenizer.ggml.token_type: token %d has type %d; there are 1 to 6", i, type);
+        if (type < 0 || type > RAMET__TOKEN_BYTE)
+            return ramet__fail(RAMET_E_FORMAT, "tokenizer.ggml.token_type: token %d has type %d; there are 1 to 6", i, type);
         if (isnan(score)) return ramet__fail(RAMET_E_INCONSISTENT, "tokenizer.ggml.scores: the score of token %d is not a number", i);
-        if (texts[i].len > INT32_MAX) return ramet__fail(RAMET_E_LIMIT, "tokenizer.ggml.tokens: token %d has %llu bytes", i, (unsigned long long)texts[i].len);
+        if (texts[i].len > INT32_MAX)
+            return ramet__fail(RAMET_E_LIMIT, "tokenizer.ggml.tokens: token %d has %llu bytes", i,
+                               (unsigned long long)texts[i].len);
         t->tokens[i].text = texts[i].text;
         t->tokens[i].text_len = (uint32_t)texts[i].len;
         t->types[i] = (uint8_t)(type ? type : RAMET__TOKEN_NORMAL); /* 0: undefined */
@@ -59,14 +66,18 @@ static ramet_status read_merges(ramet__merge_text **out, int64_t *n, ramet__mem 
     RAMET__TRY(find_array(&value, gguf, "tokenizer.ggml.merges", RAMET__GGUF_STRING));
     if (!value) return ramet__fail(RAMET_E_INCONSISTENT, "tokenizer.ggml.merges: it is missing");
     if (value->count > RAMET__MERGES_MAX)
-        return ramet__fail(RAMET_E_LIMIT, "tokenizer.ggml.merges: %llu merges, at most %d", (unsigned long long)value->count, RAMET__MERGES_MAX);
+        return ramet__fail(RAMET_E_LIMIT, "tokenizer.ggml.merges: %llu merges, at most %d", (unsigned long long)value->count,
+                           RAMET__MERGES_MAX);
     const ramet__gguf_string *texts = value->v.array;
     *n = (int64_t)value->count;
     ramet__merge_text *merges = *out = ramet__calloc(mem, (size_t)*n + 1, sizeof(merges[0]));
     if (!merges) return ramet__alloc_status();
     for (int64_t i = 0; i < *n; i++) {
-        const char *space = texts[i].len > 2 && texts[i].len <= INT32_MAX ? memchr(texts[i].text + 1, ' ', (size_t)texts[i].len - 2) : NULL;
-        if (!space) return ramet__fail(RAMET_E_INCONSISTENT, "tokenizer.ggml.merges: merge %lld is not two pieces with a space between", (long long)i);
+        const char *space =
+            texts[i].len > 2 && texts[i].len <= INT32_MAX ? memchr(texts[i].text + 1, ' ', (size_t)texts[i].len - 2) : NULL;
+        if (!space)
+            return ramet__fail(RAMET_E_INCONSISTENT, "tokenizer.ggml.merges: merge %lld is not two pieces with a space between",
+                               (long long)i);
         uint32_t left = (uint32_t)(space - texts[i].text);
         merges[i] = (ramet__merge_text){ texts[i].text, space + 1, left, (uint32_t)texts[i].len - left - 1 };
     }
@@ -88,7 +99,9 @@ ramet_status ramet__tokenizer_from_gguf(ramet__tokenizer **out, ramet__mem *mem,
     const char *model, *pre, *template;
     RAMET__TRY(ramet__gguf_text(&model, gguf, "tokenizer.ggml.model", NULL));
     if (!model) return ramet__fail(RAMET_E_NOT_FOUND, "tokenizer.ggml.model: the file has no tokenizer");
-    if (strcmp(model, "gpt2")) return ramet__fail(RAMET_E_UNSUPPORTED, "tokenizer.ggml.model: \"%.40s\" is not supported; supported: gpt2 (byte-level BPE)", model);
+    if (strcmp(model, "gpt2"))
+        return ramet__fail(RAMET_E_UNSUPPORTED,
+                           "tokenizer.ggml.model: \"%.40s\" is not supported; supported: gpt2 (byte-level BPE)", model);
     RAMET__TRY(ramet__gguf_text(&pre, gguf, "tokenizer.ggml.pre", "default"));
     RAMET__TRY(ramet__gguf_text(&template, gguf, "tokenizer.chat_template", NULL));
     RAMET__NEW(t, ramet__tokenizer_new(mem));
@@ -98,7 +111,9 @@ ramet_status ramet__tokenizer_from_gguf(ramet__tokenizer **out, ramet__mem *mem,
         t->split = pre_names[i].split;
     }
     if (!t->pre) {
-        st = ramet__fail(RAMET_E_UNSUPPORTED, "tokenizer.ggml.pre: \"%.40s\" is not supported; supported are gpt-2, smollm and others that split like them", pre);
+        st = ramet__fail(
+            RAMET_E_UNSUPPORTED,
+            "tokenizer.ggml.pre: \"%.40s\" is not supported; supported are gpt-2, smollm and others that split like them", pre);
         goto out;
     }
     if (template) RAMET__NEW(t->chat_template, ramet__arena_strndup(&t->arena, template, strlen(template)));

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* tokenizer_gguf_write.c - a tokenizer as "tokenizer.*" keys of a GGUF file, from which llama.cpp and tokenizer_gguf.c make the same ids. */
+/* tokenizer_gguf_write.c - a tokenizer as "tokenizer.*" keys of a GGUF file, for llama.cpp and for tokenizer_gguf.c. */
 #include "tokenizer/vocabulary.h"
 #include <stdio.h>
 #include <string.h>
@@ -26,9 +26,10 @@ static ramet_status write_arrays(const ramet__tokenizer *t, ramet__gguf_writer *
         texts[i].len = (uint64_t)left->text_len + 1 + right->text_len;
     }
     RAMET__GO(joined.status);
-    for (int32_t i = 0, at = 0; i < t->n_merges; i++) {
-        texts[i].text = joined.data + at;
-        at += (int32_t)texts[i].len + 1;
+    const char *at = joined.data;
+    for (int32_t i = 0; i < t->n_merges; i++) {
+        texts[i].text = at;
+        at += texts[i].len + 1;
     }
     RAMET__GO(ramet__gguf_put_array(w, "tokenizer.ggml.merges", RAMET__GGUF_STRING, (uint64_t)t->n_merges, texts));
 out:

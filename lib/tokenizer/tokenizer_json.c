@@ -11,7 +11,8 @@ static ramet_status wrong(const ramet__json *value, const char *what) {
 }
 
 static ramet_status unsupported(const ramet__json *value, const char *what, const char *name) {
-    return ramet__fail(RAMET_E_UNSUPPORTED, "tokenizer.json: %s \"%.60s\" is not supported (at byte %llu)", what, name, value ? (unsigned long long)value->offset : 0ull);
+    return ramet__fail(RAMET_E_UNSUPPORTED, "tokenizer.json: %s \"%.60s\" is not supported (at byte %llu)", what, name,
+                       value ? (unsigned long long)value->offset : 0ull);
 }
 
 static int32_t is_type(const ramet__json *value, ramet__json_type type) { return value && value->type == type; }
@@ -19,7 +20,9 @@ static int32_t is_set(const ramet__json *value) { return value && value->type !=
 
 static ramet_status get_flag(int32_t *out, const ramet__json *object, const char *key, int32_t fallback) {
     const ramet__json *value = ramet__json_get(object, key);
-    if (is_set(value) && value->type != RAMET__JSON_BOOL) return ramet__fail(RAMET_E_FORMAT, "tokenizer.json: \"%s\" is not true or false (at byte %llu)", key, (unsigned long long)value->offset);
+    if (is_set(value) && value->type != RAMET__JSON_BOOL)
+        return ramet__fail(RAMET_E_FORMAT, "tokenizer.json: \"%s\" is not true or false (at byte %llu)", key,
+                           (unsigned long long)value->offset);
     *out = is_set(value) ? value->integer != 0 : fallback;
     return RAMET_OK;
 }
@@ -32,19 +35,23 @@ static ramet_status need_flag(const ramet__json *object, const char *key, int32_
 }
 
 static ramet_status get_id(int32_t *out, const ramet__json *value) {
-    if (!is_type(value, RAMET__JSON_NUMBER) || !value->is_integer || value->integer < 0) return wrong(value, "a token's id is not a whole number from 0 on");
+    if (!is_type(value, RAMET__JSON_NUMBER) || !value->is_integer || value->integer < 0)
+        return wrong(value, "a token's id is not a whole number from 0 on");
     if (value->integer >= RAMET__TOKENS_MAX)
-        return ramet__fail(RAMET_E_LIMIT, "tokenizer.json: token id %lld, at most %d (at byte %llu)", (long long)value->integer, RAMET__TOKENS_MAX - 1, (unsigned long long)value->offset);
+        return ramet__fail(RAMET_E_LIMIT, "tokenizer.json: token id %lld, at most %d (at byte %llu)", (long long)value->integer,
+                           RAMET__TOKENS_MAX - 1, (unsigned long long)value->offset);
     *out = (int32_t)value->integer;
     return RAMET_OK;
 }
 
 /* ---- vocabulary ------------------------------------------------------------------------------------------------ */
 
-static ramet_status set_token(ramet__tokenizer *t, int32_t id, const char *text, size_t len, ramet__token_type type, const ramet__json *where) {
+static ramet_status set_token(ramet__tokenizer *t, int32_t id, const char *text, size_t len, ramet__token_type type,
+                              const ramet__json *where) {
     ramet__token *token = &t->tokens[id];
     if (token->text && (token->text_len != len || memcmp(token->text, text, len)))
-        return ramet__fail(RAMET_E_INCONSISTENT, "tokenizer.json: id %d is both \"%.40s\" and \"%.40s\" (at byte %llu)", id, token->text, text, (unsigned long long)where->offset);
+        return ramet__fail(RAMET_E_INCONSISTENT, "tokenizer.json: id %d is both \"%.40s\" and \"%.40s\" (at byte %llu)", id,
+                           token->text, text, (unsigned long long)where->offset);
     if (len > INT32_MAX) return wrong(where, "a token is too long");
     token->text = text;
     token->text_len = (uint32_t)len;
@@ -68,7 +75,9 @@ static ramet_status read_added(ramet__tokenizer *t, const ramet__json *added) {
 
 static ramet_status read_vocabulary(ramet__tokenizer *t, const ramet__json *vocab, const ramet__json *added) {
     if (!is_type(vocab, RAMET__JSON_OBJECT)) return wrong(vocab, "model.vocab is not an object");
-    if (!vocab->len) return ramet__fail(RAMET_E_INCONSISTENT, "tokenizer.json: model.vocab is empty (at byte %llu)", (unsigned long long)vocab->offset);
+    if (!vocab->len)
+        return ramet__fail(RAMET_E_INCONSISTENT, "tokenizer.json: model.vocab is empty (at byte %llu)",
+                           (unsigned long long)vocab->offset);
     if (is_set(added) && added->type != RAMET__JSON_ARRAY) return wrong(added, "added_tokens is not an array");
     if (!is_set(added)) added = NULL;
     int32_t id = 0, last = 0;
@@ -106,7 +115,9 @@ static ramet_status read_vocabulary(ramet__tokenizer *t, const ramet__json *voca
 
 static ramet_status read_merges(ramet__merge_text **out, int64_t *n, ramet__mem *mem, const ramet__json *list) {
     if (!is_type(list, RAMET__JSON_ARRAY)) return wrong(list, "model.merges is not an array");
-    if (list->len > RAMET__MERGES_MAX) return ramet__fail(RAMET_E_LIMIT, "tokenizer.json: %llu merges, at most %d", (unsigned long long)list->len, RAMET__MERGES_MAX);
+    if (list->len > RAMET__MERGES_MAX)
+        return ramet__fail(RAMET_E_LIMIT, "tokenizer.json: %llu merges, at most %d", (unsigned long long)list->len,
+                           RAMET__MERGES_MAX);
     ramet__merge_text *merges = *out = ramet__calloc(mem, list->len + 1, sizeof(merges[0]));
     if (!merges) return ramet__alloc_status();
     *n = (int64_t)list->len;
@@ -120,10 +131,14 @@ static ramet_status read_merges(ramet__merge_text **out, int64_t *n, ramet__mem 
         if (left->type != RAMET__JSON_STRING || right->type != RAMET__JSON_STRING || left->len > INT32_MAX || right->len > INT32_MAX)
             return wrong(item, "a merge is neither \"a b\" nor [\"a\", \"b\"]");
         if (left == item && item->len > 2) space = memchr(item->text + 1, ' ', item->len - 2);
-        if (left == item ? !space : memchr(left->text, ' ', left->len) || memchr(right->text, ' ', right->len) || !left->len || !right->len)
-            return ramet__fail(RAMET_E_INCONSISTENT, "tokenizer.json: merge %llu is not two pieces, with a space between but none inside (at byte %llu)",
-                (unsigned long long)i, (unsigned long long)item->offset);
-        if (left == item) merges[i] = (ramet__merge_text){ item->text, space + 1, (uint32_t)(space - item->text), (uint32_t)(item->text + item->len - space - 1) };
+        if (left == item ? !space
+                         : memchr(left->text, ' ', left->len) || memchr(right->text, ' ', right->len) || !left->len || !right->len)
+            return ramet__fail(RAMET_E_INCONSISTENT,
+                               "tokenizer.json: merge %llu is not two pieces, with a space between but none inside (at byte %llu)",
+                               (unsigned long long)i, (unsigned long long)item->offset);
+        if (left == item)
+            merges[i] = (ramet__merge_text){ item->text, space + 1, (uint32_t)(space - item->text),
+                                             (uint32_t)(item->text + item->len - space - 1) };
         else merges[i] = (ramet__merge_text){ left->text, right->text, (uint32_t)left->len, (uint32_t)right->len };
     }
     return RAMET_OK;
@@ -137,7 +152,8 @@ static ramet_status read_model(ramet__tokenizer *t, ramet__merge_text **merges, 
     /* files older than 2020 name no type; merges say that it is BPE */
     RAMET__TRY(ramet__json_string(&type, model, "type", ramet__json_get(model, "merges") ? "BPE" : "none"));
     if (strcmp(type, "BPE")) return unsupported(model, "model", type);
-    if (is_set(dropout) && !(dropout->type == RAMET__JSON_NUMBER && dropout->number == 0)) return unsupported(dropout, "model option", "dropout");
+    if (is_set(dropout) && !(dropout->type == RAMET__JSON_NUMBER && dropout->number == 0))
+        return unsupported(dropout, "model option", "dropout");
     for (int32_t i = 0; i < 2; i++) {
         RAMET__TRY(ramet__json_string(&text, model, affixes[i], ""));
         if (*text) return unsupported(model, "model option", affixes[i]);
@@ -152,7 +168,8 @@ static ramet_status read_model(ramet__tokenizer *t, ramet__merge_text **merges, 
     t->emit_unknown = 1;
     for (int32_t i = 0; i < t->n; i++) /* once, before there is an index */
         if (t->tokens[i].text_len == strlen(text) && !memcmp(t->tokens[i].text, text, strlen(text))) t->roles[RAMET__ROLE_UNKNOWN] = i;
-    if (t->roles[RAMET__ROLE_UNKNOWN] < 0) return ramet__fail(RAMET_E_INCONSISTENT, "tokenizer.json: unk_token \"%.60s\" is not in the vocabulary", text);
+    if (t->roles[RAMET__ROLE_UNKNOWN] < 0)
+        return ramet__fail(RAMET_E_INCONSISTENT, "tokenizer.json: unk_token \"%.60s\" is not in the vocabulary", text);
     return RAMET_OK;
 }
 
@@ -203,10 +220,12 @@ static ramet_status read_post_processor(const char **bos, const ramet__json *pos
         RAMET__TRY(ramet__json_string(&type, &items[i], "type", ""));
         if (!strcmp(type, "ByteLevel")) continue;
         const ramet__json *single = ramet__json_get(&items[i], "single");
-        if (strcmp(type, "TemplateProcessing") || !is_type(single, RAMET__JSON_ARRAY)) return unsupported(&items[i], "post_processor", type);
+        if (strcmp(type, "TemplateProcessing") || !is_type(single, RAMET__JSON_ARRAY))
+            return unsupported(&items[i], "post_processor", type);
         const ramet__json *first = single->len ? ramet__json_get(&single->items[0], "SpecialToken") : NULL;
         size_t rest = first ? 1 : 0;
-        if (single->len != rest + 1 || !ramet__json_get(&single->items[rest], "Sequence")) return unsupported(&items[i], "post_processor", type);
+        if (single->len != rest + 1 || !ramet__json_get(&single->items[rest], "Sequence"))
+            return unsupported(&items[i], "post_processor", type);
         if (first) RAMET__TRY(ramet__json_string(bos, first, "id", NULL));
     }
     return RAMET_OK;
@@ -217,16 +236,22 @@ static ramet_status config_token(int32_t *id, const ramet__tokenizer *t, const r
     const ramet__json *value = ramet__json_get(config, key);
     if (is_type(value, RAMET__JSON_OBJECT)) value = ramet__json_get(value, "content");
     if (!is_set(value)) return RAMET_OK;
-    if (value->type != RAMET__JSON_STRING) return ramet__fail(RAMET_E_FORMAT, "tokenizer_config.json: \"%s\" is not a token (at byte %llu)", key, (unsigned long long)value->offset);
+    if (value->type != RAMET__JSON_STRING)
+        return ramet__fail(RAMET_E_FORMAT, "tokenizer_config.json: \"%s\" is not a token (at byte %llu)", key,
+                           (unsigned long long)value->offset);
     *id = ramet__tokenizer_find_n(t, value->text, value->len);
-    if (*id < 0) return ramet__fail(RAMET_E_INCONSISTENT, "tokenizer_config.json: \"%s\" names \"%.60s\", which is not in the vocabulary", key, value->text);
+    if (*id < 0)
+        return ramet__fail(RAMET_E_INCONSISTENT, "tokenizer_config.json: \"%s\" names \"%.60s\", which is not in the vocabulary",
+                           key, value->text);
     return RAMET_OK;
 }
 
 static ramet_status read_config(ramet__tokenizer *t, const ramet__json *config) {
-    static const struct { const char *key; ramet__role role; } tokens[] = {
-        { "bos_token", RAMET__ROLE_BOS }, { "eos_token", RAMET__ROLE_EOS }, { "unk_token", RAMET__ROLE_UNKNOWN }, { "pad_token", RAMET__ROLE_PADDING },
-        { "sep_token", RAMET__ROLE_SEPARATOR }, { "cls_token", RAMET__ROLE_CLS }, { "mask_token", RAMET__ROLE_MASK },
+    static const struct { const char *key; ramet__role role;
+    } tokens[] = {
+        { "bos_token", RAMET__ROLE_BOS },     { "eos_token", RAMET__ROLE_EOS },       { "unk_token", RAMET__ROLE_UNKNOWN },
+        { "pad_token", RAMET__ROLE_PADDING }, { "sep_token", RAMET__ROLE_SEPARATOR }, { "cls_token", RAMET__ROLE_CLS },
+        { "mask_token", RAMET__ROLE_MASK },
     };
     if (config->type != RAMET__JSON_OBJECT) return ramet__fail(RAMET_E_FORMAT, "tokenizer_config.json: it is not an object");
     for (int32_t i = 0; i < RAMET__COUNT(tokens); i++) {
@@ -245,12 +270,15 @@ static ramet_status read_config(ramet__tokenizer *t, const ramet__json *config) 
         }
     }
     if (!is_set(template)) return RAMET_OK;
-    if (template->type != RAMET__JSON_STRING) return ramet__fail(RAMET_E_FORMAT, "tokenizer_config.json: \"chat_template\" is not a text (at byte %llu)", (unsigned long long)template->offset);
+    if (template->type != RAMET__JSON_STRING)
+        return ramet__fail(RAMET_E_FORMAT, "tokenizer_config.json: \"chat_template\" is not a text (at byte %llu)",
+                           (unsigned long long)template->offset);
     t->chat_template = ramet__arena_strndup(&t->arena, template->text, template->len);
     return t->chat_template ? RAMET_OK : ramet__alloc_status();
 }
 
-ramet_status ramet__tokenizer_from_json(ramet__tokenizer **out, ramet__mem *mem, const char *json, size_t size, const char *config, size_t config_size) {
+ramet_status ramet__tokenizer_from_json(ramet__tokenizer **out, ramet__mem *mem, const char *json, size_t size, const char *config,
+                                        size_t config_size) {
     ramet_status st = RAMET_OK;
     ramet__arena arena = { .mem = mem };
     ramet__tokenizer *t = NULL;

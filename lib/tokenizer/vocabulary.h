@@ -24,7 +24,11 @@ typedef struct ramet__text_slot { uint32_t hash; int32_t id; } ramet__text_slot;
 typedef struct ramet__text_table { ramet__text_slot *slots; uint32_t mask; } ramet__text_table;
 
 /* Tokens found in the text before it is cut into words. Sorted by text, so that a prefix is a range of entries. */
-typedef struct ramet__specials { int32_t n; int32_t *ids; int32_t first[257]; /* entries that begin with byte b: [first[b], first[b+1]) */ } ramet__specials;
+typedef struct ramet__specials {
+    int32_t n;
+    int32_t *ids;
+    int32_t first[257]; /* entries that begin with byte b: [first[b], first[b+1]) */
+} ramet__specials;
 
 typedef enum { /* ids of tokens with a part to play; the keys are in ramet__role_keys */
     RAMET__ROLE_BOS, RAMET__ROLE_EOS, RAMET__ROLE_UNKNOWN, RAMET__ROLE_PADDING, RAMET__ROLE_EOT, RAMET__ROLE_EOM, RAMET__ROLE_SEPARATOR,
@@ -76,7 +80,9 @@ int32_t ramet__tokenizer_find_word(const ramet__tokenizer *t, const char *bytes,
 /* bpe.c: ids of text without special tokens; of one word, by merging. */
 ramet_status ramet__bpe_encode(ramet__ids *out, const ramet__tokenizer *t, const char *s, size_t len);
 ramet_status ramet__bpe_merge_word(ramet__ids *out, const ramet__tokenizer *t, const char *s, size_t len);
-/* The slot of a pair, or the empty one (rank -1) where it belongs. */
+uint32_t ramet__hash_bytes(const char *s, size_t n);
+/* The slot of a pair, or the empty one (rank -1) where it belongs; and the slot where the search begins. */
+uint32_t ramet__merge_home(const ramet__tokenizer *t, int32_t left, int32_t right);
 ramet__merge_slot *ramet__merge_slot_of(const ramet__tokenizer *t, int32_t left, int32_t right);
 /* The byte alphabet: the code point that stands for a byte in token texts, and back. */
 uint32_t ramet__byte_symbol(uint8_t byte);

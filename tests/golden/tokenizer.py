@@ -4,7 +4,8 @@
 
 TOK is the program tests/tools/tok. Needs the packages tokenizers, gguf and jinja2; without them or without the model the test is
 skipped (exit code 77). The peer is built from the vocabulary and merges of the same GGUF file, and written as tokenizer.json, in both
-forms of merges, so that the second loader is compared as well."""
+forms of merges, so that the second loader is compared as well. Where MODEL.gguf.inp and .out lie beside the model, as for the
+vocabularies in llama.cpp's models/, its own ids are compared too."""
 import json
 import os
 import pathlib
@@ -90,6 +91,26 @@ def ours(tok, model, path, *options):
     return [[int(x) for x in line.split()] for line in run.stdout.splitlines()]
 
 
+def write_list(path, cases):
+    with open(path, "wb") as out:
+        for text in cases:
+            raw = text.encode()
+            out.write(struct.pack("<I", len(raw)) + raw)
+
+
+def llama_cpp(tok, model, work):
+    """Texts that differ from llama.cpp's own golden files, 0 where there are none."""
+    if not os.path.exists(model + ".inp"):
+        return 0
+    with open(model + ".inp", encoding="utf-8", newline="") as f, open(model + ".out") as g:
+        cases, wanted = f.read().split("\n__ggml_vocab_test__\n"), [[int(x) for x in line.split()] for line in g.read().split("\n")]
+    write_list(os.path.join(work, "llama.lst"), cases)
+    got = ours(tok, model, os.path.join(work, "llama.lst"))
+    wrong = sum(a != b for a, b in zip(got, wanted, strict=False))
+    print(f"llama.cpp {os.path.basename(model):27} {len(cases)} texts, {wrong} differ")
+    return wrong + (len(got) != len(cases))
+
+
 def main():
     tok, model = sys.argv[1], sys.argv[2] if len(sys.argv) > 2 else os.environ.get("RAMET_TEST_MODEL", "")
     if not os.path.exists(model):
@@ -110,11 +131,8 @@ def main():
             json.dump(data, out, ensure_ascii=name == "pairs")
     cases = list(texts(tokens, types))
     lists = os.path.join(work, "texts.lst")
-    with open(lists, "wb") as out:
-        for text in cases:
-            raw = text.encode()
-            out.write(struct.pack("<I", len(raw)) + raw)
-    bad = 0
+    write_list(lists, cases)
+    bad = llama_cpp(tok, model, work)
     for label, reference, options, models_ in (("special", with_special, ("--special",), [model] + folders), ("plain", plain, (), [model])):
         wanted = [e.ids for e in reference.encode_batch(cases, add_special_tokens=False)]
         for m in models_:

@@ -40,7 +40,8 @@ static void encodes_as_the_rendered_text(void **state) {
         int64_t n_wanted, n = -1;
         for (int32_t k = 0; k < c->n; k++) forged |= strstr(c->contents[k], "<|im_end|>") != NULL;
         tiny->chat_template = c->template;
-        if (ramet__tokenizer_encode(&n_wanted, wanted, 512, tiny, c->wanted, strlen(c->wanted), RAMET__TOKENIZE_SPECIAL)) fail_msg("%s", ramet_last_error());
+        if (ramet__tokenizer_encode(&n_wanted, wanted, 512, tiny, c->wanted, strlen(c->wanted), RAMET__TOKENIZE_SPECIAL))
+            fail_msg("%s", ramet_last_error());
         if (ramet__chat_encode(&n, ids, 512, tiny, c->n, c->roles, c->contents, c->prompt)) fail_msg("%s", ramet_last_error());
         if (!forged) {
             assert_int_equal(n, n_wanted);
@@ -76,7 +77,8 @@ static void refuses_what_it_does_not_know(void **state) {
     assert_int_equal(ramet__chat_format(&text, mem, tiny, 1, &role, &none, 0), RAMET_E_ARGUMENT);
     assert_int_equal(ramet__chat_format(&text, mem, tiny, 1, NULL, &content, 0), RAMET_E_ARGUMENT);
     assert_int_equal(ramet__chat_format(&text, mem, tiny, -1, &role, &content, 0), RAMET_E_ARGUMENT);
-    static const char json[] = "{\"pre_tokenizer\":{\"type\":\"ByteLevel\",\"add_prefix_space\":false},\"model\":{\"type\":\"BPE\",\"vocab\":{\"a\":0},\"merges\":[]}}";
+    static const char json[] = "{\"pre_tokenizer\":{\"type\":\"ByteLevel\",\"add_prefix_space\":false},\"model\":{\"type\":\"BPE\","
+                               "\"vocab\":{\"a\":0},\"merges\":[]}}";
     ramet__tokenizer *bare = NULL;
     assert_int_equal(ramet__tokenizer_from_json(&bare, mem, json, sizeof(json) - 1, NULL, 0), RAMET_OK);
     bare->chat_template = no_default;
@@ -88,7 +90,9 @@ static void refuses_what_it_does_not_know(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(renders_as_the_template_does), cmocka_unit_test(encodes_as_the_rendered_text), cmocka_unit_test(refuses_what_it_does_not_know),
+        cmocka_unit_test(renders_as_the_template_does),
+        cmocka_unit_test(encodes_as_the_rendered_text),
+        cmocka_unit_test(refuses_what_it_does_not_know),
     };
     return cmocka_run_group_tests_name("chat", tests, setup, teardown);
 }

@@ -120,9 +120,22 @@ static void any_bytes_come_back(void **state) { /* every byte has a token here, 
 }
 
 static void ill_formed_bytes_are_characters_of_no_class(void **state) {
-    static const struct { const char *text; size_t len, first; } cases[] = { /* bytes, and how many the first character takes */
-        { "\xc0\xaf", 2, 1 }, { "\xe0\x80\x80", 3, 1 }, { "\xed\xa0\x80", 3, 1 }, { "\xf4\x90\x80\x80", 4, 1 }, { "\xf5\x80\x80\x80", 4, 1 }, { "\xe2\x82", 2, 1 },
-        { "\x80", 1, 1 }, { "\xff", 1, 1 }, { "\xf0\x9f\x98", 3, 1 }, { "\xed\x9f\xbf", 3, 3 }, { "\xf4\x8f\xbf\xbf", 4, 4 }, { "\xc2\x80", 2, 2 }, { "\xe0\xa0\x80", 3, 3 },
+    static const struct { const char *text; size_t len, first;
+    } cases[] = {
+        /* bytes, and how many the first character takes */
+        { "\xc0\xaf", 2, 1 },
+        { "\xe0\x80\x80", 3, 1 },
+        { "\xed\xa0\x80", 3, 1 },
+        { "\xf4\x90\x80\x80", 4, 1 },
+        { "\xf5\x80\x80\x80", 4, 1 },
+        { "\xe2\x82", 2, 1 },
+        { "\x80", 1, 1 },
+        { "\xff", 1, 1 },
+        { "\xf0\x9f\x98", 3, 1 },
+        { "\xed\x9f\xbf", 3, 3 },
+        { "\xf4\x8f\xbf\xbf", 4, 4 },
+        { "\xc2\x80", 2, 2 },
+        { "\xe0\xa0\x80", 3, 3 },
     };
     for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
         uint32_t width, code = ramet__utf8_next(cases[i].text, cases[i].text + cases[i].len, &width);
@@ -132,11 +145,16 @@ static void ill_formed_bytes_are_characters_of_no_class(void **state) {
 }
 
 static void classes_are_unicodes(void **state) {
-    static const struct { uint32_t code; ramet__char_class c; } cases[] = {
-        { 'a', RAMET__CHAR_LETTER }, { '_', RAMET__CHAR_OTHER }, { '0', RAMET__CHAR_NUMBER }, { ' ', RAMET__CHAR_SPACE }, { 0x85, RAMET__CHAR_SPACE }, { 0xA0, RAMET__CHAR_SPACE },
-        { 0xAA, RAMET__CHAR_LETTER }, { 0xBD, RAMET__CHAR_NUMBER }, { 0x301, RAMET__CHAR_OTHER }, { 0x664, RAMET__CHAR_NUMBER }, { 0x1680, RAMET__CHAR_SPACE }, { 0x180E, RAMET__CHAR_OTHER },
-        { 0x200B, RAMET__CHAR_OTHER }, { 0x2028, RAMET__CHAR_SPACE }, { 0x2163, RAMET__CHAR_NUMBER }, { 0x3000, RAMET__CHAR_SPACE }, { 0x4E00, RAMET__CHAR_LETTER }, { 0xD7A3, RAMET__CHAR_LETTER },
-        { 0xFFFD, RAMET__CHAR_OTHER }, { 0x1F600, RAMET__CHAR_OTHER }, { 0x10FFFF, RAMET__CHAR_OTHER }, { 0x11DE0, RAMET__CHAR_DIGIT_ONLY },
+    static const struct { uint32_t code; ramet__char_class c;
+    } cases[] = {
+        { 'a', RAMET__CHAR_LETTER },         { '_', RAMET__CHAR_OTHER },     { '0', RAMET__CHAR_NUMBER },
+        { ' ', RAMET__CHAR_SPACE },          { 0x85, RAMET__CHAR_SPACE },    { 0xA0, RAMET__CHAR_SPACE },
+        { 0xAA, RAMET__CHAR_LETTER },        { 0xBD, RAMET__CHAR_NUMBER },   { 0x301, RAMET__CHAR_OTHER },
+        { 0x664, RAMET__CHAR_NUMBER },       { 0x1680, RAMET__CHAR_SPACE },  { 0x180E, RAMET__CHAR_OTHER },
+        { 0x200B, RAMET__CHAR_OTHER },       { 0x2028, RAMET__CHAR_SPACE },  { 0x2163, RAMET__CHAR_NUMBER },
+        { 0x3000, RAMET__CHAR_SPACE },       { 0x4E00, RAMET__CHAR_LETTER }, { 0xD7A3, RAMET__CHAR_LETTER },
+        { 0xFFFD, RAMET__CHAR_OTHER },       { 0x1F600, RAMET__CHAR_OTHER }, { 0x10FFFF, RAMET__CHAR_OTHER },
+        { 0x11DE0, RAMET__CHAR_DIGIT_ONLY },
     };
     for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++)
         if (ramet__unicode_class(cases[i].code) != cases[i].c) fail_msg("U+%04X", (unsigned)cases[i].code);
@@ -174,7 +192,8 @@ static void looks_tokens_up(void **state) {
     assert_int_equal(ramet__tokenizer_find(tiny, "<|im_end|>"), 2);
     assert_int_equal(ramet__tokenizer_find(tiny, "no such token"), -1);
     assert_true(ramet__tokenizer_is_end(tiny, 2) && ramet__tokenizer_is_end(tiny, 0));
-    assert_false(ramet__tokenizer_is_end(tiny, 1) || ramet__tokenizer_is_end(tiny, 9) || ramet__tokenizer_is_end(tiny, -1) || ramet__tokenizer_is_end(tiny, 320));
+    assert_false(ramet__tokenizer_is_end(tiny, 1) || ramet__tokenizer_is_end(tiny, 9) || ramet__tokenizer_is_end(tiny, -1) ||
+                 ramet__tokenizer_is_end(tiny, 320));
     assert_int_equal(ramet__tokenizer_piece(&piece, &len, tiny, 1, 0), RAMET_OK);
     assert_int_equal(len, 0);
     assert_int_equal(ramet__tokenizer_piece(&piece, &len, tiny, 1, 1), RAMET_OK);

@@ -48,14 +48,19 @@ static int teardown(void **state) {
 #define DIGITS "{\"type\":\"Digits\",\"individual_digits\":true}"
 #define SEQUENCE "{\"type\":\"Sequence\",\"pretokenizers\":[" DIGITS "," BYTE_LEVEL "]}"
 
-typedef struct parts { const char *vocab, *merges, *added, *pre, *post, *normalizer, *decoder, *options, *config; } parts; /* NULL: as in a good file */
+typedef struct parts {
+    const char *vocab, *merges, *added, *pre, *post, *normalizer, *decoder, *options, *config;
+} parts; /* NULL: as in a good file */
 
 static ramet_status from_parts(ramet__tokenizer **t, const parts *p) {
     static char text[1 << 14];
-    snprintf(text, sizeof(text), "{\"version\":\"1.0\",\"added_tokens\":%s,\"normalizer\":%s,\"pre_tokenizer\":%s,\"post_processor\":%s,\"decoder\":%s,"
-        "\"model\":{%s\"vocab\":%s,\"merges\":%s}}", p->added ? p->added : ADDED, p->normalizer ? p->normalizer : "null", p->pre ? p->pre : SEQUENCE,
-        p->post ? p->post : "null", p->decoder ? p->decoder : "{\"type\":\"ByteLevel\"}", p->options ? p->options : "\"type\":\"BPE\",\"unk_token\":null,",
-        p->vocab ? p->vocab : VOCAB, p->merges ? p->merges : MERGES);
+    snprintf(text, sizeof(text),
+             "{\"version\":\"1.0\",\"added_tokens\":%s,\"normalizer\":%s,\"pre_tokenizer\":%s,\"post_processor\":%s,\"decoder\":%s,"
+             "\"model\":{%s\"vocab\":%s,\"merges\":%s}}",
+             p->added ? p->added : ADDED, p->normalizer ? p->normalizer : "null", p->pre ? p->pre : SEQUENCE,
+             p->post ? p->post : "null", p->decoder ? p->decoder : "{\"type\":\"ByteLevel\"}",
+             p->options ? p->options : "\"type\":\"BPE\",\"unk_token\":null,", p->vocab ? p->vocab : VOCAB,
+             p->merges ? p->merges : MERGES);
     return ramet__tokenizer_from_json(t, mem, text, strlen(text), p->config, p->config ? strlen(p->config) : 0);
 }
 
@@ -75,8 +80,12 @@ static void expect_ids(const ramet__tokenizer *t, const char *text, int32_t flag
 
 static void reads_tokenizer_json(void **state) {
     static const parts forms[] = {
-        { 0 }, { .merges = "[[\"a\",\"b\"],[\"ab\",\"c\"],[\"\\u0120\",\"abc\"],[\"1\",\"1\"]]" }, { .options = "" },
-        { .post = "{\"type\":\"ByteLevel\",\"trim_offsets\":false}", .decoder = "null", .options = "\"type\":\"BPE\",\"dropout\":null,\"continuing_subword_prefix\":\"\",\"byte_fallback\":false," },
+        { 0 },
+        { .merges = "[[\"a\",\"b\"],[\"ab\",\"c\"],[\"\\u0120\",\"abc\"],[\"1\",\"1\"]]" },
+        { .options = "" },
+        { .post = "{\"type\":\"ByteLevel\",\"trim_offsets\":false}",
+          .decoder = "null",
+          .options = "\"type\":\"BPE\",\"dropout\":null,\"continuing_subword_prefix\":\"\",\"byte_fallback\":false," },
     };
     for (size_t i = 0; i < sizeof(forms) / sizeof(forms[0]); i++) {
         ramet__tokenizer *t = good_parts(&forms[i]);
@@ -96,15 +105,17 @@ static void reads_tokenizer_json(void **state) {
 }
 
 static void reads_configuration(void **state) {
-    ramet__tokenizer *t = good_parts(&(parts){ .config = "{\"bos_token\":{\"content\":\"<|end|>\"},\"eos_token\":\"<user>\",\"pad_token\":null,\"add_bos_token\":true,"
-        "\"chat_template\":[{\"name\":\"tools\",\"template\":\"x\"},{\"name\":\"default\",\"template\":\"hello\"}]}" });
+    ramet__tokenizer *t = good_parts(&(parts){
+        .config = "{\"bos_token\":{\"content\":\"<|end|>\"},\"eos_token\":\"<user>\",\"pad_token\":null,\"add_bos_token\":true,"
+                  "\"chat_template\":[{\"name\":\"tools\",\"template\":\"x\"},{\"name\":\"default\",\"template\":\"hello\"}]}" });
     assert_int_equal(ramet__tokenizer_bos(t), 9);
     assert_int_equal(ramet__tokenizer_eos(t), 12);
     assert_string_equal(ramet__tokenizer_template(t), "hello");
     expect_ids(t, "ab", RAMET__TOKENIZE_BOS, IDS(9, 4));
     expect_ids(t, "ab", 0, IDS(4));
     ramet__tokenizer_free(t);
-    t = good_parts(&(parts){ .post = "{\"type\":\"TemplateProcessing\",\"single\":[{\"SpecialToken\":{\"id\":\"<|end|>\",\"type_id\":0}},{\"Sequence\":{\"id\":\"A\",\"type_id\":0}}]}" });
+    t = good_parts(&(parts){ .post = "{\"type\":\"TemplateProcessing\",\"single\":[{\"SpecialToken\":{\"id\":\"<|end|>\",\"type_"
+                                     "id\":0}},{\"Sequence\":{\"id\":\"A\",\"type_id\":0}}]}" });
     expect_ids(t, "ab", RAMET__TOKENIZE_BOS, IDS(9, 4));
     ramet__tokenizer_free(t);
     t = good_parts(&(parts){ .options = "\"unk_token\":\"<user>\"," });
@@ -113,40 +124,73 @@ static void reads_configuration(void **state) {
 }
 
 static void answers_bad_tokenizer_json(void **state) {
-    static const struct { parts p; ramet_status status; const char *message; } cases[] = {
-        { { .vocab = "{\"a\":-1}" }, RAMET_E_FORMAT, "whole number" }, { { .vocab = "{\"a\":1.5}" }, RAMET_E_FORMAT, "whole number" },
-        { { .vocab = "{\"a\":\"0\"}" }, RAMET_E_FORMAT, "whole number" }, { { .vocab = "{\"a\":2147483648}" }, RAMET_E_LIMIT, "2147483648" },
-        { { .vocab = "{\"a\":3000000}" }, RAMET_E_LIMIT, "3000000" }, { { .vocab = "{\"a\":0,\"b\":0}", .merges = "[]" }, RAMET_E_INCONSISTENT, "id 0 is both" },
-        { { .vocab = "{\"a\":0,\"a\":1}" }, RAMET_E_FORMAT, "a" }, { { .vocab = "{\"\\ud800\":0}" }, RAMET_E_FORMAT, "" }, { { .vocab = "{}" }, RAMET_E_INCONSISTENT, "empty" },
-        { { .vocab = "[\"a\"]" }, RAMET_E_FORMAT, "not an object" }, { { .vocab = "{\"long\":0}", .merges = "[]" }, RAMET_E_INCONSISTENT, "single byte" },
+    static const struct { parts p; ramet_status status; const char *message;
+    } cases[] = {
+        { { .vocab = "{\"a\":-1}" }, RAMET_E_FORMAT, "whole number" },
+        { { .vocab = "{\"a\":1.5}" }, RAMET_E_FORMAT, "whole number" },
+        { { .vocab = "{\"a\":\"0\"}" }, RAMET_E_FORMAT, "whole number" },
+        { { .vocab = "{\"a\":2147483648}" }, RAMET_E_LIMIT, "2147483648" },
+        { { .vocab = "{\"a\":3000000}" }, RAMET_E_LIMIT, "3000000" },
+        { { .vocab = "{\"a\":0,\"b\":0}", .merges = "[]" }, RAMET_E_INCONSISTENT, "id 0 is both" },
+        { { .vocab = "{\"a\":0,\"a\":1}" }, RAMET_E_FORMAT, "a" },
+        { { .vocab = "{\"\\ud800\":0}" }, RAMET_E_FORMAT, "" },
+        { { .vocab = "{}" }, RAMET_E_INCONSISTENT, "empty" },
+        { { .vocab = "[\"a\"]" }, RAMET_E_FORMAT, "not an object" },
+        { { .vocab = "{\"long\":0}", .merges = "[]" }, RAMET_E_INCONSISTENT, "single byte" },
         { { .added = "[{\"id\":0,\"content\":\"<x>\",\"special\":true}]" }, RAMET_E_INCONSISTENT, "id 0 is both" },
         { { .added = "[{\"id\":20,\"content\":\"a\",\"special\":true}]" }, RAMET_E_INCONSISTENT, "tokens 0 and 20" },
         { { .added = "[{\"id\":0,\"content\":\"a\",\"special\":true}]" }, RAMET_E_INCONSISTENT, "control" },
         { { .added = "[{\"id\":4,\"content\":\"ab\",\"special\":true}]" }, RAMET_E_INCONSISTENT, "control" },
         { { .added = "[{\"id\":20,\"content\":\"\",\"special\":true}]" }, RAMET_E_INCONSISTENT, "empty" },
-        { { .added = "[{\"id\":20,\"special\":true}]" }, RAMET_E_FORMAT, "content" }, { { .added = "[{\"content\":\"x\"}]" }, RAMET_E_FORMAT, "id" }, { { .added = "7" }, RAMET_E_FORMAT, "added_tokens" },
+        { { .added = "[{\"id\":20,\"special\":true}]" }, RAMET_E_FORMAT, "content" },
+        { { .added = "[{\"content\":\"x\"}]" }, RAMET_E_FORMAT, "id" },
+        { { .added = "7" }, RAMET_E_FORMAT, "added_tokens" },
         { { .added = "[{\"id\":20,\"content\":\"<m>\",\"lstrip\":true}]" }, RAMET_E_UNSUPPORTED, "lstrip" },
         { { .added = "[{\"id\":20,\"content\":\"<m>\",\"special\":1}]" }, RAMET_E_FORMAT, "special" },
-        { { .merges = "[\"ab\"]" }, RAMET_E_INCONSISTENT, "merge 0" }, { { .merges = "[\"a b\",\"\"]" }, RAMET_E_INCONSISTENT, "merge 1" },
-        { { .merges = "[[\"a\",\"b c\"]]" }, RAMET_E_INCONSISTENT, "merge 0" }, { { .merges = "[[\"a\",\"b\",\"c\"]]" }, RAMET_E_FORMAT, "merge" },
-        { { .merges = "[[\"a\",1]]" }, RAMET_E_FORMAT, "merge" }, { { .merges = "{}" }, RAMET_E_FORMAT, "merges" }, { { .merges = "[\"a x\"]" }, RAMET_E_INCONSISTENT, "\"x\"" },
-        { { .merges = "[\"b a\"]" }, RAMET_E_INCONSISTENT, "\"ba\"" }, { { .merges = "[\"a b\",\"a b\"]" }, RAMET_E_INCONSISTENT, "same pair" },
-        { { .pre = "null" }, RAMET_E_UNSUPPORTED, "pre_tokenizer" }, { { .pre = "{\"type\":\"Metaspace\"}" }, RAMET_E_UNSUPPORTED, "Metaspace" },
+        { { .merges = "[\"ab\"]" }, RAMET_E_INCONSISTENT, "merge 0" },
+        { { .merges = "[\"a b\",\"\"]" }, RAMET_E_INCONSISTENT, "merge 1" },
+        { { .merges = "[[\"a\",\"b c\"]]" }, RAMET_E_INCONSISTENT, "merge 0" },
+        { { .merges = "[[\"a\",\"b\",\"c\"]]" }, RAMET_E_FORMAT, "merge" },
+        { { .merges = "[[\"a\",1]]" }, RAMET_E_FORMAT, "merge" },
+        { { .merges = "{}" }, RAMET_E_FORMAT, "merges" },
+        { { .merges = "[\"a x\"]" }, RAMET_E_INCONSISTENT, "\"x\"" },
+        { { .merges = "[\"b a\"]" }, RAMET_E_INCONSISTENT, "\"ba\"" },
+        { { .merges = "[\"a b\",\"a b\"]" }, RAMET_E_INCONSISTENT, "same pair" },
+        { { .pre = "null" }, RAMET_E_UNSUPPORTED, "pre_tokenizer" },
+        { { .pre = "{\"type\":\"Metaspace\"}" }, RAMET_E_UNSUPPORTED, "Metaspace" },
         { { .pre = "{\"type\":\"Split\",\"pattern\":{\"Regex\":\"(a+)+\"}}" }, RAMET_E_UNSUPPORTED, "Split" },
-        { { .pre = "{\"type\":\"ByteLevel\"}" }, RAMET_E_UNSUPPORTED, "add_prefix_space" }, { { .pre = "{\"type\":\"ByteLevel\",\"add_prefix_space\":false,\"use_regex\":false}" }, RAMET_E_UNSUPPORTED, "use_regex" },
-        { { .pre = DIGITS }, RAMET_E_UNSUPPORTED, "ByteLevel" }, { { .pre = "{\"type\":\"Sequence\",\"pretokenizers\":[]}" }, RAMET_E_UNSUPPORTED, "ByteLevel" },
+        { { .pre = "{\"type\":\"ByteLevel\"}" }, RAMET_E_UNSUPPORTED, "add_prefix_space" },
+        { { .pre = "{\"type\":\"ByteLevel\",\"add_prefix_space\":false,\"use_regex\":false}" }, RAMET_E_UNSUPPORTED, "use_regex" },
+        { { .pre = DIGITS }, RAMET_E_UNSUPPORTED, "ByteLevel" },
+        { { .pre = "{\"type\":\"Sequence\",\"pretokenizers\":[]}" }, RAMET_E_UNSUPPORTED, "ByteLevel" },
         { { .pre = "{\"type\":\"Sequence\",\"pretokenizers\":[" BYTE_LEVEL "," DIGITS "]}" }, RAMET_E_UNSUPPORTED, "Digits" },
-        { { .pre = "{\"type\":\"Sequence\",\"pretokenizers\":[{\"type\":\"Digits\",\"individual_digits\":false}," BYTE_LEVEL "]}" }, RAMET_E_UNSUPPORTED, "individual_digits" },
+        { { .pre = "{\"type\":\"Sequence\",\"pretokenizers\":[{\"type\":\"Digits\",\"individual_digits\":false}," BYTE_LEVEL "]}" },
+          RAMET_E_UNSUPPORTED,
+          "individual_digits" },
         { { .post = "{\"type\":\"BertProcessing\"}" }, RAMET_E_UNSUPPORTED, "BertProcessing" },
-        { { .post = "{\"type\":\"TemplateProcessing\",\"single\":[{\"Sequence\":{\"id\":\"A\"}},{\"SpecialToken\":{\"id\":\"<|end|>\"}}]}" }, RAMET_E_UNSUPPORTED, "TemplateProcessing" },
-        { { .post = "{\"type\":\"TemplateProcessing\",\"single\":[{\"SpecialToken\":{\"id\":\"<s>\"}},{\"Sequence\":{\"id\":\"A\"}}]}" }, RAMET_E_INCONSISTENT, "<s>" },
-        { { .normalizer = "{\"type\":\"NFC\"}" }, RAMET_E_UNSUPPORTED, "NFC" }, { { .decoder = "{\"type\":\"WordPiece\"}" }, RAMET_E_UNSUPPORTED, "WordPiece" },
-        { { .options = "\"type\":\"Unigram\"," }, RAMET_E_UNSUPPORTED, "Unigram" }, { { .options = "\"type\":7," }, RAMET_E_FORMAT, "type" },
-        { { .options = "\"dropout\":0.1," }, RAMET_E_UNSUPPORTED, "dropout" }, { { .options = "\"ignore_merges\":true," }, RAMET_E_UNSUPPORTED, "ignore_merges" },
-        { { .options = "\"byte_fallback\":true," }, RAMET_E_UNSUPPORTED, "byte_fallback" }, { { .options = "\"end_of_word_suffix\":\"</w>\"," }, RAMET_E_UNSUPPORTED, "end_of_word_suffix" },
-        { { .options = "\"unk_token\":\"<unk>\"," }, RAMET_E_INCONSISTENT, "<unk>" }, { { .options = "\"unk_token\":\"<user>\",\"fuse_unk\":true," }, RAMET_E_UNSUPPORTED, "fuse_unk" },
-        { { .config = "{\"eos_token\":\"</s>\"}" }, RAMET_E_INCONSISTENT, "</s>" }, { { .config = "{\"eos_token\":7}" }, RAMET_E_FORMAT, "eos_token" }, { { .config = "[]" }, RAMET_E_FORMAT, "object" },
-        { { .config = "{\"chat_template\":7}" }, RAMET_E_FORMAT, "chat_template" }, { { .config = "{" }, RAMET_E_FORMAT, "tokenizer_config.json" },
+        { { .post = "{\"type\":\"TemplateProcessing\",\"single\":[{\"Sequence\":{\"id\":\"A\"}},{\"SpecialToken\":{\"id\":\"<|end|>"
+                    "\"}}]}" },
+          RAMET_E_UNSUPPORTED,
+          "TemplateProcessing" },
+        { { .post = "{\"type\":\"TemplateProcessing\",\"single\":[{\"SpecialToken\":{\"id\":\"<s>\"}},{\"Sequence\":{\"id\":\"A\"}}"
+                    "]}" },
+          RAMET_E_INCONSISTENT,
+          "<s>" },
+        { { .normalizer = "{\"type\":\"NFC\"}" }, RAMET_E_UNSUPPORTED, "NFC" },
+        { { .decoder = "{\"type\":\"WordPiece\"}" }, RAMET_E_UNSUPPORTED, "WordPiece" },
+        { { .options = "\"type\":\"Unigram\"," }, RAMET_E_UNSUPPORTED, "Unigram" },
+        { { .options = "\"type\":7," }, RAMET_E_FORMAT, "type" },
+        { { .options = "\"dropout\":0.1," }, RAMET_E_UNSUPPORTED, "dropout" },
+        { { .options = "\"ignore_merges\":true," }, RAMET_E_UNSUPPORTED, "ignore_merges" },
+        { { .options = "\"byte_fallback\":true," }, RAMET_E_UNSUPPORTED, "byte_fallback" },
+        { { .options = "\"end_of_word_suffix\":\"</w>\"," }, RAMET_E_UNSUPPORTED, "end_of_word_suffix" },
+        { { .options = "\"unk_token\":\"<unk>\"," }, RAMET_E_INCONSISTENT, "<unk>" },
+        { { .options = "\"unk_token\":\"<user>\",\"fuse_unk\":true," }, RAMET_E_UNSUPPORTED, "fuse_unk" },
+        { { .config = "{\"eos_token\":\"</s>\"}" }, RAMET_E_INCONSISTENT, "</s>" },
+        { { .config = "{\"eos_token\":7}" }, RAMET_E_FORMAT, "eos_token" },
+        { { .config = "[]" }, RAMET_E_FORMAT, "object" },
+        { { .config = "{\"chat_template\":7}" }, RAMET_E_FORMAT, "chat_template" },
+        { { .config = "{" }, RAMET_E_FORMAT, "tokenizer_config.json" },
         { { .config = "{\"add_prefix_space\":true}" }, RAMET_E_UNSUPPORTED, "add_prefix_space" },
     };
     uint64_t before = bytes_held();
@@ -154,17 +198,43 @@ static void answers_bad_tokenizer_json(void **state) {
         ramet__tokenizer *t = NULL;
         ramet_status st = from_parts(&t, &cases[i].p);
         if (st != cases[i].status || t || !strstr(ramet_last_error(), cases[i].message))
-            fail_msg("case %d: %s, \"%s\", wanted %s with \"%s\"", (int)i, ramet_status_name(st), st ? ramet_last_error() : "", ramet_status_name(cases[i].status), cases[i].message);
+            fail_msg("case %d: %s, \"%s\", wanted %s with \"%s\"", (int)i, ramet_status_name(st), st ? ramet_last_error() : "",
+                     ramet_status_name(cases[i].status), cases[i].message);
         assert_int_equal(bytes_held(), before);
     }
-    static const struct { const char *text; ramet_status status; } whole[] = {
-        { "", RAMET_E_FORMAT }, { "{", RAMET_E_FORMAT }, { "[]", RAMET_E_FORMAT }, { "{}", RAMET_E_UNSUPPORTED }, { "{\"pre_tokenizer\":" BYTE_LEVEL "}", RAMET_E_FORMAT },
+    static const struct { const char *text; ramet_status status;
+    } whole[] = {
+        { "", RAMET_E_FORMAT },
+        { "{", RAMET_E_FORMAT },
+        { "[]", RAMET_E_FORMAT },
+        { "{}", RAMET_E_UNSUPPORTED },
+        { "{\"pre_tokenizer\":" BYTE_LEVEL "}", RAMET_E_FORMAT },
     };
     for (size_t i = 0; i < sizeof(whole) / sizeof(whole[0]); i++) {
         ramet__tokenizer *t = NULL;
-        if (ramet__tokenizer_from_json(&t, mem, whole[i].text, strlen(whole[i].text), NULL, 0) != whole[i].status) fail_msg("%s: %s", whole[i].text, ramet_last_error());
+        if (ramet__tokenizer_from_json(&t, mem, whole[i].text, strlen(whole[i].text), NULL, 0) != whole[i].status)
+            fail_msg("%s: %s", whole[i].text, ramet_last_error());
         assert_int_equal(bytes_held(), before);
     }
+}
+
+static void refuses_a_vocabulary_made_to_collide(void **state) { /* 4200 texts whose search begins in the first eighth of the table */
+    enum { N = 4200, SIZE = 16384 };
+    ramet__text text = { .mem = mem };
+    ramet__tokenizer *t = NULL;
+    uint64_t before = bytes_held();
+    ramet__text_add(&text, "{\"pre_tokenizer\":" BYTE_LEVEL ",\"model\":{\"type\":\"BPE\",\"merges\":[],\"vocab\":{\"a\":0");
+    for (int32_t id = 1, i = 0; id < N; i++) {
+        char word[32];
+        int n = snprintf(word, sizeof(word), "w%d", i);
+        if ((ramet__hash_bytes(word, (size_t)n) & (SIZE - 1)) < SIZE / 8) ramet__text_add(&text, ",\"%s\":%d", word, id++);
+    }
+    ramet__text_add(&text, "}}}");
+    assert_int_equal(text.status, RAMET_OK);
+    assert_int_equal(ramet__tokenizer_from_json(&t, mem, text.data, text.len, NULL, 0), RAMET_E_LIMIT);
+    assert_non_null(strstr(ramet_last_error(), "collide"));
+    ramet__text_free(&text);
+    assert_int_equal(bytes_held(), before);
 }
 
 /* ---- GGUF ------------------------------------------------------------------------------------------------------ */
@@ -201,13 +271,23 @@ static void put_list(file *f, const char *key, const char *values) { /* separate
     while (*values && (one = strsep(&rest, "|"))) put_string(f, one);
 }
 
-typedef struct meta { const char *model, *pre, *tokens, *merges, *role; uint32_t role_id; int32_t n_types, types[12]; float score; int32_t n_scores; } meta;
+typedef struct meta {
+    const char *model, *pre, *tokens, *merges, *role;
+    uint32_t role_id;
+    int32_t n_types, types[12];
+    float score;
+    int32_t n_scores;
+} meta;
 
 static ramet_status from_meta(ramet__tokenizer **t, const meta *m) {
     file f = { .n = 24 };
     if (strcmp(m->model ? m->model : "", "-")) put_text(&f, "tokenizer.ggml.model", m->model ? m->model : "gpt2");
     if (strcmp(m->pre ? m->pre : "", "-")) put_text(&f, "tokenizer.ggml.pre", m->pre ? m->pre : "smollm");
-    if (strcmp(m->tokens ? m->tokens : "", "-")) put_list(&f, "tokenizer.ggml.tokens", m->tokens ? m->tokens : "a|b|c|\xc4\xa0|ab|abc|\xc4\xa0" "abc|1|11|<end>|<user>");
+    if (strcmp(m->tokens ? m->tokens : "", "-"))
+        put_list(&f, "tokenizer.ggml.tokens",
+                 m->tokens ? m->tokens
+                           : "a|b|c|\xc4\xa0|ab|abc|\xc4\xa0"
+                             "abc|1|11|<end>|<user>");
     if (strcmp(m->merges ? m->merges : "", "-")) put_list(&f, "tokenizer.ggml.merges", m->merges ? m->merges : "a b|ab c|\xc4\xa0 abc|1 1");
     if (m->role) {
         put_key(&f, m->role, RAMET__GGUF_U32);
@@ -235,7 +315,11 @@ static ramet_status from_meta(ramet__tokenizer **t, const meta *m) {
 
 static void reads_gguf(void **state) {
     ramet__tokenizer *t = NULL;
-    meta m = { .n_types = 11, .types = { 1, 1, 1, 1, 1, 1, 1, 1, 1, 3, 4 }, .role = "tokenizer.ggml.eot_token_id", .role_id = 10, .n_scores = 11 };
+    meta m = { .n_types = 11,
+               .types = { 1, 1, 1, 1, 1, 1, 1, 1, 1, 3, 4 },
+               .role = "tokenizer.ggml.eot_token_id",
+               .role_id = 10,
+               .n_scores = 11 };
     if (from_meta(&t, &m)) fail_msg("%s", ramet_last_error());
     expect_ids(t, " abcab11<end><user>", 0, IDS(6, 4, 7, 7, 10));
     expect_ids(t, " abcab11<end><user>", RAMET__TOKENIZE_SPECIAL, IDS(6, 4, 7, 7, 9, 10));
@@ -247,23 +331,38 @@ static void reads_gguf(void **state) {
 }
 
 static void answers_bad_gguf(void **state) {
-    static const struct { meta m; ramet_status status; const char *message; } cases[] = {
-        { { .model = "-" }, RAMET_E_NOT_FOUND, "tokenizer" }, { { .model = "llama" }, RAMET_E_UNSUPPORTED, "llama" }, { { .pre = "qwen2" }, RAMET_E_UNSUPPORTED, "qwen2" },
-        { { .pre = "-" }, RAMET_E_UNSUPPORTED, "default" }, { { .tokens = "-" }, RAMET_E_INCONSISTENT, "tokens" }, { { .tokens = "" }, RAMET_E_INCONSISTENT, "tokens" },
-        { { .tokens = "a|b|ab|a", .merges = "a b" }, RAMET_E_INCONSISTENT, "tokens 0 and 3" }, { { .merges = "-" }, RAMET_E_INCONSISTENT, "merges" },
-        { { .merges = "a b|abc" }, RAMET_E_INCONSISTENT, "merge 1" }, { { .merges = "a b| a" }, RAMET_E_INCONSISTENT, "merge 1" }, { { .merges = "a z" }, RAMET_E_INCONSISTENT, "\"z\"" },
-        { { .n_types = 10, .types = { 1 } }, RAMET_E_INCONSISTENT, "10 types" }, { { .n_types = 11, .types = { 1, 7 } }, RAMET_E_FORMAT, "type 7" }, { { .n_types = 11, .types = { -1 } }, RAMET_E_FORMAT, "type -1" },
-        { { .n_types = 11, .types = { 6 } }, RAMET_E_INCONSISTENT, "byte token" }, { { .n_types = 11, .types = { 3 } }, RAMET_E_INCONSISTENT, "control" },
-        { { .n_scores = 10 }, RAMET_E_INCONSISTENT, "10 scores" }, { { .n_scores = 11, .score = NAN }, RAMET_E_INCONSISTENT, "score" },
-        { { .role = "tokenizer.ggml.bos_token_id", .role_id = 11 }, RAMET_E_INCONSISTENT, "11" }, { { .role = "tokenizer.ggml.eos_token_id", .role_id = 0x80000000u }, RAMET_E_INCONSISTENT, "eos" },
-        { { .role = "tokenizer.chat_template" }, RAMET_E_FORMAT, "chat_template" }, { { .role = "tokenizer.ggml.add_bos_token" }, RAMET_E_FORMAT, "add_bos" },
+    static const struct { meta m; ramet_status status; const char *message;
+    } cases[] = {
+        { { .model = "-" }, RAMET_E_NOT_FOUND, "tokenizer" },
+        { { .model = "llama" }, RAMET_E_UNSUPPORTED, "llama" },
+        { { .pre = "qwen2" }, RAMET_E_UNSUPPORTED, "qwen2" },
+        { { .pre = "-" }, RAMET_E_UNSUPPORTED, "default" },
+        { { .tokens = "-" }, RAMET_E_INCONSISTENT, "tokens" },
+        { { .tokens = "" }, RAMET_E_INCONSISTENT, "tokens" },
+        { { .tokens = "a|b|ab|a", .merges = "a b" }, RAMET_E_INCONSISTENT, "tokens 0 and 3" },
+        { { .merges = "-" }, RAMET_E_INCONSISTENT, "merges" },
+        { { .merges = "a b|abc" }, RAMET_E_INCONSISTENT, "merge 1" },
+        { { .merges = "a b| a" }, RAMET_E_INCONSISTENT, "merge 1" },
+        { { .merges = "a z" }, RAMET_E_INCONSISTENT, "\"z\"" },
+        { { .n_types = 10, .types = { 1 } }, RAMET_E_INCONSISTENT, "10 types" },
+        { { .n_types = 11, .types = { 1, 7 } }, RAMET_E_FORMAT, "type 7" },
+        { { .n_types = 11, .types = { -1 } }, RAMET_E_FORMAT, "type -1" },
+        { { .n_types = 11, .types = { 6 } }, RAMET_E_INCONSISTENT, "byte token" },
+        { { .n_types = 11, .types = { 3 } }, RAMET_E_INCONSISTENT, "control" },
+        { { .n_scores = 10 }, RAMET_E_INCONSISTENT, "10 scores" },
+        { { .n_scores = 11, .score = NAN }, RAMET_E_INCONSISTENT, "score" },
+        { { .role = "tokenizer.ggml.bos_token_id", .role_id = 11 }, RAMET_E_INCONSISTENT, "11" },
+        { { .role = "tokenizer.ggml.eos_token_id", .role_id = 0x80000000u }, RAMET_E_INCONSISTENT, "eos" },
+        { { .role = "tokenizer.chat_template" }, RAMET_E_FORMAT, "chat_template" },
+        { { .role = "tokenizer.ggml.add_bos_token" }, RAMET_E_FORMAT, "add_bos" },
     };
     uint64_t before = bytes_held();
     for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
         ramet__tokenizer *t = NULL;
         ramet_status st = from_meta(&t, &cases[i].m);
         if (st != cases[i].status || t || !strstr(ramet_last_error(), cases[i].message))
-            fail_msg("case %d: %s, \"%s\", wanted %s with \"%s\"", (int)i, ramet_status_name(st), st ? ramet_last_error() : "", ramet_status_name(cases[i].status), cases[i].message);
+            fail_msg("case %d: %s, \"%s\", wanted %s with \"%s\"", (int)i, ramet_status_name(st), st ? ramet_last_error() : "",
+                     ramet_status_name(cases[i].status), cases[i].message);
         assert_int_equal(bytes_held(), before);
     }
 }
@@ -291,7 +390,8 @@ static ramet__tokenizer *through_gguf(const ramet__tokenizer *t) {
     char path[64];
     ramet__gguf_writer *w;
     snprintf(path, sizeof(path), "tokenizer-%ld.gguf", (long)getpid());
-    if (ramet__gguf_writer_open(&w, mem, path) || ramet__tokenizer_to_gguf(t, w) || ramet__gguf_writer_commit(&w)) fail_msg("%s", ramet_last_error());
+    if (ramet__gguf_writer_open(&w, mem, path) || ramet__tokenizer_to_gguf(t, w) || ramet__gguf_writer_commit(&w))
+        fail_msg("%s", ramet_last_error());
     ramet__tokenizer *back = load_gguf(mem, path);
     remove(path);
     return back;
@@ -299,12 +399,17 @@ static ramet__tokenizer *through_gguf(const ramet__tokenizer *t) {
 
 static void comes_back_from_gguf(void **state) {
     static const parts forms[] = {
-        { 0 }, { .pre = BYTE_LEVEL, .options = "\"unk_token\":\"<user>\"," }, { .merges = "[]" },
-        { .config = "{\"bos_token\":\"<|end|>\",\"eos_token\":\"<user>\",\"pad_token\":\"a\",\"add_bos_token\":true,\"chat_template\":\"{{ x }}\"}" },
+        { 0 },
+        { .pre = BYTE_LEVEL, .options = "\"unk_token\":\"<user>\"," },
+        { .merges = "[]" },
+        { .config = "{\"bos_token\":\"<|end|>\",\"eos_token\":\"<user>\",\"pad_token\":\"a\",\"add_bos_token\":true,\"chat_"
+                    "template\":\"{{ x }}\"}" },
     };
     uint64_t before = bytes_held();
     for (size_t i = 0; i <= sizeof(forms) / sizeof(forms[0]); i++) {
-        ramet__tokenizer *t = i < sizeof(forms) / sizeof(forms[0]) ? good_parts(&forms[i]) : load_gguf(mem, getenv("RAMET_TINY_MODEL")), *back = through_gguf(t);
+        ramet__tokenizer *t = i < sizeof(forms) / sizeof(forms[0]) ? good_parts(&forms[i])
+                                                                   : load_gguf(mem, getenv("RAMET_TINY_MODEL")),
+                         *back = through_gguf(t);
         expect_same(t, back);
         ramet__tokenizer_free(t);
         ramet__tokenizer_free(back);
@@ -339,6 +444,7 @@ static void survives_every_failed_allocation(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(reads_tokenizer_json), cmocka_unit_test(reads_configuration), cmocka_unit_test(answers_bad_tokenizer_json),
+        cmocka_unit_test(refuses_a_vocabulary_made_to_collide),
         cmocka_unit_test(reads_gguf), cmocka_unit_test(answers_bad_gguf), cmocka_unit_test(comes_back_from_gguf),
         cmocka_unit_test(survives_every_failed_allocation),
     };

@@ -1,0 +1,17 @@
+# SPDX-License-Identifier: Apache-2.0
+"""ramet: small models are born of a large one, adapt where they live, and feed back what they learned.
+
+    import ramet
+    parent = ramet.load("parent.gguf")
+    print(parent.generate("Rivers", max_tokens=20))
+    variant = parent.quantize("Q4_0")
+    for event in (tuner := ramet.Tuner(variant, "my.txt", steps=40)):
+        print(event.step, event.loss)
+"""
+from ._feedback import Brief, Candidate, Store
+from ._library import Error
+from ._model import Adapter, Model, Runtime, Session, Tokenizer, describe, load, names, runtime
+from ._train import Dataset, Evaluation, Event, Tuner
+
+__all__ = ["Adapter", "Brief", "Candidate", "Dataset", "Error", "Evaluation", "Event", "Model", "Runtime", "Session", "Store", "Tokenizer", "Tuner", "describe", "load", "names", "runtime"]
+__version__ = __import__("ramet._library", fromlist=["lib"]).lib.ramet_version_string().decode()

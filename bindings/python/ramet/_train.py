@@ -1,0 +1,138 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Data, tuner, evaluation."""
+from __future__ import annotations
+
+import ctypes as C
+import os
+from typing import Any, Iterator, NamedTuple, Optional, Sequence, Union
+
+import numpy as np
+import numpy.typing as npt
+
+from . import _library as L
+from ._library import check, lib, make
+from ._model import Adapter, Model, Path, ProgressFn, _path, as_ids, mode_number
+
+
+class Dataset(L.Handle):
+    """Tokens with document bounds and a flag per token: predict this one."""
+
+    _free = "ramet_dataset_free"
+
+    def __init__(self, model: Model, *files: Path) -> None:
+        super().__init__(make("ramet_dataset_create", model))
+        for file in files:
+            self.add_file(file)
+
+    def add_text(self, text: str) -> None:
+        data = text.encode("utf-8", "surrogatepass")
+        check(lib.ramet_dataset_add_text(self, data, len(data)))
+
+    def add_ids(self, ids: Any, predict: Any = None) -> None:
+        ids = as_ids(ids)
+        flags = None if predict is None else np.ascontiguousarray(np.broadcast_to(predict, ids.shape), dtype=np.uint8)
+        check(lib.ramet_dataset_add_ids(self, ids.ctypes.data, None if flags is None else flags.ctypes.data, ids.size))
+
+    def add_chat(self, messages: Sequence[dict[str, str]]) -> None:
+        """Only the assistant's turns are predicted."""
+        check(lib.ramet_dataset_add_chat(self, len(messages), L.texts([m["role"] for m in messages]), L.texts([m["content"] for m in messages])))
+
+    def add_file(self, path: Path) -> None:
+        """.jsonl: a document a line ({"text"}, {"prompt","completion"} or {"messages"}); anything else: one document of text."""
+        check(lib.ramet_dataset_add_file(self, _path(path)))
+
+    @property
+    def tokens(self) -> int:
+        return lib.ramet_dataset_tokens(self)
+
+    @property
+    def documents(self) -> int:
+        return lib.ramet_dataset_documents(self)
+
+    def ids(self) -> npt.NDArray[np.int32]:
+        out = np.empty(self.tokens, np.int32)
+        check(lib.ramet_dataset_read(out.ctypes.data, self, 0, out.size))
+        return out
+
+
+def as_dataset(model: Model, data: Union[Dataset, Path]) -> Dataset:
+    return data if isinstance(data, Dataset) else Dataset(model, data)
+
+
+class Event(NamedTuple):
+    """One optimizer step."""
+
+    step: int
+    steps: int
+    loss: float
+    gradient_norm: float
+    learning_rate: float
+    tokens: int
+    seconds: float
+
+
+class Tuner(L.Handle):
+    """A model being adapted; iterate to advance it.
+
+    options (see ramet/train.h): full, rank, alpha, targets, window, batch, micro_batch, steps, epochs, learning_rate, warmup, schedule,
+    weight_decay, clip, seed, teacher_weight, teacher_top.
+    """
+
+    _free = "ramet_tuner_free"
+
+    def __init__(self, model: Model, data: Union[Dataset, Path], *, mode: str = "balanced", teacher: Optional[Model] = None, initial: Optional[Adapter] = None, **options: Any) -> None:
+        self.model, self.data = model, as_dataset(model, data)
+        if isinstance(options.get("targets"), (list, tuple)):
+            options["targets"] = ",".join(options["targets"])
+        o = L.options(L.TunerOptions, "ramet_tuner_options_init",
+                      {"mode": mode_number(mode), "teacher": teacher._pointer.value if teacher else None, "initial": initial._pointer.value if initial else None, **options})
+        super().__init__(make("ramet_tuner_create", model, self.data, C.byref(o)))
+        self.done = False
+
+    def step(self, max_steps: int = 1, deadline: float = 0.0, progress: Optional[ProgressFn] = None) -> Event:
+        """Advance by at most max_steps, stopping when `deadline` seconds have passed (0: none)."""
+        r, work = L.TunerReport(C.sizeof(L.TunerReport)), L.Work(progress)
+        work.check(lib.ramet_tuner_step(C.byref(r), self, max_steps, deadline, work.callback, None))
+        self.done = bool(r.done)
+        return Event(r.step, r.steps, r.loss, r.gradient_norm, r.learning_rate, r.tokens, r.seconds)
+
+    def __iter__(self) -> Iterator[Event]:
+        while not self.done:
+            yield self.step()
+
+    def save(self, path: Path) -> None:
+        """A checkpoint: one file, from which a tuner made with the same arguments resumes byte for byte."""
+        check(lib.ramet_tuner_save(self, _path(path)))
+
+    def resume(self, path: Path) -> None:
+        check(lib.ramet_tuner_resume(self, _path(path)))
+
+    def adapter(self) -> Adapter:
+        return Adapter(make("ramet_tuner_adapter", self))
+
+    def result(self, encoding: Optional[str] = None) -> Model:
+        """The model after full tuning."""
+        return Model(make("ramet_tuner_model", self, encoding.encode() if encoding else None), self.model.runtime)
+
+
+class Evaluation(NamedTuple):
+    tokens: int
+    loss: float
+    standard_error: float
+    perplexity: float
+    windows: int
+    seconds: float
+    losses: npt.NDArray[np.float32]
+
+
+def evaluate(model: Model, data: Union[Dataset, Path], *, score: str, mode: str, adapter: Optional[Adapter] = None, progress: Optional[ProgressFn] = None, **options: Any) -> Evaluation:
+    if score not in ("half", "all"):
+        raise ValueError(f"score is half or all, not {score!r}")
+    dataset, work = as_dataset(model, data), L.Work(progress)
+    losses = np.empty(dataset.tokens, np.float32)
+    o = L.options(L.EvaluateOptions, "ramet_evaluate_options_init",
+                  {"mode": mode_number(mode), "score": int(score == "all"), "adapter": adapter._pointer.value if adapter else None, "losses": losses.ctypes.data,
+                   "losses_capacity": losses.size, "progress": work.callback, **options})
+    e = L.Evaluation(C.sizeof(L.Evaluation))
+    work.check(lib.ramet_evaluate(C.byref(e), model, dataset, C.byref(o)))
+    return Evaluation(e.tokens, e.loss, e.standard_error, e.perplexity, e.windows, e.seconds, losses[: e.tokens])

@@ -55,9 +55,9 @@ class Rules(unittest.TestCase):
 
     def test_registered(self):
         self.write({"a.def": "/* RAMET__A(zero) */\nRAMET__A(one, 1)\nRAMET__A(two, 2)\n", "tests/test_a.c": "/* one two */\nvoid test_one_works(void);"})
-        self.assert_finds(["two has no test"], "registered.py", self.root, "a.def", "tests", 0)
+        self.assert_finds(["two has no test"], "registered.py", self.root, "a.def", "tests", "RAMET__A", 0)
         self.write({"tests/test_a.c": '#include "x/a.def"\n'})
-        self.assertEqual(self.run_rule("registered.py", self.root, "a.def", "tests", 0)[0], 0)
+        self.assertEqual(self.run_rule("registered.py", self.root, "a.def", "tests", "RAMET__A", 0)[0], 0)
 
     def compile(self, source, *flags):
         self.write({"x.c": source})

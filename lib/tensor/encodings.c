@@ -173,8 +173,11 @@ static void encode_Q8_0(void *dst, const float *src, int64_t n) {
         float d = fabsf(extreme(src)) / 127, id = inverse(d);
         store16(s, ramet__f32_to_f16(d));
         for (int j = 0; j < BLOCK; j++) {
-            float r = roundf(src[j] * id);
-            int code = r > -127 ? r < 127 ? (int)r : 127 : r <= -127 ? -127 : 0; /* NaN: 0 */
+            float v = src[j] * id, a = fabsf(v);
+            a = a < 127 ? a : a >= 127 ? 127 : 0; /* NaN: 0 */
+            int code = (int)a;
+            code += a - (float)code >= 0.5f;
+            code = v < 0 ? -code : code;
             s[2 + j] = (uint8_t)(int8_t)code;
         }
     }
@@ -219,21 +222,36 @@ int32_t ramet__encoding_from_hf(const char *dtype) {
     return -1;
 }
 
+/* No early exit within a part, so that the compiler makes wide loops of these. */
+static int finite32(const uint8_t *s, int64_t n) {
+    uint32_t bad = 0, u;
+    for (int64_t i = 0; i < n; i++) {
+        memcpy(&u, s + 4 * i, 4);
+        bad |= (u & 0x7f800000) == 0x7f800000;
+    }
+    return !bad;
+}
+static int finite16(const uint8_t *s, int64_t n, uint16_t exponent) {
+    uint16_t bad = 0, u;
+    for (int64_t i = 0; i < n; i++) {
+        memcpy(&u, s + 2 * i, 2);
+        bad |= (u & exponent) == exponent;
+    }
+    return !bad;
+}
+
 int32_t ramet__encoded_finite(ramet__enc enc, const void *data, int64_t n) {
     const uint8_t *s = data;
-    if (enc == RAMET__ENC_F32) {
-        for (int64_t i = 0; i < n; i++, s += 4)
-            if ((load16(s + 2) & 0x7f80) == 0x7f80) return 0;
-        return 1;
-    }
-    if (enc == RAMET__ENC_BF16) {
-        for (int64_t i = 0; i < n; i++, s += 2)
-            if ((load16(s) & 0x7f80) == 0x7f80) return 0;
-        return 1;
-    }
-    /* F16 itself, or blocks that begin with one fp16 scale (Q4_1: and a minimum) */
     const ramet__encoding *e = &table[enc];
-    int two = enc == RAMET__ENC_Q4_1;
+    if (e->block == 1) {
+        for (int64_t i = 0; i < n; i += 4096) {
+            int64_t part = RAMET__MIN(n - i, (int64_t)4096);
+            const uint8_t *p = s + i * e->bytes;
+            if (!(enc == RAMET__ENC_F32 ? finite32(p, part) : finite16(p, part, enc == RAMET__ENC_F16 ? 0x7c00 : 0x7f80))) return 0;
+        }
+        return 1;
+    }
+    int two = enc == RAMET__ENC_Q4_1; /* blocks begin with an fp16 scale, Q4_1's with a minimum after it */
     for (int64_t i = 0; i < n / e->block; i++, s += e->bytes)
         if ((load16(s) & 0x7c00) == 0x7c00 || (two && (load16(s + 2) & 0x7c00) == 0x7c00)) return 0;
     return 1;

@@ -3,6 +3,7 @@
 #ifndef FORMAT_SUPPORT_H
 #define FORMAT_SUPPORT_H
 #include "base/file.h"
+#include <fcntl.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -23,8 +24,9 @@ static inline void add8(bytes *b, uint8_t v) { add(b, &v, 1); }
 static inline void add32(bytes *b, uint32_t v) { add(b, &v, 4); }
 static inline void add64(bytes *b, uint64_t v) { add(b, &v, 8); }
 
-enum { BY_MEMORY, BY_BYTE_READS, BY_MAPPING, BY_READING, WAYS };
-static const char *const way_names[WAYS] = {"memory", "one-byte reads", "mapping", "reading"};
+enum { BY_MEMORY, BY_BYTE_READS, BY_MAPPING, BY_READING, BY_DESCRIPTOR, WAYS };
+static const char *const way_names[WAYS] = {"memory", "one-byte reads", "mapping", "reading", "descriptor with offset"};
+enum { BEFORE = 13 }; /* bytes of something else before the content behind a descriptor; as many follow */
 
 static inline int64_t one_byte(void *dst, uint64_t offset, uint64_t size, void *user) {
     const bytes *b = user;
@@ -56,13 +58,25 @@ static inline ramet__reader *open_way(ramet__mem *mem, const bytes *b, int way) 
     } else {
         FILE *f = fopen(scratch_path(), "wb");
         assert_non_null(f);
-        assert_int_equal(fwrite(b->data, 1, b->n, f), b->n);
+        if (way == BY_DESCRIPTOR) assert_int_equal(fwrite("GGUF12345678{}", 1, BEFORE, f), BEFORE);
+        if (b->n) assert_int_equal(fwrite(b->data, 1, b->n, f), b->n);
+        if (way == BY_DESCRIPTOR && b->n) assert_int_equal(fwrite("GGUF12345678{}", 1, BEFORE, f), BEFORE); /* length 0 means to the end */
         fclose(f);
         source.kind = RAMET_SOURCE_PATH;
         source.path = scratch_path();
         source.untrusted = way == BY_READING;
     }
+    int file = -1;
+    if (way == BY_DESCRIPTOR) {
+        file = open(scratch_path(), O_RDONLY);
+        assert_true(file >= 0);
+        source.kind = RAMET_SOURCE_DESCRIPTOR;
+        source.descriptor = file;
+        source.offset = BEFORE;
+        source.length = b->n;
+    }
     if (ramet__reader_open(&reader, mem, &source)) fail_msg("open by %s: %s", way_names[way], ramet_last_error());
+    if (file >= 0) close(file); /* the reader keeps its own */
     return reader;
 }
 

@@ -151,6 +151,8 @@ static ramet_status make_steps(ramet__plan *p, const ramet__work *w, const int32
 /* ---- layout: a buffer is one or more values that take over from one another, or a step's shared room ---- */
 static uint64_t value_bytes(const ramet__pval *v) { return ramet__align((uint64_t)RAMET__MAX(1, v->fixed * v->cols) * sizeof(float)); }
 
+static int32_t same_size(const ramet__pval *a, const ramet__pval *b) { return a->axis == b->axis && a->fixed == b->fixed && a->cols == b->cols; }
+
 static ramet_status make_buffers(ramet__plan *p, const ramet__work *w, int64_t *last) {
     p->buffers = ramet__calloc(p->rt->mem, (size_t)(p->n_steps * (RAMET__NODE_OUT + 1)) + 1, sizeof *p->buffers);
     if (!p->buffers) return ramet__alloc_status();
@@ -169,7 +171,7 @@ static ramet_status make_buffers(ramet__plan *p, const ramet__work *w, int64_t *
             int64_t until = last[out - p->vals];
             for (int32_t k = 0; k < s->n_in && out->buffer < 0; k++) {
                 const ramet__pval *in = s->in[k];
-                if (!(s->op->overwrites[j] >> k & 1) || !in || in->buffer < 0 || p->buffers[in->buffer].last != i || value_bytes(in) != value_bytes(out)) continue;
+                if (!(s->op->overwrites[j] >> k & 1) || !in || in->buffer < 0 || p->buffers[in->buffer].last != i || !same_size(in, out)) continue;
                 int32_t clash = 0; /* another role of the same memory in this step that may not be overwritten */
                 for (int32_t m = 0; m < s->n_in; m++) clash |= s->in[m] && s->in[m]->buffer == in->buffer && !(s->op->overwrites[j] >> m & 1);
                 for (int32_t m = 0; m < j; m++) clash |= s->out[m] && s->out[m]->buffer == in->buffer;

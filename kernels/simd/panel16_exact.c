@@ -37,9 +37,9 @@ INLINE void forward_row(const int enc, const ramet__product_args *a, int64_t p) 
     UNROLL for (int h = 0; h < HALVES; h++) {
         int64_t n = p * 16 + h * VL, left = a->to - n;
         vf y = sum[h];
-        if (a->bias) y = vadd(y, tile_get(a->bias + n, left));
-        if (a->accumulate) y = vadd(y, tile_get(a->y + n, left));
-        tile_put(a->y + n, y, left);
+        if (a->bias) y = vadd(y, vget(a->bias + n, left));
+        if (a->accumulate) y = vadd(y, vget(a->y + n, left));
+        vput(a->y + n, y, left);
     }
 }
 

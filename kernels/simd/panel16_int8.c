@@ -108,13 +108,13 @@ INLINE void panel_rows(const int enc, const int R, const ramet__product_args *a,
         }
     }
     int64_t n = p * 16 + h * VL, left = a->to - n;
-    vf bias = a->bias ? tile_get(a->bias + n, left) : vzero();
+    vf bias = a->bias ? vget(a->bias + n, left) : vzero();
     UNROLL for (int r = 0; r < R; r++) {
         float *y = a->y + (row + r) * a->y_stride + n;
         vf v = sum[r];
         if (a->bias) v = vadd(v, bias);
-        if (a->accumulate) v = vadd(v, tile_get(y, left));
-        tile_put(y, v, left);
+        if (a->accumulate) v = vadd(v, vget(y, left));
+        vput(y, v, left);
     }
 }
 

@@ -65,6 +65,24 @@ INLINE vf vi8(const void *p) { return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_m
 /* 0x10 in the bytes whose bit is set */
 INLINE vi vhigh(const uint8_t *bits, int half) { uint64_t m; (void)half; memcpy(&m, bits, 8); return _mm512_maskz_mov_epi8(m, _mm512_set1_epi8(16)); }
 INLINE void vstore_i8(int8_t *p, vi a) { _mm_storeu_si128((__m128i *)p, _mm512_cvtepi32_epi8(a)); }
+/* four floats from each of four places, one a 128-bit lane */
+INLINE vf vlanes(const float *const p[VL / 4]) {
+    __m512 v = _mm512_castps128_ps512(_mm_loadu_ps(p[0]));
+    v = _mm512_insertf32x4(v, _mm_loadu_ps(p[1]), 1);
+    v = _mm512_insertf32x4(v, _mm_loadu_ps(p[2]), 2);
+    return _mm512_insertf32x4(v, _mm_loadu_ps(p[3]), 3);
+}
+#define visra(a, n) _mm512_srai_epi32(a, n)
+#define vswap(a) _mm512_permute_ps(a, 0xb1) /* neighbours change places */
+INLINE vi visub(vi a, vi b) { return _mm512_sub_epi32(a, b); }
+/* sums of squares in double: two accumulators of VL / 2 */
+typedef struct vd { __m512d lo, hi; } vd;
+INLINE vd vd_zero(void) { return (vd){_mm512_setzero_pd(), _mm512_setzero_pd()}; }
+INLINE vd vd_square(vd s, vf x) {
+    __m512d lo = _mm512_cvtps_pd(_mm512_castps512_ps256(x)), hi = _mm512_cvtps_pd(_mm512_extractf32x8_ps(x, 1));
+    return (vd){_mm512_fmadd_pd(lo, lo, s.lo), _mm512_fmadd_pd(hi, hi, s.hi)};
+}
+INLINE double vd_sum(vd s) { return _mm512_reduce_add_pd(_mm512_add_pd(s.lo, s.hi)); }
 #define vilo32(a, b) _mm512_unpacklo_epi32(a, b)
 #define vihi32(a, b) _mm512_unpackhi_epi32(a, b)
 #define vilo64(a, b) _mm512_unpacklo_epi64(a, b)
@@ -150,6 +168,23 @@ INLINE void vstore_i8(int8_t *p, vi a) {
     simde__m128i w = simde_mm_packs_epi32(simde_mm256_castsi256_si128(a), simde_mm256_extracti128_si256(a, 1));
     simde_mm_storel_epi64((simde__m128i *)(void *)p, simde_mm_packs_epi16(w, w));
 }
+INLINE vf vlanes(const float *const p[VL / 4]) {
+    return simde_mm256_insertf128_ps(simde_mm256_castps128_ps256(simde_mm_loadu_ps(p[0])), simde_mm_loadu_ps(p[1]), 1);
+}
+#define visra(a, n) simde_mm256_srai_epi32(a, n)
+#define vswap(a) simde_mm256_permute_ps(a, 0xb1)
+INLINE vi visub(vi a, vi b) { return simde_mm256_sub_epi32(a, b); }
+typedef struct vd { simde__m256d lo, hi; } vd;
+INLINE vd vd_zero(void) { return (vd){simde_mm256_setzero_pd(), simde_mm256_setzero_pd()}; }
+INLINE vd vd_square(vd s, vf x) {
+    simde__m256d lo = simde_mm256_cvtps_pd(simde_mm256_castps256_ps128(x)), hi = simde_mm256_cvtps_pd(simde_mm256_extractf128_ps(x, 1));
+    return (vd){simde_mm256_fmadd_pd(lo, lo, s.lo), simde_mm256_fmadd_pd(hi, hi, s.hi)};
+}
+INLINE double vd_sum(vd s) {
+    double t[4];
+    simde_mm256_storeu_pd(t, simde_mm256_add_pd(s.lo, s.hi));
+    return (t[0] + t[2]) + (t[1] + t[3]);
+}
 #define vilo32(a, b) simde_mm256_unpacklo_epi32(a, b)
 #define vihi32(a, b) simde_mm256_unpackhi_epi32(a, b)
 #define vilo64(a, b) simde_mm256_unpacklo_epi64(a, b)
@@ -166,5 +201,8 @@ INLINE float vtop(vf a) {
 }
 #endif
 #define HALVES (16 / VL) /* vectors in 16 floats */
+/* up to VL elements of which n are left */
+INLINE vf vget(const float *p, int64_t n) { return n >= VL ? vload(p) : n > 0 ? vload_n(p, n) : vzero(); }
+INLINE void vput(float *p, vf x, int64_t n) { if (n >= VL) vstore(p, x); else if (n > 0) vstore_n(p, x, n); }
 #define FULL(n) ((n) & ~(int64_t)(VL - 1))
 #endif

@@ -1,5 +1,189 @@
 /* SPDX-License-Identifier: Apache-2.0 */
+/* check_rows.c - the kernels over one row against ref: lengths around every vector width, misaligned, ending at an unreadable page,
+ * in place where callers do so, extreme values. */
 #include "check.h"
-void check_rows(const ramet__kernels *ref, const ramet__kernels *k, int thorough) {}
-void check_gemm(const ramet__kernels *ref, const ramet__kernels *k, int thorough) {}
-void check_attention(const ramet__kernels *ref, const ramet__kernels *k, int thorough) {}
+
+static const int64_t lengths[] = {0, 1, 2, 3, 7, 8, 9, 15, 16, 17, 31, 32, 33, 63, 64, 65, 100, 576, 577, 1536, 4099};
+enum { LENGTHS = sizeof lengths / sizeof *lengths };
+static char name[64];
+
+static void begin(const ramet__kernels *k, const char *op) {
+    snprintf(name, sizeof name, "%s/%s", k->isa, op);
+    check_name = name;
+}
+
+/* relative to the size of what was added up, plus what lies under the normal numbers */
+static void same(const float *got, const float *want, const float *size, int64_t n, double roundings) {
+    for (int64_t i = 0; i < n; i++) {
+        double bound = roundings * ULP * fabs((double)(size ? size[i] : want[i])) + 1e-37;
+        CHECK(check_near(got[i], want[i], bound), "n %lld: [%lld] is %.9g, not %.9g", (long long)n, (long long)i, (double)got[i], (double)want[i]);
+    }
+}
+
+static void check_simple(const ramet__kernels *ref, const ramet__kernels *k, int64_t n) {
+    float *a = check_floats(n), *b = check_floats(n), *y = check_floats(n), *z = check_floats(n), *size = check_floats(n);
+    check_fill(a, n, 3);
+    check_fill(b, n, 3);
+    begin(k, "add"); k->add(y, a, b, n); ref->add(z, a, b, n); same(y, z, NULL, n, 0);
+    begin(k, "mul"); k->mul(y, a, b, n); ref->mul(z, a, b, n); same(y, z, NULL, n, 0);
+    begin(k, "scale"); k->scale(y, 1.7f, a, n); ref->scale(z, 1.7f, a, n); same(y, z, NULL, n, 0);
+    memcpy(y, b, (size_t)n * 4); memcpy(z, b, (size_t)n * 4);
+    for (int64_t i = 0; i < n; i++) size[i] = fabsf(b[i]) + 1.7f * fabsf(a[i]);
+    begin(k, "axpy"); k->axpy(y, -1.7f, a, n); ref->axpy(z, -1.7f, a, n); same(y, z, size, n, 2);
+    memcpy(y, a, (size_t)n * 4);
+    begin(k, "add in place"); k->add(y, y, b, n); ref->add(z, a, b, n); same(y, z, NULL, n, 0);
+    double dot = 0, dots = 0, sum = 0, sums = 0, sq = 0;
+    float top = -INFINITY;
+    for (int64_t i = 0; i < n; i++) {
+        dot += (double)a[i] * (double)b[i]; dots += fabs((double)a[i] * (double)b[i]);
+        sum += (double)a[i]; sums += fabs((double)a[i]);
+        sq += (double)a[i] * (double)a[i];
+        top = fmaxf(top, a[i]);
+    }
+    double deep = (double)(n / 16 + 6);
+    begin(k, "dot"); CHECK(check_near(k->dot(a, b, n), dot, dots * ULP * deep), "n %lld: %g, not %g", (long long)n, (double)k->dot(a, b, n), dot);
+    begin(k, "sum"); CHECK(check_near(k->sum(a, n), sum, sums * ULP * deep), "n %lld: %g, not %g", (long long)n, (double)k->sum(a, n), sum);
+    begin(k, "max"); CHECK(k->max(a, n) == top, "n %lld: %g, not %g", (long long)n, (double)k->max(a, n), (double)top);
+    begin(k, "sumsq"); CHECK(check_near(k->sumsq(a, n), sq, sq * 1.2e-16 * (double)(n + 2)), "n %lld: %g, not %g", (long long)n, k->sumsq(a, n), sq);
+    begin(k, "finite");
+    CHECK(k->finite(a, n) == 1, "n %lld: finite numbers refused", (long long)n);
+    static const float bad[] = {INFINITY, -INFINITY, NAN};
+    if (n) {
+        int64_t at = check_range(0, n - 1);
+        for (int i = 0; i < 3; i++) {
+            memcpy(y, a, (size_t)n * 4);
+            y[at] = bad[i];
+            CHECK(k->finite(y, n) == 0, "n %lld: %g at %lld not seen", (long long)n, (double)bad[i], (long long)at);
+        }
+        memcpy(y, a, (size_t)n * 4);
+        y[at] = 3e38f;
+        CHECK(k->finite(y, n) == 1, "n %lld: 3e38 refused", (long long)n);
+    }
+}
+
+static void check_norms(const ramet__kernels *ref, const ramet__kernels *k, int64_t n) {
+    float *x = check_floats(n), *w = check_floats(n), *dy = check_floats(n), *y = check_floats(n), *z = check_floats(n), *size = check_floats(n);
+    float *dw = check_floats(n), *dz = check_floats(n);
+    check_fill(x, n, 2); check_fill(w, n, 1); check_fill(dy, n, 1); check_fill(dw, n, 1);
+    memcpy(dz, dw, (size_t)n * 4);
+    begin(k, "rms_norm"); k->rms_norm(y, x, w, n, 1e-5f); ref->rms_norm(z, x, w, n, 1e-5f); same(y, z, NULL, n, 4);
+    double r = 0, gx = 0;
+    for (int64_t i = 0; i < n; i++) r += (double)x[i] * (double)x[i], gx += fabs((double)dy[i] * (double)w[i] * (double)x[i]);
+    r = n ? 1 / sqrt(r / (double)n + 1e-5) : 0;
+    for (int64_t i = 0; i < n; i++) size[i] = (float)(r * fabs((double)dy[i] * (double)w[i]) + fabs((double)x[i]) * r * r * r * gx / (double)n * (double)(n / 8 + 4));
+    begin(k, "rms_norm_grad"); k->rms_norm_grad(y, dw, x, w, dy, n, 1e-5f); ref->rms_norm_grad(z, dz, x, w, dy, n, 1e-5f); same(y, z, size, n, 6);
+    for (int64_t i = 0; i < n; i++) size[i] = fabsf(dz[i]) + 2 * fabsf(dy[i] * x[i]) * (float)r;
+    same(dw, dz, size, n, 6);
+    k->rms_norm_grad(y, NULL, x, w, dy, n, 1e-5f);
+}
+
+static void check_activations(const ramet__kernels *ref, const ramet__kernels *k, int64_t n, float scale) {
+    float *g = check_floats(n), *u = check_floats(n), *dy = check_floats(n), *y = check_floats(n), *z = check_floats(n), *y2 = check_floats(n), *z2 = check_floats(n);
+    float *size = check_floats(n);
+    check_fill(g, n, scale); check_fill(u, n, 2); check_fill(dy, n, 1);
+    begin(k, "silu"); k->silu(y, g, n); ref->silu(z, g, n); same(y, z, NULL, n, 12);
+    begin(k, "swiglu"); k->swiglu(y, g, u, n); ref->swiglu(z, g, u, n); same(y, z, NULL, n, 12);
+    /* the slope crosses zero: its two parts bound the error */
+    for (int64_t i = 0; i < n; i++) {
+        double s = 1 / (1 + exp(-(double)g[i]));
+        size[i] = (float)(fabs((double)dy[i]) * s * (1 + fabs((double)g[i])));
+    }
+    begin(k, "silu_grad"); k->silu_grad(y, g, dy, n); ref->silu_grad(z, g, dy, n); same(y, z, size, n, 16);
+    for (int64_t i = 0; i < n; i++) size[i] *= fabsf(u[i]);
+    begin(k, "swiglu_grad"); k->swiglu_grad(y, y2, g, u, dy, n); ref->swiglu_grad(z, z2, g, u, dy, n);
+    same(y, z, size, n, 16);
+    same(y2, z2, NULL, n, 16);
+}
+
+static void check_softmax(const ramet__kernels *ref, const ramet__kernels *k, int64_t n, float scale) {
+    float *x = check_floats(n), *y = check_floats(n), *z = check_floats(n);
+    check_fill(x, n, scale);
+    if (n > 3 && scale > 50) x[1] = -INFINITY;
+    /* an argument of size s is known to s * 2^-24, and so is its exponential, relatively */
+    double bound = 16 + 2 * (double)scale + 40;
+    begin(k, "softmax"); k->softmax(y, x, n); ref->softmax(z, x, n); same(y, z, NULL, n, bound);
+    float a = k->logsumexp(x, n), b = ref->logsumexp(x, n);
+    begin(k, "logsumexp"); CHECK(check_near(a, b, ULP * (fabs((double)b) + 48)), "n %lld: %.9g, not %.9g", (long long)n, (double)a, (double)b);
+    int64_t label = n ? check_range(-1, n - 1) : -1;
+    memcpy(y, x, (size_t)n * 4); memcpy(z, x, (size_t)n * 4);
+    begin(k, "softmax_minus_onehot"); k->softmax_minus_onehot(y, b, label, 0.25f, n); ref->softmax_minus_onehot(z, b, label, 0.25f, n);
+    for (int64_t i = 0; i < n; i++) {
+        double size = fabs((double)z[i]) + (i == label ? 0.5 : 0);
+        CHECK(check_near(y[i], z[i], size * ULP * bound + 1e-37), "n %lld label %lld: [%lld] is %.9g, not %.9g", (long long)n, (long long)label, (long long)i, (double)y[i], (double)z[i]);
+    }
+}
+
+/* The exponential itself, seen through softmax_minus_onehot with lse 0 and s 1. */
+static void check_exp(const ramet__kernels *k) {
+    begin(k, "exp");
+    int simd = !strcmp(k->isa, "simd");
+    float x[64], y[64];
+    for (int round = 0; round < 400; round++) {
+        check_fill(x, 64, round % 2 ? 89 : 2);
+        memcpy(y, x, sizeof x);
+        k->softmax_minus_onehot(y, 0, -1, 1, 64);
+        for (int i = 0; i < 64; i++) {
+            double want = exp((double)x[i]), bound = want * 2 * ULP * (simd ? 3 : 1.5) + 1.5e-45;
+            if (want < 3.4e38 || !isinf((double)y[i])) CHECK(fabs((double)y[i] - want) <= bound, "e^%.9g is %.9g, not %.9g", (double)x[i], (double)y[i], want);
+        }
+    }
+    float edge[8] = {INFINITY, -INFINITY, NAN, 0, -0.0f, 100, -200, 88.7f};
+    k->softmax_minus_onehot(edge, 0, -1, 1, 8);
+    CHECK(isinf(edge[0]) && edge[1] == 0 && isnan(edge[2]) && edge[3] == 1 && edge[4] == 1 && isinf(edge[5]) && edge[6] == 0 && edge[7] > 3.3e38f,
+          "extremes: %g %g %g %g %g %g %g %g", (double)edge[0], (double)edge[1], (double)edge[2], (double)edge[3], (double)edge[4], (double)edge[5], (double)edge[6], (double)edge[7]);
+}
+
+static void check_rope(const ramet__kernels *ref, const ramet__kernels *k) {
+    static const int64_t shapes[][3] = {{1, 64, 64}, {9, 64, 64}, {3, 80, 32}, {2, 6, 6}, {1, 2, 2}, {2, 300, 300}, {1, 64, 0}};
+    for (int s = 0; s < 7; s++)
+        for (int32_t halves = 0; halves < 2; halves++) {
+            int64_t heads = shapes[s][0], hd = shapes[s][1], rot = shapes[s][2], n = heads * hd;
+            float *x = check_floats(n), *cs = check_floats(rot), *y, *z, *size = check_floats(n);
+            check_fill(x, n, 2);
+            for (int64_t i = 0; i < rot / 2; i++) {
+                float a = check_uniform(-3, 3);
+                cs[2 * i] = cosf(a); cs[2 * i + 1] = sinf(a);
+            }
+            for (int64_t i = 0; i < n; i++) size[i] = 4;
+            y = check_copy(x, n); z = check_copy(x, n);
+            begin(k, "rope");
+            k->rope(y, heads, hd, rot, cs, 1, halves); ref->rope(z, heads, hd, rot, cs, 1, halves); same(y, z, size, n, 2);
+            k->rope(y, heads, hd, rot, cs, -1, halves); same(y, x, size, n, 6);
+            for (int64_t h = 0; h < heads; h++) CHECK(!memcmp(y + h * hd + rot, x + h * hd + rot, (size_t)(hd - rot) * 4), "touched beyond rot");
+            check_release();
+        }
+}
+
+static void check_adamw(const ramet__kernels *ref, const ramet__kernels *k, int64_t n) {
+    float *p = check_floats(n), *m = check_floats(n), *v = check_floats(n), *g = check_floats(n);
+    check_fill(p, n, 1); check_fill(m, n, 0.1f); check_fill(v, n, 0.1f); check_fill(g, n, 3);
+    for (int64_t i = 0; i < n; i++) v[i] = fabsf(v[i]);
+    float *p2 = check_copy(p, n), *m2 = check_copy(m, n), *v2 = check_copy(v, n), *g2 = check_copy(g, n), *size = check_floats(n);
+    begin(k, "adamw");
+    k->adamw(p, m, v, g, n, 1e-2f, 0.9f, 0.95f, 1e-8f, 0.1f, 2.0f, 3.0f, 0.5f);
+    ref->adamw(p2, m2, v2, g2, n, 1e-2f, 0.9f, 0.95f, 1e-8f, 0.1f, 2.0f, 3.0f, 0.5f);
+    for (int64_t i = 0; i < n; i++) size[i] = 0.3f;
+    same(m, m2, size, n, 4);
+    same(v, v2, NULL, n, 6);
+    for (int64_t i = 0; i < n; i++) size[i] = fabsf(p2[i]) + 0.2f;
+    same(p, p2, size, n, 4);
+    for (int64_t i = 0; i < n; i++) CHECK(g[i] == 0, "gradient not zeroed");
+}
+
+void check_rows(const ramet__kernels *ref, const ramet__kernels *k, int thorough) {
+    for (int round = 0; round < (thorough ? 20 : 1); round++) {
+        for (int i = 0; i < LENGTHS; i++) {
+            check_simple(ref, k, lengths[i]);
+            check_norms(ref, k, lengths[i]);
+            check_adamw(ref, k, lengths[i]);
+            check_release();
+            check_activations(ref, k, lengths[i], 4);
+            check_activations(ref, k, lengths[i], 60);
+            check_softmax(ref, k, lengths[i], 3);
+            if (lengths[i]) check_softmax(ref, k, lengths[i], 60);
+            check_release();
+        }
+        check_exp(k);
+        check_rope(ref, k);
+    }
+}

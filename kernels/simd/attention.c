@@ -1,0 +1,172 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* attention.c - attention in blocks of 64 keys with a running softmax, and its gradient (after Dao 2023, "FlashAttention-2").
+ * A block of keys is turned over once and read by every row and every head of the group. All sums are FMA chains in a fixed
+ * order; a row's bits do not depend on the rows beside it: keys that it must not see weigh exactly zero. */
+#include "blocks.h"
+#include "registry.h"
+#include "simd/exp.h"
+#include "simd/tile.h"
+
+enum { KEYS = 64, ROWS = 96, GRAD_ROWS = 64 };
+
+static int64_t padded(int64_t hd) { return (hd + TILE_N - 1) / TILE_N * TILE_N; }
+static const tile_out fresh = {1.0f, NULL, 0, 0}, onward = {1.0f, NULL, 0, 1};
+
+/* c[m, n] (+)= a . b, all of n */
+static void product(float *c, int64_t ldc, int64_t m, int64_t n, const float *a, int64_t a_row, int64_t a_step, const float *b, int64_t ldb,
+                    int64_t depth, const tile_out *t) {
+    for (int64_t j = 0; j < n; j += TILE_N) tile_rows(c + j, ldc, m, n - j < TILE_N ? n - j : TILE_N, a, a_row, a_step, b + j, ldb, depth, t);
+}
+
+/* rows x hd side by side, each filled up with zeros to `to` */
+static void copy_rows(float *dst, int64_t to, const float *src, int64_t stride, int64_t rows, int64_t hd) {
+    for (int64_t r = 0; r < rows; r++)
+        for (int64_t i = 0; i < to; i += VL) vstore(dst + r * to + i, vget(src + r * stride + i, hd - i));
+}
+
+uint64_t FN(attention_scratch)(int64_t rows, int64_t group, int64_t hd, int64_t block) {
+    uint64_t p = (uint64_t)padded(hd);
+    return ramet__round64(4u * ((uint64_t)hd * KEYS + KEYS * p + ROWS * (2 * p + KEYS + 2)));
+}
+
+/* p[0..KEYS) = exp(s - top) for the first `seen`, else 0; answers their sum and raises the running maximum */
+INLINE float weights(float *s, int64_t seen, float *top, float *shrink) {
+    vf m = vset(*top);
+    int64_t i = 0;
+    for (; i + VL <= seen; i += VL) m = vmax(vload(s + i), m);
+    float best = vtop(m);
+    for (; i < seen; i++) best = s[i] > best ? s[i] : best;
+    vf total = vzero(), b = vset(best);
+    for (i = 0; i < KEYS; i += VL) {
+        vf e = vzero();
+        if (i < seen) {
+            e = vexp(vsub(vload(s + i), b));
+            if (seen - i < VL) {
+                float t[VL] = {0};
+                vput(t, e, seen - i);
+                e = vload(t);
+            }
+        }
+        vstore(s + i, e);
+        total = vadd(total, e);
+    }
+    *shrink = best == *top ? 1.0f : expf(*top - best);
+    *top = best;
+    return vsum(total);
+}
+
+void FN(attention)(float *o, int64_t o_row, float *lse, int64_t lse_row, const float *q, int64_t q_row, int64_t rows, int64_t group, int64_t hd,
+                   const float *const *k_block, const float *const *v_block, int64_t kv_row, int64_t block, const int32_t *limit, float scale,
+                   void *scratch) {
+    int64_t wide = padded(hd), all = rows * group;
+    float *kt = scratch, *vp = kt + hd * KEYS, *qs = vp + KEYS * wide, *acc = qs + ROWS * wide, *s = acc + ROWS * wide, *top = s + ROWS * KEYS, *total = top + ROWS;
+    for (int64_t first = 0; first < all; first += ROWS) {
+        int64_t count = all - first < ROWS ? all - first : ROWS, most = 0;
+        for (int64_t i = 0; i < count; i++) {
+            int64_t r = (first + i) / group, h = (first + i) % group;
+            const float *src = q + r * q_row + h * hd;
+            for (int64_t d = 0; d < wide; d += VL) {
+                vstore(qs + i * wide + d, vmul(vget(src + d, hd - d), vset(scale)));
+                vstore(acc + i * wide + d, vzero());
+            }
+            top[i] = -INFINITY;
+            total[i] = 0.0f;
+            if (limit[r] > most) most = limit[r];
+        }
+        for (int64_t key = 0; key < most; key += KEYS) {
+            int64_t here = most - key < KEYS ? most - key : KEYS;
+            if (here < KEYS) memset(kt, 0, (size_t)(hd * KEYS) * 4);
+            for (int64_t j = 0; j < here;) {
+                int64_t at = (key + j) % block, run = block - at < here - j ? block - at : here - j;
+                tile_turn(kt + j, KEYS, k_block[(key + j) / block] + at * kv_row, kv_row, run, hd);
+                j += run;
+            }
+            product(s, KEYS, count, here, qs, wide, 1, kt, KEYS, hd, &fresh);
+            for (int64_t i = 0; i < count; i++) {
+                int64_t seen = (int64_t)limit[(first + i) / group] - key;
+                float shrink;
+                if (seen <= 0) {
+                    memset(s + i * KEYS, 0, KEYS * 4);
+                    continue;
+                }
+                float sum = weights(s + i * KEYS, seen < KEYS ? seen : KEYS, top + i, &shrink);
+                total[i] = total[i] * shrink + sum;
+                if (shrink != 1.0f)
+                    for (int64_t d = 0; d < wide; d += VL) vstore(acc + i * wide + d, vmul(vload(acc + i * wide + d), vset(shrink)));
+            }
+            for (int64_t j = 0; j < here;) {
+                int64_t at = (key + j) % block, run = block - at < here - j ? block - at : here - j;
+                const float *v = v_block[(key + j) / block] + at * kv_row;
+                if (wide != hd) copy_rows(vp, wide, v, kv_row, run, hd);
+                product(acc, wide, count, wide, s + j, KEYS, 1, wide != hd ? vp : v, wide != hd ? wide : kv_row, run, &onward);
+                j += run;
+            }
+        }
+        for (int64_t i = 0; i < count; i++) {
+            int64_t r = (first + i) / group, h = (first + i) % group;
+            vf inverse = vset(total[i] > 0.0f ? 1.0f / total[i] : 0.0f);
+            for (int64_t d = 0; d < hd; d += VL) vput(o + r * o_row + h * hd + d, vmul(vload(acc + i * wide + d), inverse), hd - d);
+            if (lse) lse[r * lse_row + h] = limit[r] > 0 ? top[i] + logf(total[i]) : -INFINITY;
+        }
+    }
+}
+
+uint64_t FN(attention_grad_scratch)(int64_t rows, int64_t group, int64_t hd) {
+    uint64_t p = (uint64_t)padded(hd);
+    return ramet__round64(4u * (2u * (uint64_t)hd * KEYS + 3u * KEYS * p + 2u * GRAD_ROWS * p + 2u * GRAD_ROWS * KEYS + (uint64_t)(rows * group)));
+}
+
+/* For each block of keys, then rows that see it: p = exp(s - lse), dv += p^T do, ds = p (do.v - do.o) scale, dk += ds^T q, dq += ds k. */
+void FN(attention_grad)(float *dq, float *dk, float *dv, const float *q, const float *k, const float *v, const float *o, const float *d_o,
+                        const float *lse, int64_t lse_row, int64_t q_row, int64_t kv_row, int64_t rows, int64_t group, int64_t hd, float scale,
+                        void *scratch) {
+    int64_t wide = padded(hd);
+    float *kt = scratch, *vt = kt + hd * KEYS, *kp = vt + hd * KEYS, *dks = kp + KEYS * wide, *dvs = dks + KEYS * wide, *qp = dvs + KEYS * wide;
+    float *dop = qp + GRAD_ROWS * wide, *p = dop + GRAD_ROWS * wide, *ds = p + GRAD_ROWS * KEYS, *delta = ds + GRAD_ROWS * KEYS;
+    for (int64_t r = 0; r < rows; r++)
+        for (int64_t h = 0; h < group; h++) {
+            vf sum = vzero();
+            int64_t at = r * q_row + h * hd;
+            for (int64_t i = 0; i < hd; i += VL) sum = vfma(vget(d_o + at + i, hd - i), vget(o + at + i, hd - i), sum);
+            delta[r * group + h] = vsum(sum);
+        }
+    for (int64_t key = 0; key < rows; key += KEYS) {
+        int64_t here = rows - key < KEYS ? rows - key : KEYS;
+        if (here < KEYS) memset(kt, 0, (size_t)(2 * hd * KEYS) * 4);
+        tile_turn(kt, KEYS, k + key * kv_row, kv_row, here, hd);
+        tile_turn(vt, KEYS, v + key * kv_row, kv_row, here, hd);
+        copy_rows(kp, wide, k + key * kv_row, kv_row, here, hd);
+        memset(dks, 0, (size_t)(2 * KEYS * wide) * 4);
+        for (int64_t h = 0; h < group; h++)
+            for (int64_t row = key; row < rows; row += GRAD_ROWS) {
+                int64_t count = rows - row < GRAD_ROWS ? rows - row : GRAD_ROWS;
+                copy_rows(qp, wide, q + row * q_row + h * hd, q_row, count, hd);
+                copy_rows(dop, wide, d_o + row * q_row + h * hd, q_row, count, hd);
+                product(p, KEYS, count, KEYS, qp, wide, 1, kt, KEYS, hd, &fresh);
+                product(ds, KEYS, count, KEYS, dop, wide, 1, vt, KEYS, hd, &fresh);
+                for (int64_t r = 0; r < count; r++) {
+                    int64_t seen = row + r - key + 1;
+                    vf l = vset(lse[(row + r) * lse_row + h]), d = vset(delta[(row + r) * group + h]), sc = vset(scale);
+                    for (int64_t i = 0; i < KEYS; i += VL) {
+                        float *pi = p + r * KEYS + i, *di = ds + r * KEYS + i;
+                        vf e = vexp(vsub(vmul(vload(pi), sc), l)), g = vload(di);
+                        if (seen - i < VL) {
+                            float t[VL] = {0};
+                            vput(t, e, seen - i);
+                            e = vload(t);
+                        }
+                        vstore(pi, e);
+                        vstore(di, vmul(vmul(e, vsub(g, d)), sc));
+                    }
+                }
+                product(dvs, wide, here, wide, p, 1, KEYS, dop, wide, count, &onward);
+                product(dks, wide, here, wide, ds, 1, KEYS, qp, wide, count, &onward);
+                product(dq + row * q_row + h * hd, q_row, count, hd, ds, KEYS, 1, kp, wide, here, key ? &onward : &fresh);
+            }
+        for (int64_t j = 0; j < here; j++)
+            for (int64_t i = 0; i < hd; i += VL) {
+                vput(dk + (key + j) * kv_row + i, vload(dks + j * wide + i), hd - i);
+                vput(dv + (key + j) * kv_row + i, vload(dvs + j * wide + i), hd - i);
+            }
+    }
+}

@@ -153,6 +153,70 @@ static void bench_product(const ramet__product *p, const limits *l, uint8_t *mem
     }
 }
 
+static void bench_gemm(const ramet__kernels *k, const limits *l) {
+    static const struct { const char *what; int kind; int64_t m, n, k; } shapes[] = {
+        {"adapter down nt", 0, 256, 16, 576}, {"adapter up   nt", 0, 256, 576, 16}, {"adapter up   nt", 0, 256, 1536, 64}, {"adapter dx   nn", 1, 256, 576, 16},
+        {"adapter dA   tn", 2, 16, 576, 256}, {"dW           tn", 2, 576, 1536, 256}, {"square       nt", 0, 512, 512, 512}, {"square       nn", 1, 512, 512, 512}};
+    for (int s = 0; s < 8; s++) {
+        int64_t m = shapes[s].m, n = shapes[s].n, d = shapes[s].k;
+        float *a = malloc((size_t)(m * d) * 4), *b = malloc((size_t)(n * d) * 4), *c = malloc((size_t)(m * n) * 4);
+        check_fill(a, m * d, 1); check_fill(b, n * d, 1);
+        double seconds;
+        TIME(seconds, 0.05, shapes[s].kind == 0 ? k->gemm_nt(c, n, a, d, b, d, m, n, d, 1, 0) : shapes[s].kind == 1 ? k->gemm_nn(c, n, a, d, b, n, m, n, d, 1, 0)
+                                                                                          : k->gemm_tn(c, n, a, m, b, n, m, n, d, 1, 0));
+        double rate = 2e-9 * (double)(m * n * d) / seconds;
+        printf("  %s %4d x %4d x %4d %8.1f GFLOP/s %3.0f%% of fp32\n", shapes[s].what, (int)m, (int)n, (int)d, rate, l->fma > 0 ? 100 * rate / l->fma : 0.0);
+        free(a); free(b); free(c);
+    }
+}
+
+/* One kv head with 3 query heads of 64, as SmolLM2 has them. */
+static void bench_attention(const ramet__kernels *k, const limits *l) {
+    static const int64_t shapes[][2] = {{1, 512}, {1, 2048}, {128, 128}, {256, 256}, {512, 512}};
+    enum { GROUP = 3, HD = 64, BLOCK = 64 };
+    for (int s = 0; s < 5; s++) {
+        int64_t rows = shapes[s][0], keys = shapes[s][1], wide = GROUP * HD;
+        float *q = malloc((size_t)(rows * wide) * 4), *o = malloc((size_t)(rows * wide) * 4), *dq = malloc((size_t)(rows * wide) * 4), *d_o = malloc((size_t)(rows * wide) * 4);
+        float *kk = malloc((size_t)(keys * HD) * 4), *v = malloc((size_t)(keys * HD) * 4), *dk = malloc((size_t)(keys * HD) * 4), *dv = malloc((size_t)(keys * HD) * 4);
+        float *lse = malloc((size_t)(rows * GROUP) * 4);
+        const float *kb[64], *vb[64];
+        int32_t limit[512];
+        check_fill(q, rows * wide, 1); check_fill(kk, keys * HD, 1); check_fill(v, keys * HD, 1); check_fill(d_o, rows * wide, 1);
+        for (int64_t b = 0; b < keys / BLOCK; b++) kb[b] = kk + b * BLOCK * HD, vb[b] = v + b * BLOCK * HD;
+        for (int64_t r = 0; r < rows; r++) limit[r] = (int32_t)(keys - rows + r + 1);
+        uint64_t bytes = k->attention_scratch(rows, GROUP, HD, BLOCK), grad = k->attention_grad_scratch(rows, GROUP, HD);
+        void *scratch = aligned_alloc(64, (size_t)((bytes > grad ? bytes : grad) + 127u) & ~(size_t)63u);
+        double seconds, pairs = 0;
+        for (int64_t r = 0; r < rows; r++) pairs += limit[r] * GROUP;
+        TIME(seconds, 0.05, k->attention(o, wide, lse, GROUP, q, wide, rows, GROUP, HD, kb, vb, HD, BLOCK, limit, 0.125f, scratch));
+        double rate = 4e-9 * HD * pairs / seconds;
+        printf("  attention      %4d rows %4d keys %8.1f us %8.1f GFLOP/s %3.0f%% of fp32\n", (int)rows, (int)keys, seconds * 1e6, rate, l->fma > 0 ? 100 * rate / l->fma : 0.0);
+        if (rows == keys) {
+            TIME(seconds, 0.05, k->attention_grad(dq, dk, dv, q, kk, v, o, d_o, lse, GROUP, wide, HD, rows, GROUP, HD, 0.125f, scratch));
+            rate = 10e-9 * HD * pairs / seconds;
+            printf("  attention_grad %4d rows %4d keys %8.1f us %8.1f GFLOP/s %3.0f%% of fp32\n", (int)rows, (int)keys, seconds * 1e6, rate, l->fma > 0 ? 100 * rate / l->fma : 0.0);
+        }
+        free(q); free(o); free(dq); free(d_o); free(kk); free(v); free(dk); free(dv); free(lse); free(scratch);
+    }
+}
+
+static void bench_rows(const ramet__kernels *k) {
+    enum { N = 1536 };
+    float *a = malloc(N * 4), *b = malloc(N * 4), *c = malloc(N * 4), *d = malloc(N * 4), *e = malloc(N * 4), *f = malloc(49152 * 4), *g = malloc(49152 * 4);
+    check_fill(a, N, 2); check_fill(b, N, 2); check_fill(c, N, 2); check_fill(f, 49152, 8);
+    double t;
+#define ROW(what, n, call) TIME(t, 0.02, for (int j = 0; j < 20; j++) call); printf("  %-20s %6d %8.2f elements/ns\n", what, n, 20.0 * n / t * 1e-9)
+    ROW("add", N, k->add(d, a, b, N));
+    ROW("dot", N, sink = k->dot(a, b, N));
+    ROW("rms_norm", 576, k->rms_norm(d, a, b, 576, 1e-5f));
+    ROW("rms_norm_grad", 576, k->rms_norm_grad(d, e, a, b, c, 576, 1e-5f));
+    ROW("swiglu", N, k->swiglu(d, a, b, N));
+    ROW("swiglu_grad", N, k->swiglu_grad(d, e, a, b, c, N));
+    ROW("logsumexp", 49152, sink = k->logsumexp(f, 49152));
+    ROW("softmax", 49152, k->softmax(g, f, 49152));
+    free(a); free(b); free(c); free(d); free(e); free(f); free(g);
+}
+
 void bench(const ramet__kernels *const *tables, int count, uint32_t cpu, const char *only) {
     size_t bytes = (size_t)256 << 20;
     uint8_t *memory = aligned_alloc(64, bytes);
@@ -163,6 +227,11 @@ void bench(const ramet__kernels *const *tables, int count, uint32_t cpu, const c
         if (!strcmp(k->isa, "ref")) continue;
         limits l = measure(k, cpu, memory, bytes);
         printf("%s: fp32 %.0f GFLOP/s, int8 %.0f GOP/s, bf16 %.0f GFLOP/s, reading %zu MiB %.1f GB/s, 24 MiB %.1f GB/s\n", k->isa, l.fma, l.int8, l.bf16, bytes >> 20, l.bytes, l.bytes2);
+        if (!i || strcmp(tables[i - 1]->isa, k->isa)) {
+            if (!only || strstr("gemm", only)) bench_gemm(k, &l);
+            if (!only || strstr("attention", only)) bench_attention(k, &l);
+            if (!only || strstr("rows", only)) bench_rows(k);
+        }
         for (const ramet__product *const *p = k->products; *p; p++) {
             char name[96];
             snprintf(name, sizeof name, "%s/linear/%s/%s", k->isa, (*p)->packing->encoding, (*p)->name);

@@ -409,6 +409,28 @@ static void test_threads_that_cannot_start_are_answered(void **state) {
     assert_int_equal(status, 0);
 }
 
+/* Two pieces fail, in either order of time: the lower is reported. */
+typedef struct pair { meet m; int64_t slow; } pair;
+static ramet_status fail_both(void *context, int64_t piece, int32_t worker) {
+    pair *p = context;
+    if (meet_piece(&p->m, piece, worker)) return RAMET_E_STATE;
+    if (piece == p->slow) usleep(2000);
+    return piece == 0 ? RAMET_E_NUMERIC : RAMET_E_FORMAT;
+}
+
+static void test_the_lower_of_two_failures_in_either_order(void **state) {
+    host h = {.workers = 2};
+    ramet__threads *t[2] = {pool_of(2), NULL};
+    assert_ok(ramet__threads_create(&t[1], mem, 2, host_threads, &h));
+    for (int i = 0; i < 12; i++) {
+        pair p = {{0, 2}, i / 2 % 2};
+        int64_t piece = -1;
+        assert_int_equal(ramet__parallel_for(t[i % 2], 2, fail_both, &p, &piece), RAMET_E_NUMERIC);
+        assert_int_equal(piece, 0);
+    }
+    for (int i = 0; i < 2; i++) ramet__threads_free(t[i]);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_every_piece_runs_once),
@@ -424,6 +446,7 @@ int main(void) {
         cmocka_unit_test(test_idle_workers_use_no_processor),
         cmocka_unit_test(test_signals_stay_with_the_host),
         cmocka_unit_test(test_create_checks_the_count),
+        cmocka_unit_test(test_the_lower_of_two_failures_in_either_order),
         cmocka_unit_test(test_threads_that_cannot_start_are_answered),
     };
     return cmocka_run_group_tests(tests, make_mem, free_mem);

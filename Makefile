@@ -3,16 +3,18 @@
 .POSIX:
 .PHONY: demo test clean
 BUILD = build
-# Where the demo keeps the model and texts that it fetches, and where it writes.
+# Where the demo keeps the model and texts that it fetches; it writes into $(BUILD)/demo.
 CACHE = $${XDG_CACHE_HOME:-$$HOME/.cache}/ramet
-OUT = $(BUILD)/demo
 
 demo:
 	tests/bootstrap.sh $(BUILD)
 	.venv/bin/ninja -C $(BUILD)
 	.venv/bin/python examples/demo/fetch.py --cache "$(CACHE)"
-	$(BUILD)/examples/ramet/ramet cycle "$(CACHE)/models/SmolLM2-135M-Instruct.Q4_1.gguf" \
-	  --domain medicine="$(CACHE)/data/medicine.train.jsonl" --domain cooking="$(CACHE)/data/cooking.train.jsonl" -o $(OUT)
+	rm -rf $(BUILD)/demo
+	data="$(CACHE)/data"; parts() { echo "$$data/$$1.train.jsonl,$$data/$$1.valid.jsonl,$$data/$$1.test.jsonl"; }; \
+	$(BUILD)/examples/ramet/ramet cycle "$(CACHE)/models/SmolLM2-135M-Instruct.Q4_1.gguf" -o $(BUILD)/demo \
+	  --domain medicine="$$(parts medicine)" --domain cooking="$$(parts cooking)" \
+	  --general "$$data/general.valid.jsonl,$$data/general.test.jsonl" --chat "$$data/chat.valid.jsonl,$$data/chat.test.jsonl"
 
 test:
 	tests/bootstrap.sh $(BUILD)

@@ -23,7 +23,8 @@ typedef struct cursor {
 } cursor;
 
 static ramet_status ends(const cursor *c, const char *what, uint64_t wanted) {
-    return ramet__fail(RAMET_E_FORMAT, "GGUF: the file ends inside %s at byte %llu: %llu bytes wanted, %llu left", what, (ull)c->at, (ull)wanted, (ull)(c->size - c->at));
+    return ramet__fail(RAMET_E_FORMAT, "GGUF: the file ends inside %s at byte %llu: %llu bytes wanted, %llu left", what, (ull)c->at,
+                       (ull)wanted, (ull)(c->size - c->at));
 }
 
 static ramet_status take(cursor *c, void *dst, uint64_t n, const char *what) {
@@ -62,7 +63,8 @@ static ramet_status take_string(cursor *c, ramet__arena *arena, ramet__gguf_stri
     RAMET__GO(take64(c, &len, what));
     if (len > c->size - c->at) { st = ends(c, what, len); goto out; }
     if (longest && len > longest) {
-        st = ramet__fail(RAMET_E_FORMAT, "GGUF: %s of %llu bytes at byte %llu; at most %llu are allowed", what, (ull)len, (ull)begin, (ull)longest);
+        st = ramet__fail(RAMET_E_FORMAT, "GGUF: %s of %llu bytes at byte %llu; at most %llu are allowed", what, (ull)len,
+                         (ull)begin, (ull)longest);
         goto out;
     }
     RAMET__NEW(text, ramet__arena_alloc(arena, (size_t)len + 1));
@@ -80,7 +82,8 @@ static ramet_status take_name(cursor *c, ramet__arena *arena, const char **out, 
     uint64_t begin = c->at;
     RAMET__TRY(take_string(c, arena, &s, longest, what));
     if (!s.len) return ramet__fail(RAMET_E_FORMAT, "GGUF: empty %s at byte %llu", what, (ull)begin);
-    if (strlen(s.text) != s.len) return ramet__fail(RAMET_E_FORMAT, "GGUF: %s with a NUL at byte %llu", what, (ull)(begin + 8 + strlen(s.text)));
+    if (strlen(s.text) != s.len)
+        return ramet__fail(RAMET_E_FORMAT, "GGUF: %s with a NUL at byte %llu", what, (ull)(begin + 8 + strlen(s.text)));
     size_t valid = ramet__utf8_valid(s.text, (size_t)s.len);
     if (valid < s.len) return ramet__fail(RAMET_E_FORMAT, "GGUF: %s is not UTF-8 at byte %llu", what, (ull)(begin + 8 + valid));
     *out = s.text;
@@ -97,7 +100,9 @@ int32_t ramet__gguf_type_bytes(ramet__gguf_type type) {
 static ramet_status take_type(cursor *c, ramet__gguf_type *type, const char *key, const char *what) {
     uint32_t t;
     RAMET__TRY(take32(c, &t, what));
-    if (t > RAMET__GGUF_F64) return ramet__fail(RAMET_E_FORMAT, "GGUF: key \"%s\": %s is %u at byte %llu; types are 0..12", key, what, t, (ull)(c->at - 4));
+    if (t > RAMET__GGUF_F64)
+        return ramet__fail(RAMET_E_FORMAT, "GGUF: key \"%s\": %s is %u at byte %llu; types are 0..12", key, what, t,
+                           (ull)(c->at - 4));
     *type = (ramet__gguf_type)t;
     return RAMET_OK;
 }
@@ -107,7 +112,11 @@ static ramet_status not_bool(const char *key, uint64_t at, int value) {
 }
 
 static ramet_status take_scalar(cursor *c, ramet__gguf_value *v, const char *key) {
-    union { uint8_t raw[8]; uint8_t u8; int8_t i8; uint16_t u16; int16_t i16; uint32_t u32; int32_t i32; float f32; uint64_t u64; int64_t i64; double f64; } x = {{0}};
+    union {
+        uint8_t raw[8];
+        uint8_t u8; int8_t i8; uint16_t u16; int16_t i16; uint32_t u32; int32_t i32; uint64_t u64; int64_t i64;
+        float f32; double f64;
+    } x = {{0}};
     RAMET__TRY(take(c, x.raw, (uint64_t)ramet__gguf_type_bytes(v->type), "a value"));
     switch (v->type) {
     case RAMET__GGUF_U8: v->v.u = x.u8; break;
@@ -139,7 +148,9 @@ static ramet_status take_array(cursor *c, ramet__arena *arena, ramet__gguf_value
     }
     uint64_t least = v->element == RAMET__GGUF_STRING ? 8 : (uint64_t)ramet__gguf_type_bytes(v->element);
     if (count > (c->size - c->at) / least) {
-        st = ramet__fail(RAMET_E_FORMAT, "GGUF: key \"%s\": array of %llu elements at byte %llu does not fit into the %llu bytes left", key, (ull)count, (ull)begin, (ull)(c->size - c->at));
+        st = ramet__fail(RAMET_E_FORMAT,
+                         "GGUF: key \"%s\": array of %llu elements at byte %llu does not fit into the %llu bytes left", key,
+                         (ull)count, (ull)begin, (ull)(c->size - c->at));
         goto out;
     }
     v->count = count;
@@ -176,13 +187,17 @@ static ramet_status read_metadata(cursor *c, ramet__gguf *g) {
         ramet__index_set(&g->kv_index, i, g->kv[i].key, strlen(g->kv[i].key));
     }
     int64_t again = ramet__index_sort(&g->kv_index);
-    if (again >= 0) return ramet__fail(RAMET_E_FORMAT, "GGUF: key \"%.64s\" occurs twice before byte %llu", g->kv[again].key, (ull)c->at);
+    if (again >= 0)
+        return ramet__fail(RAMET_E_FORMAT, "GGUF: key \"%.64s\" occurs twice before byte %llu", g->kv[again].key, (ull)c->at);
     const ramet__gguf_value *v = ramet__gguf_find(g, "general.alignment");
     g->alignment = 32;
     if (!v) return RAMET_OK;
-    if (v->type != RAMET__GGUF_U32) return ramet__fail(RAMET_E_FORMAT, "GGUF: key \"general.alignment\" before byte %llu must be a uint32", (ull)c->at);
+    if (v->type != RAMET__GGUF_U32)
+        return ramet__fail(RAMET_E_FORMAT, "GGUF: key \"general.alignment\" before byte %llu must be a uint32", (ull)c->at);
     if (!v->v.u || (v->v.u & (v->v.u - 1)) || v->v.u > MAX_ALIGNMENT)
-        return ramet__fail(RAMET_E_FORMAT, "GGUF: key \"general.alignment\" before byte %llu is %llu; powers of two up to %u are allowed", (ull)c->at, (ull)v->v.u, MAX_ALIGNMENT);
+        return ramet__fail(RAMET_E_FORMAT,
+                           "GGUF: key \"general.alignment\" before byte %llu is %llu; powers of two up to %u are allowed",
+                           (ull)c->at, (ull)v->v.u, MAX_ALIGNMENT);
     g->alignment = (uint32_t)v->v.u;
     return RAMET_OK;
 }
@@ -191,19 +206,26 @@ static ramet_status read_metadata(cursor *c, ramet__gguf *g) {
 
 /* Numbers that ggml gave out: a name for what is real, "" for what it took back. Longer than encodings.def on purpose. */
 static const char *const ggml_types[] = {
-    "F32", "F16", "Q4_0", "Q4_1", "", "", "Q5_0", "Q5_1", "Q8_0", "Q8_1", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "Q8_K", "IQ2_XXS", "IQ2_XS",
-    "IQ3_XXS", "IQ1_S", "IQ4_NL", "IQ3_S", "IQ2_S", "IQ4_XS", "I8", "I16", "I32", "I64", "F64", "IQ1_M", "BF16", "", "", "", "TQ1_0", "TQ2_0",
-    "", "", "", "MXFP4", "NVFP4", "Q1_0",
+    "F32", "F16", "Q4_0", "Q4_1", "", "", "Q5_0", "Q5_1", "Q8_0", "Q8_1",                          /* 0 */
+    "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "Q8_K", "IQ2_XXS", "IQ2_XS", "IQ3_XXS", "IQ1_S",        /* 10 */
+    "IQ4_NL", "IQ3_S", "IQ2_S", "IQ4_XS", "I8", "I16", "I32", "I64", "F64", "IQ1_M",                /* 20 */
+    "BF16", "", "", "", "TQ1_0", "TQ2_0", "", "", "", "MXFP4",                                      /* 30 */
+    "NVFP4", "Q1_0",                                                                                /* 40 */
 };
 
 static ramet_status encoding_of(uint32_t type, const char *name, uint64_t at, ramet__enc *enc) {
     int32_t e = ramet__encoding_from_gguf(type);
     if (e >= 0) { *enc = (ramet__enc)e; return RAMET_OK; }
     if (type >= (uint32_t)RAMET__COUNT(ggml_types))
-        return ramet__fail(RAMET_E_FORMAT, "GGUF: tensor \"%s\": no encoding has number %d, at byte %llu", name, (int32_t)type, (ull)at);
+        return ramet__fail(RAMET_E_FORMAT, "GGUF: tensor \"%s\": no encoding has number %d, at byte %llu", name, (int32_t)type,
+                           (ull)at);
     if (!*ggml_types[type])
-        return ramet__fail(RAMET_E_UNSUPPORTED, "GGUF: tensor \"%s\": encoding %u, at byte %llu, was withdrawn from the format; convert the model again", name, type, (ull)at);
-    return ramet__fail(RAMET_E_UNSUPPORTED, "GGUF: tensor \"%s\": encoding %s, at byte %llu, is not in this build; convert the model to one that `ramet list encodings` has",
+        return ramet__fail(RAMET_E_UNSUPPORTED,
+                           "GGUF: tensor \"%s\": encoding %u, at byte %llu, was withdrawn from the format; convert the model again",
+                           name, type, (ull)at);
+    return ramet__fail(RAMET_E_UNSUPPORTED,
+                       "GGUF: tensor \"%s\": encoding %s, at byte %llu, is not in this build; "
+                       "convert the model to one that `ramet list encodings` has",
                        name, ggml_types[type], (ull)at);
 }
 
@@ -213,14 +235,17 @@ static ramet_status measure(ramet__gguf_tensor *t, uint64_t at) {
     for (int32_t i = 0; i < t->shape.rank; i++) {
         int64_t d = t->shape.dim[i];
         elements *= d ? 1 : 0;
-        if (d && count > INT64_MAX / d) return ramet__fail(RAMET_E_FORMAT, "GGUF: tensor \"%s\": more than 2^63 elements, at byte %llu", t->name, (ull)at);
+        if (d && count > INT64_MAX / d)
+            return ramet__fail(RAMET_E_FORMAT, "GGUF: tensor \"%s\": more than 2^63 elements, at byte %llu", t->name, (ull)at);
         if (d) count *= d;
     }
     const ramet__encoding *e = ramet__encoding_get(t->enc);
     int64_t row = ramet__shape_cols(&t->shape);
     if (row % e->block)
-        return ramet__fail(RAMET_E_FORMAT, "GGUF: tensor \"%s\": rows of %lld are not a multiple of %s's block of %d, at byte %llu", t->name, (long long)row, e->name, e->block, (ull)at);
-    if (count / e->block > INT64_MAX / e->bytes) return ramet__fail(RAMET_E_FORMAT, "GGUF: tensor \"%s\": more than 2^63 bytes, at byte %llu", t->name, (ull)at);
+        return ramet__fail(RAMET_E_FORMAT, "GGUF: tensor \"%s\": rows of %lld are not a multiple of %s's block of %d, at byte %llu",
+                           t->name, (long long)row, e->name, e->block, (ull)at);
+    if (count / e->block > INT64_MAX / e->bytes)
+        return ramet__fail(RAMET_E_FORMAT, "GGUF: tensor \"%s\": more than 2^63 bytes, at byte %llu", t->name, (ull)at);
     t->bytes = elements ? ramet__encoded_bytes(e, count) : 0;
     return RAMET_OK;
 }
@@ -230,12 +255,14 @@ static ramet_status take_tensor(cursor *c, ramet__arena *arena, ramet__gguf_tens
     uint32_t rank, type;
     RAMET__TRY(take_name(c, arena, &t->name, MAX_NAME, "tensor name"));
     RAMET__TRY(take32(c, &rank, "a tensor's rank"));
-    if (rank > RAMET__MAX_RANK) return ramet__fail(RAMET_E_FORMAT, "GGUF: tensor \"%s\": rank %u at byte %llu; at most 4", t->name, rank, (ull)(c->at - 4));
+    if (rank > RAMET__MAX_RANK)
+        return ramet__fail(RAMET_E_FORMAT, "GGUF: tensor \"%s\": rank %u at byte %llu; at most 4", t->name, rank, (ull)(c->at - 4));
     t->shape.rank = (int32_t)rank;
     for (uint32_t i = 0; i < rank; i++) {
         uint64_t d;
         RAMET__TRY(take64(c, &d, "a tensor's dimensions"));
-        if (d > INT64_MAX) return ramet__fail(RAMET_E_FORMAT, "GGUF: tensor \"%s\": negative dimension at byte %llu", t->name, (ull)(c->at - 8));
+        if (d > INT64_MAX)
+            return ramet__fail(RAMET_E_FORMAT, "GGUF: tensor \"%s\": negative dimension at byte %llu", t->name, (ull)(c->at - 8));
         t->shape.dim[rank - 1 - i] = (int64_t)d;
     }
     RAMET__TRY(take32(c, &type, "a tensor's encoding"));
@@ -245,7 +272,8 @@ static ramet_status take_tensor(cursor *c, ramet__arena *arena, ramet__gguf_tens
 }
 
 static ramet_status pad(uint64_t *v, uint32_t alignment, const char *what, uint64_t at) {
-    if (*v > (uint64_t)INT64_MAX - alignment) return ramet__fail(RAMET_E_FORMAT, "GGUF: %s: end is beyond 2^63, at byte %llu", what, (ull)at);
+    if (*v > (uint64_t)INT64_MAX - alignment)
+        return ramet__fail(RAMET_E_FORMAT, "GGUF: %s: end is beyond 2^63, at byte %llu", what, (ull)at);
     *v = (*v + alignment - 1) / alignment * alignment;
     return RAMET_OK;
 }
@@ -258,23 +286,31 @@ static ramet_status read_tensors(cursor *c, ramet__gguf *g) {
         RAMET__TRY(take_tensor(c, &g->arena, t));
         ramet__index_set(&g->tensor_index, i, t->name, strlen(t->name));
         if (t->offset % g->alignment)
-            return ramet__fail(RAMET_E_FORMAT, "GGUF: tensor \"%s\": offset %llu at byte %llu is not a multiple of the alignment %u", t->name, (ull)t->offset, (ull)(c->at - 8), g->alignment);
+            return ramet__fail(RAMET_E_FORMAT,
+                               "GGUF: tensor \"%s\": offset %llu at byte %llu is not a multiple of the alignment %u", t->name,
+                               (ull)t->offset, (ull)(c->at - 8), g->alignment);
         if (t->offset != end)
-            return ramet__fail(RAMET_E_FORMAT, "GGUF: tensor \"%s\": offset %llu at byte %llu leaves a gap or overlaps; the tensor before it ends at %llu", t->name, (ull)t->offset, (ull)(c->at - 8), (ull)end);
-        if (t->bytes > INT64_MAX - end) return ramet__fail(RAMET_E_FORMAT, "GGUF: tensor \"%s\": ends beyond 2^63, at byte %llu", t->name, (ull)c->at);
+            return ramet__fail(RAMET_E_FORMAT,
+                               "GGUF: tensor \"%s\": offset %llu at byte %llu leaves a gap or overlaps; what is before it ends at %llu",
+                               t->name, (ull)t->offset, (ull)(c->at - 8), (ull)end);
+        if (t->bytes > INT64_MAX - end)
+            return ramet__fail(RAMET_E_FORMAT, "GGUF: tensor \"%s\": ends beyond 2^63, at byte %llu", t->name, (ull)c->at);
         end += t->bytes;
         RAMET__TRY(pad(&end, g->alignment, t->name, c->at));
     }
     int64_t again = ramet__index_sort(&g->tensor_index);
-    if (again >= 0) return ramet__fail(RAMET_E_FORMAT, "GGUF: tensor \"%s\" occurs twice before byte %llu", g->tensors[again].name, (ull)c->at);
+    if (again >= 0)
+        return ramet__fail(RAMET_E_FORMAT, "GGUF: tensor \"%s\" occurs twice before byte %llu", g->tensors[again].name, (ull)c->at);
 
     uint64_t begin = c->at;
     RAMET__TRY(pad(&begin, g->alignment, "header", c->at));
     if (!g->n_tensors && c->at == c->size) return RAMET_OK; /* a vocabulary alone need not be padded */
     if (begin > c->size || end > c->size - begin)
-        return ramet__fail(RAMET_E_FORMAT, "GGUF: the file ends at byte %llu, but its tensors end at byte %llu: it was cut short", (ull)c->size, (ull)(begin + end));
+        return ramet__fail(RAMET_E_FORMAT, "GGUF: the file ends at byte %llu, but its tensors end at byte %llu: it was cut short",
+                           (ull)c->size, (ull)(begin + end));
     if (end < c->size - begin)
-        return ramet__fail(RAMET_E_FORMAT, "GGUF: %llu bytes follow the last tensor at byte %llu", (ull)(c->size - begin - end), (ull)(begin + end));
+        return ramet__fail(RAMET_E_FORMAT, "GGUF: %llu bytes follow the last tensor at byte %llu", (ull)(c->size - begin - end),
+                           (ull)(begin + end));
     for (int64_t i = 0; i < g->n_tensors; i++) g->tensors[i].offset += begin;
     return RAMET_OK;
 }
@@ -285,8 +321,10 @@ static ramet_status check_count(const cursor *c, uint64_t count, uint64_t least,
     if (count > UINT64_MAX / least)
         return ramet__fail(RAMET_E_LIMIT, "GGUF: %llu %s at byte %llu; at most %llu", (ull)count, what, (ull)at, (ull)limit);
     if (count > (c->size - c->at) / least)
-        return ramet__fail(RAMET_E_FORMAT, "GGUF: %llu %s at byte %llu do not fit into the %llu bytes left", (ull)count, what, (ull)at, (ull)(c->size - c->at));
-    if (count > limit) return ramet__fail(RAMET_E_LIMIT, "GGUF: %llu %s at byte %llu; at most %llu", (ull)count, what, (ull)at, (ull)limit);
+        return ramet__fail(RAMET_E_FORMAT, "GGUF: %llu %s at byte %llu do not fit into the %llu bytes left", (ull)count, what,
+                           (ull)at, (ull)(c->size - c->at));
+    if (count > limit)
+        return ramet__fail(RAMET_E_LIMIT, "GGUF: %llu %s at byte %llu; at most %llu", (ull)count, what, (ull)at, (ull)limit);
     return RAMET_OK;
 }
 
@@ -297,10 +335,15 @@ static ramet_status read_all(cursor *c, ramet__gguf *g) {
     uint64_t n_tensors, n_kv;
     if (c->size < 24) { st = ends(c, "the first 24 bytes", 24); goto out; }
     RAMET__GO(take(c, magic, 4, "the magic"));
-    if (memcmp(magic, "GGUF", 4) != 0) { st = ramet__fail(RAMET_E_FORMAT, "GGUF: the file does not begin with \"GGUF\" at byte 0"); goto out; }
+    if (memcmp(magic, "GGUF", 4) != 0) {
+        st = ramet__fail(RAMET_E_FORMAT, "GGUF: the file does not begin with \"GGUF\" at byte 0");
+        goto out;
+    }
     RAMET__GO(take32(c, &version, "the version"));
     if (version != 3) {
-        st = ramet__fail(RAMET_E_UNSUPPORTED, version == 0x03000000 ? "GGUF: big-endian file (version %u at byte 4); convert it to little-endian" : "GGUF: version %u at byte 4; only 3 is supported", version);
+        st = ramet__fail(RAMET_E_UNSUPPORTED, version == 0x03000000
+                         ? "GGUF: big-endian file (version %u at byte 4); convert it to little-endian"
+                         : "GGUF: version %u at byte 4; only 3 is supported", version);
         goto out;
     }
     RAMET__GO(take64(c, &n_tensors, "the tensor count"));

@@ -6,7 +6,8 @@
 
 typedef unsigned long long ull;
 
-typedef struct put { const char *key; ramet__gguf_type type; const void *bytes; uint64_t size; } put; /* value as it lies in the file */
+/* value as it lies in the file */
+typedef struct put { const char *key; ramet__gguf_type type; const void *bytes; uint64_t size; } put;
 typedef struct declared { const char *name; ramet__shape shape; ramet__enc enc; uint64_t bytes; } declared;
 struct ramet__gguf_writer {
     ramet__mem *mem;
@@ -75,8 +76,10 @@ static ramet_status serialize(ramet__gguf_writer *w, put *p, const char *key, co
     const ramet__gguf_string *s = v->type == RAMET__GGUF_ARRAY ? v->v.array : &v->v.s;
     uint64_t n = v->type == RAMET__GGUF_ARRAY ? v->count : 1;
     ramet__gguf_type type = v->type == RAMET__GGUF_ARRAY ? v->element : v->type;
-    if ((uint32_t)type > RAMET__GGUF_F64 || type == RAMET__GGUF_ARRAY) return ramet__fail(RAMET_E_UNSUPPORTED, "GGUF: key \"%.64s\": type %d cannot be written", key, (int)type);
-    if (v->type != RAMET__GGUF_ARRAY && type != RAMET__GGUF_STRING && !fits(v)) return ramet__fail(RAMET_E_ARGUMENT, "GGUF: key \"%.64s\": the number does not fit its type", key);
+    if ((uint32_t)type > RAMET__GGUF_F64 || type == RAMET__GGUF_ARRAY)
+        return ramet__fail(RAMET_E_UNSUPPORTED, "GGUF: key \"%.64s\": type %d cannot be written", key, (int)type);
+    if (v->type != RAMET__GGUF_ARRAY && type != RAMET__GGUF_STRING && !fits(v))
+        return ramet__fail(RAMET_E_ARGUMENT, "GGUF: key \"%.64s\": the number does not fit its type", key);
     uint64_t size = v->type == RAMET__GGUF_ARRAY ? 12 : 0, one = (uint64_t)ramet__gguf_type_bytes(type);
     if (type == RAMET__GGUF_STRING) {
         for (uint64_t i = 0; i < n; i++) size += 8 + s[i].len;
@@ -112,11 +115,13 @@ ramet_status ramet__gguf_put(ramet__gguf_writer *w, const char *key, const ramet
     put p = {0};
     size_t len = strlen(key);
     if (w->written) return ramet__fail(RAMET_E_STATE, "GGUF: key \"%.64s\" put after the first data", key);
-    if (!len || len > 65535 || ramet__utf8_valid(key, len) < len) return ramet__fail(RAMET_E_ARGUMENT, "GGUF: key \"%.64s\" is empty, too long or not UTF-8", key);
+    if (!len || len > 65535 || ramet__utf8_valid(key, len) < len)
+        return ramet__fail(RAMET_E_ARGUMENT, "GGUF: key \"%.64s\" is empty, too long or not UTF-8", key);
     RAMET__TRY(serialize(w, &p, key, value));
     if (!strcmp(key, "general.alignment")) {
         uint64_t a = value->v.u;
-        if (value->type != RAMET__GGUF_U32 || !a || (a & (a - 1)) || a > 65536) return ramet__fail(RAMET_E_ARGUMENT, "GGUF: general.alignment must be a uint32 and a power of two up to 65536");
+        if (value->type != RAMET__GGUF_U32 || !a || (a & (a - 1)) || a > 65536)
+            return ramet__fail(RAMET_E_ARGUMENT, "GGUF: general.alignment must be a uint32 and a power of two up to 65536");
         w->alignment = (uint32_t)a;
     }
     for (int64_t i = 0; i < w->n_kv; i++) {
@@ -153,7 +158,8 @@ ramet_status ramet__gguf_put_text(ramet__gguf_writer *w, const char *key, const 
     ramet__gguf_value v = {.type = RAMET__GGUF_STRING, .count = 1, .v.s = {text, len}};
     return ramet__gguf_put(w, key, &v);
 }
-ramet_status ramet__gguf_put_array(ramet__gguf_writer *w, const char *key, ramet__gguf_type element, uint64_t count, const void *array) {
+ramet_status ramet__gguf_put_array(ramet__gguf_writer *w, const char *key, ramet__gguf_type element, uint64_t count,
+                                   const void *array) {
     ramet__gguf_value v = {.type = RAMET__GGUF_ARRAY, .element = element, .count = count, .v.array = array};
     return ramet__gguf_put(w, key, &v);
 }
@@ -167,13 +173,18 @@ ramet_status ramet__gguf_declare(ramet__gguf_writer *w, const char *name, const 
     declared d = {.shape = *shape, .enc = enc};
     int64_t count = 1;
     if (w->written) return ramet__fail(RAMET_E_STATE, "GGUF: tensor \"%.64s\" declared after the first data", name);
-    if (!len || len > 63 || ramet__utf8_valid(name, len) < len) return ramet__fail(RAMET_E_ARGUMENT, "GGUF: tensor name \"%.80s\" is empty, longer than 63 bytes or not UTF-8", name);
-    if (!e || e->gguf_type < 0 || shape->rank < 0 || shape->rank > RAMET__MAX_RANK) return ramet__fail(RAMET_E_ARGUMENT, "GGUF: tensor \"%s\": an encoding or rank that the format lacks", name);
+    if (!len || len > 63 || ramet__utf8_valid(name, len) < len)
+        return ramet__fail(RAMET_E_ARGUMENT, "GGUF: tensor name \"%.80s\" is empty, longer than 63 bytes or not UTF-8", name);
+    if (!e || e->gguf_type < 0 || shape->rank < 0 || shape->rank > RAMET__MAX_RANK)
+        return ramet__fail(RAMET_E_ARGUMENT, "GGUF: tensor \"%s\": an encoding or rank that the format lacks", name);
     for (int32_t i = 0; i < shape->rank; i++) {
-        if (shape->dim[i] < 0 || (shape->dim[i] && count > INT64_MAX / 64 / shape->dim[i])) return ramet__fail(RAMET_E_ARGUMENT, "GGUF: tensor \"%s\": negative dimension, or more than 2^57 elements", name);
+        if (shape->dim[i] < 0 || (shape->dim[i] && count > INT64_MAX / 64 / shape->dim[i]))
+            return ramet__fail(RAMET_E_ARGUMENT, "GGUF: tensor \"%s\": negative dimension, or more than 2^57 elements", name);
         count *= shape->dim[i];
     }
-    if (ramet__shape_cols(shape) % e->block) return ramet__fail(RAMET_E_ARGUMENT, "GGUF: tensor \"%s\": rows of %lld are not a multiple of %s's block of %d", name, (long long)ramet__shape_cols(shape), e->name, e->block);
+    if (ramet__shape_cols(shape) % e->block)
+        return ramet__fail(RAMET_E_ARGUMENT, "GGUF: tensor \"%s\": rows of %lld are not a multiple of %s's block of %d", name,
+                           (long long)ramet__shape_cols(shape), e->name, e->block);
     if (w->n >= RAMET__GGUF_MAX_TENSORS) return ramet__fail(RAMET_E_LIMIT, "GGUF: more than %d tensors", RAMET__GGUF_MAX_TENSORS);
     d.bytes = ramet__encoded_bytes(e, count);
     RAMET__TRY(ramet__grow(w->mem, &w->tensors, &w->cap, w->n + 1, sizeof *w->tensors));
@@ -227,7 +238,8 @@ static ramet_status write_header(ramet__gguf_writer *w) {
     }
     for (int64_t i = 0; i < w->n; i++) {
         RAMET__TRY(write_tensor_info(w, &w->tensors[i], offset));
-        if (w->tensors[i].bytes > (uint64_t)INT64_MAX - w->alignment - offset) return ramet__fail(RAMET_E_ARGUMENT, "GGUF: tensors of more than 2^63 bytes in all");
+        if (w->tensors[i].bytes > (uint64_t)INT64_MAX - w->alignment - offset)
+            return ramet__fail(RAMET_E_ARGUMENT, "GGUF: tensors of more than 2^63 bytes in all");
         offset = RAMET__ROUND_UP(offset + w->tensors[i].bytes, w->alignment);
     }
     return write_padding(w);
@@ -248,7 +260,9 @@ ramet_status ramet__gguf_data(ramet__gguf_writer *w, const void *bytes, uint64_t
     RAMET__TRY(advance(w));
     if (w->at == w->n) return size ? ramet__fail(RAMET_E_STATE, "GGUF: more data than was declared") : RAMET_OK;
     uint64_t room = w->tensors[w->at].bytes - w->done;
-    if (size > room) return ramet__fail(RAMET_E_STATE, "GGUF: tensor \"%s\" is given %llu bytes too many", w->tensors[w->at].name, (ull)(size - room));
+    if (size > room)
+        return ramet__fail(RAMET_E_STATE, "GGUF: tensor \"%s\" is given %llu bytes too many", w->tensors[w->at].name,
+                           (ull)(size - room));
     RAMET__TRY(ramet__writer_write(w->file, bytes, (size_t)size));
     w->done += size;
     return RAMET_OK;
@@ -260,7 +274,8 @@ ramet_status ramet__gguf_writer_commit(ramet__gguf_writer **pw) {
     RAMET__GO(write_header(w));
     RAMET__GO(advance(w));
     if (w->at < w->n) {
-        st = ramet__fail(RAMET_E_STATE, "GGUF: tensor \"%s\" lacks %llu bytes", w->tensors[w->at].name, (ull)(w->tensors[w->at].bytes - w->done));
+        st = ramet__fail(RAMET_E_STATE, "GGUF: tensor \"%s\" lacks %llu bytes", w->tensors[w->at].name,
+                         (ull)(w->tensors[w->at].bytes - w->done));
         goto out;
     }
     st = ramet__writer_commit(&w->file);

@@ -46,7 +46,8 @@ static ramet_status read_json(const ramet__json **out, ramet__hf *hf, const char
     ramet_status st = read_text(&text, &size, hf, name, MAX_JSON);
     if (!st && text) {
         st = ramet__json_parse(out, &hf->arena, text, size, NULL);
-        if (!st && (*out)->type != RAMET__JSON_OBJECT) st = ramet__fail(RAMET_E_FORMAT, "JSON: not an object at byte %llu", (unsigned long long)(*out)->offset);
+        if (!st && (*out)->type != RAMET__JSON_OBJECT)
+            st = ramet__fail(RAMET_E_FORMAT, "JSON: not an object at byte %llu", (unsigned long long)(*out)->offset);
         if (st) st = ramet__prefix(st, "%s/%s: ", hf->folder, name);
     }
     ramet__free(text);
@@ -64,18 +65,24 @@ static ramet_status open_file(ramet__safetensors **out, ramet__hf *hf, const cha
 }
 
 static int plain_name(const ramet__json *v) {
-    return v->len && strlen(v->text) == v->len && !strpbrk(v->text, "/\\:") && strcmp(v->text, ".") != 0 && strcmp(v->text, "..") != 0;
+    return v->len && strlen(v->text) == v->len && !strpbrk(v->text, "/\\:") && strcmp(v->text, ".") != 0 &&
+        strcmp(v->text, "..") != 0;
 }
 
 static ramet_status open_shard(ramet__safetensors **out, ramet__hf *hf, const ramet__json *name) {
     const char *path = NULL;
     struct stat info;
     if (!plain_name(name))
-        return ramet__fail(RAMET_E_FORMAT, "%s/model.safetensors.index.json: shard \"%.64s\" at byte %llu is not a plain file name", hf->folder, name->text, (unsigned long long)name->offset);
+        return ramet__fail(RAMET_E_FORMAT, "%s/model.safetensors.index.json: shard \"%.64s\" at byte %llu is not a plain file name",
+                           hf->folder, name->text, (unsigned long long)name->offset);
     RAMET__TRY(join(&path, hf, name->text));
-    if (lstat(path, &info)) return ramet__fail(RAMET_E_NOT_FOUND, "%s: no such file, but model.safetensors.index.json names it at byte %llu", path, (unsigned long long)name->offset);
+    if (lstat(path, &info))
+        return ramet__fail(RAMET_E_NOT_FOUND, "%s: no such file, but model.safetensors.index.json names it at byte %llu", path,
+                           (unsigned long long)name->offset);
     if (!S_ISREG(info.st_mode))
-        return ramet__fail(RAMET_E_FORMAT, "%s: a symbolic link or no file, which model.safetensors.index.json must not name (byte %llu); copy the file here", path, (unsigned long long)name->offset);
+        return ramet__fail(RAMET_E_FORMAT,
+                           "%s: a symbolic link or no file, which model.safetensors.index.json must not name (byte %llu); "
+                           "copy the file here", path, (unsigned long long)name->offset);
     return open_file(out, hf, path);
 }
 
@@ -88,7 +95,8 @@ static ramet_status open_shards(ramet__hf *hf, const ramet__json *map) {
     for (int64_t i = 0; i < n; i++) {
         const ramet__json *v = &map->items[i];
         if (v->type != RAMET__JSON_STRING) {
-            st = ramet__fail(RAMET_E_FORMAT, "%s/model.safetensors.index.json: the shard of \"%.64s\" is not a string at byte %llu", hf->folder, map->keys[i], (unsigned long long)v->offset);
+            st = ramet__fail(RAMET_E_FORMAT, "%s/model.safetensors.index.json: the shard of \"%.64s\" is not a string at byte %llu",
+                             hf->folder, map->keys[i], (unsigned long long)v->offset);
             goto out;
         }
         ramet__index_set(&names, i, v->text, v->len);
@@ -100,14 +108,20 @@ static ramet_status open_shards(ramet__hf *hf, const ramet__json *map) {
     for (int64_t i = 0; i < n; i++) {
         const ramet__index_entry *e = &names.entry[i], *before = i ? e - 1 : NULL;
         if (!before || before->len != e->len || memcmp(before->name, e->name, e->len) != 0) {
-            if (hf->n_shards == MAX_SHARDS) { st = ramet__fail(RAMET_E_LIMIT, "%s/model.safetensors.index.json: more than %d shards", hf->folder, MAX_SHARDS); goto out; }
+            if (hf->n_shards == MAX_SHARDS) {
+                st = ramet__fail(RAMET_E_LIMIT, "%s/model.safetensors.index.json: more than %d shards", hf->folder, MAX_SHARDS);
+                goto out;
+            }
             RAMET__GO(open_shard(&hf->shards[hf->n_shards], hf, &map->items[e->at]));
             hf->n_shards++;
         }
         const ramet__safetensors *shard = hf->shards[hf->n_shards - 1];
-        const ramet__st_tensor *t = strlen(map->keys[e->at]) == map->key_len[e->at] ? ramet__safetensors_find(shard, map->keys[e->at]) : NULL;
+        const char *name = map->keys[e->at];
+        const ramet__st_tensor *t = strlen(name) == map->key_len[e->at] ? ramet__safetensors_find(shard, name) : NULL;
         if (!t) {
-            st = ramet__fail(RAMET_E_INCONSISTENT, "%s: has no tensor \"%.64s\", but model.safetensors.index.json says so at byte %llu", ramet__reader_name(shard->reader), map->keys[e->at], (unsigned long long)map->items[e->at].offset);
+            st = ramet__fail(RAMET_E_INCONSISTENT,
+                             "%s: has no tensor \"%.64s\", but model.safetensors.index.json says so at byte %llu",
+                             ramet__reader_name(shard->reader), name, (unsigned long long)map->items[e->at].offset);
             goto out;
         }
         hf->tensors[e->at] = (entry){shard, t};
@@ -132,9 +146,13 @@ static ramet_status open_weights(ramet__hf *hf) {
         return RAMET_OK;
     }
     RAMET__GO(read_json(&index, hf, "model.safetensors.index.json"));
-    if (!index) return ramet__fail(RAMET_E_NOT_FOUND, "%s: neither model.safetensors nor model.safetensors.index.json is there", hf->folder);
+    if (!index)
+        return ramet__fail(RAMET_E_NOT_FOUND, "%s: neither model.safetensors nor model.safetensors.index.json is there",
+                           hf->folder);
     const ramet__json *map = ramet__json_get(index, "weight_map");
-    if (!map || map->type != RAMET__JSON_OBJECT) return ramet__fail(RAMET_E_FORMAT, "%s/model.safetensors.index.json: no object \"weight_map\" in the object at byte %llu", hf->folder, (unsigned long long)index->offset);
+    if (!map || map->type != RAMET__JSON_OBJECT)
+        return ramet__fail(RAMET_E_FORMAT, "%s/model.safetensors.index.json: no object \"weight_map\" in the object at byte %llu",
+                           hf->folder, (unsigned long long)index->offset);
     RAMET__GO(open_shards(hf, map));
 out:
     return st;
@@ -148,7 +166,10 @@ ramet_status ramet__hf_open(ramet__hf **out, ramet__mem *mem, const char *folder
     hf->mem = hf->arena.mem = mem;
     RAMET__NEW(hf->folder, ramet__arena_strndup(&hf->arena, folder, strlen(folder)));
     RAMET__GO(read_json(&hf->config, hf, "config.json"));
-    if (!hf->config) { st = ramet__fail(RAMET_E_NOT_FOUND, "%s: config.json is not there; is this a Hugging Face model folder?", folder); goto out; }
+    if (!hf->config) {
+        st = ramet__fail(RAMET_E_NOT_FOUND, "%s: config.json is not there; is this a Hugging Face model folder?", folder);
+        goto out;
+    }
     RAMET__GO(read_text(&hf->tokenizer, &hf->tokenizer_size, hf, "tokenizer.json", MAX_TOKENIZER));
     RAMET__GO(read_text(&hf->tokenizer_config, &hf->tokenizer_config_size, hf, "tokenizer_config.json", MAX_JSON));
     RAMET__GO(open_weights(hf));

@@ -43,7 +43,9 @@ static void skip_space(parser *p) {
 static int hex4(const char *s) {
     int v = 0;
     for (int i = 0; i < 4; i++) {
-        int c = (uint8_t)s[i], d = c >= '0' && c <= '9' ? c - '0' : c >= 'a' && c <= 'f' ? c - 'a' + 10 : c >= 'A' && c <= 'F' ? c - 'A' + 10 : -1;
+        int c = (uint8_t)s[i], small = c | 0x20, d = -1;
+        if (c >= '0' && c <= '9') d = c - '0';
+        if (small >= 'a' && small <= 'f') d = small - 'a' + 10;
         if (d < 0) return -1;
         v = v << 4 | d;
     }
@@ -51,11 +53,15 @@ static int hex4(const char *s) {
 }
 
 static size_t put_utf8(char *d, uint32_t c) {
-    if (c < 0x80) { d[0] = (char)c; return 1; }
-    if (c < 0x800) { d[0] = (char)(0xc0 | c >> 6); d[1] = (char)(0x80 | (c & 63)); return 2; }
-    if (c < 0x10000) { d[0] = (char)(0xe0 | c >> 12); d[1] = (char)(0x80 | (c >> 6 & 63)); d[2] = (char)(0x80 | (c & 63)); return 3; }
-    d[0] = (char)(0xf0 | c >> 18); d[1] = (char)(0x80 | (c >> 12 & 63)); d[2] = (char)(0x80 | (c >> 6 & 63)); d[3] = (char)(0x80 | (c & 63));
-    return 4;
+    if (c < 0x80) {
+        d[0] = (char)c;
+        return 1;
+    }
+    size_t more = c < 0x800 ? 1 : c < 0x10000 ? 2 : 3;
+    static const uint8_t lead[] = {0, 0xc0, 0xe0, 0xf0};
+    d[0] = (char)(lead[more] | c >> 6 * more);
+    for (size_t i = 1; i <= more; i++) d[i] = (char)(0x80 | (c >> 6 * (more - i) & 63));
+    return more + 1;
 }
 
 /* One escape at s (after the backslash, before end); writes its bytes, returns characters used, 0 when it is wrong. */
@@ -163,7 +169,8 @@ static ramet_status parse_number(parser *p, ramet__json *v) {
     }
     char copy[1100]; /* 1 + 308 digits name any double exactly enough; longer ones exist only to trouble us */
     if (i - begin >= sizeof copy)
-        return ramet__fail(RAMET_E_LIMIT, "JSON: number of %zu characters at byte %zu; at most %zu", i - begin, begin, sizeof copy - 1);
+        return ramet__fail(RAMET_E_LIMIT, "JSON: number of %zu characters at byte %zu; at most %zu", i - begin, begin,
+                           sizeof copy - 1);
     memcpy(copy, p->text + begin, i - begin);
     copy[i - begin] = 0;
     v->number = to_double(copy);
@@ -183,7 +190,8 @@ static ramet_status open_container(parser *p, ramet__json_type type) {
 }
 
 static ramet_status twice(const key *k) {
-    return ramet__fail(RAMET_E_FORMAT, "JSON: key \"%.64s\" occurs twice in one object, again at byte %llu", k->text, (unsigned long long)k->offset);
+    return ramet__fail(RAMET_E_FORMAT, "JSON: key \"%.64s\" occurs twice in one object, again at byte %llu", k->text,
+                       (unsigned long long)k->offset);
 }
 
 /* Copy keys to the arena and see that none occurs twice. */
@@ -239,10 +247,12 @@ out:
 static ramet_status parse_key(parser *p) {
     key k = {.offset = p->at};
     size_t len = 0;
-    if (p->at >= p->size || p->text[p->at] != '"') return bad(p->at, p->at < p->size ? "an object wants a key in quotes here," : "text ends inside an object");
+    if (p->at >= p->size || p->text[p->at] != '"')
+        return bad(p->at, p->at < p->size ? "an object wants a key in quotes here," : "text ends inside an object");
     p->at++;
     RAMET__TRY(parse_string(p, &k.text, &len));
-    if (len > UINT32_MAX) return ramet__fail(RAMET_E_LIMIT, "JSON: key of %zu bytes at byte %llu", len, (unsigned long long)k.offset);
+    if (len > UINT32_MAX)
+        return ramet__fail(RAMET_E_LIMIT, "JSON: key of %zu bytes at byte %llu", len, (unsigned long long)k.offset);
     k.len = (uint32_t)len;
     skip_space(p);
     if (p->at >= p->size || p->text[p->at] != ':') return bad(p->at, "a key wants ':' after it,");
@@ -280,7 +290,8 @@ static ramet_status run(parser *p, ramet__json *root) {
     for (;;) { /* one turn: a value begins here */
         skip_space(p);
         if (p->at >= p->size) return bad(p->at, "text ends where a value should begin,");
-        if (++p->values > p->max_values) return ramet__fail(RAMET_E_LIMIT, "JSON: more than %llu values, at byte %zu", (unsigned long long)p->max_values, p->at);
+        if (++p->values > p->max_values)
+            return ramet__fail(RAMET_E_LIMIT, "JSON: more than %llu values, at byte %zu", (unsigned long long)p->max_values, p->at);
         char c = p->text[p->at];
         if (c == '{' || c == '[') {
             RAMET__TRY(open_container(p, c == '{' ? RAMET__JSON_OBJECT : RAMET__JSON_ARRAY));
@@ -306,13 +317,15 @@ static ramet_status run(parser *p, ramet__json *root) {
                 if (object) RAMET__TRY(parse_key(p));
                 break;
             }
-            if (p->text[p->at] != (object ? '}' : ']')) return bad(p->at, object ? "neither ',' nor '}' after a value" : "neither ',' nor ']' after a value");
+            if (p->text[p->at] != (object ? '}' : ']'))
+                return bad(p->at, object ? "neither ',' nor '}' after a value" : "neither ',' nor ']' after a value");
             RAMET__TRY(close_container(p, &v));
         }
     }
 }
 
-ramet_status ramet__json_parse(const ramet__json **out, ramet__arena *arena, const char *text, size_t size, const ramet__json_limits *limits) {
+ramet_status ramet__json_parse(const ramet__json **out, ramet__arena *arena, const char *text, size_t size,
+                               const ramet__json_limits *limits) {
     ramet_status st = RAMET_OK;
     ramet__json *root;
     parser p = {.arena = arena, .text = text, .size = size};
@@ -351,12 +364,14 @@ const char *ramet__json_type_name(ramet__json_type type) {
 }
 
 static ramet_status wrong(const ramet__json *v, const char *name, const char *wanted) {
-    return ramet__fail(RAMET_E_FORMAT, "JSON: \"%s\" must be %s, but is %s at byte %llu", name, wanted, ramet__json_type_name(v->type), (unsigned long long)v->offset);
+    return ramet__fail(RAMET_E_FORMAT, "JSON: \"%s\" must be %s, but is %s at byte %llu", name, wanted,
+                       ramet__json_type_name(v->type), (unsigned long long)v->offset);
 }
 
 ramet_status ramet__json_i64(int64_t *out, const ramet__json *object, const char *name, int64_t fallback) {
     const ramet__json *v = ramet__json_get(object, name);
-    if (v && v->type != RAMET__JSON_NULL && !(v->type == RAMET__JSON_NUMBER && v->is_integer)) return wrong(v, name, "an integer of at most 64 bits");
+    if (v && v->type != RAMET__JSON_NULL && !(v->type == RAMET__JSON_NUMBER && v->is_integer))
+        return wrong(v, name, "an integer of at most 64 bits");
     *out = v && v->type == RAMET__JSON_NUMBER ? v->integer : fallback;
     return RAMET_OK;
 }

@@ -3,15 +3,17 @@
  * many bytes, then the data. Facts: the safetensors project's README, "Format". */
 #include "format/safetensors.h"
 #include "format/json.h"
+#include <math.h>
 #include <string.h>
 
 typedef unsigned long long ull;
 
 static const struct { const char *name; int32_t bits; ramet__st_dtype dtype; } dtypes[] = {
-    {"F32", 32, RAMET__ST_F32}, {"F16", 16, RAMET__ST_F16}, {"BF16", 16, RAMET__ST_BF16}, {"I32", 32, RAMET__ST_I32}, {"I64", 64, RAMET__ST_I64},
-    {"U8", 8, RAMET__ST_U8}, {"I8", 8, RAMET__ST_I8}, {"BOOL", 8, RAMET__ST_OTHER}, {"I16", 16, RAMET__ST_OTHER}, {"U16", 16, RAMET__ST_OTHER},
-    {"U32", 32, RAMET__ST_OTHER}, {"U64", 64, RAMET__ST_OTHER}, {"F64", 64, RAMET__ST_OTHER}, {"C64", 64, RAMET__ST_OTHER}, {"F8_E5M2", 8, RAMET__ST_OTHER},
-    {"F8_E4M3", 8, RAMET__ST_OTHER}, {"F8_E8M0", 8, RAMET__ST_OTHER}, {"F8_E4M3FNUZ", 8, RAMET__ST_OTHER}, {"F8_E5M2FNUZ", 8, RAMET__ST_OTHER},
+    {"F32", 32, RAMET__ST_F32}, {"F16", 16, RAMET__ST_F16}, {"BF16", 16, RAMET__ST_BF16}, {"I32", 32, RAMET__ST_I32},
+    {"I64", 64, RAMET__ST_I64}, {"U8", 8, RAMET__ST_U8}, {"I8", 8, RAMET__ST_I8}, {"BOOL", 8, RAMET__ST_OTHER},
+    {"I16", 16, RAMET__ST_OTHER}, {"U16", 16, RAMET__ST_OTHER}, {"U32", 32, RAMET__ST_OTHER}, {"U64", 64, RAMET__ST_OTHER},
+    {"F64", 64, RAMET__ST_OTHER}, {"C64", 64, RAMET__ST_OTHER}, {"F8_E5M2", 8, RAMET__ST_OTHER}, {"F8_E4M3", 8, RAMET__ST_OTHER},
+    {"F8_E8M0", 8, RAMET__ST_OTHER}, {"F8_E4M3FNUZ", 8, RAMET__ST_OTHER}, {"F8_E5M2FNUZ", 8, RAMET__ST_OTHER},
     {"F6_E2M3", 6, RAMET__ST_OTHER}, {"F6_E3M2", 6, RAMET__ST_OTHER}, {"F4", 4, RAMET__ST_OTHER},
 };
 
@@ -20,20 +22,25 @@ static ramet_status bad(const char *name, const ramet__json *v, const char *what
 }
 
 /* A number of an array: an integer, not negative, written without fraction or exponent. */
-static int natural(const ramet__json *v) { return v->type == RAMET__JSON_NUMBER && v->is_integer && v->integer >= 0 && !(v->integer == 0 && 1 / v->number < 0); }
+static int natural(const ramet__json *v) {
+    int minus_zero = v->type == RAMET__JSON_NUMBER && v->number == 0 && signbit(v->number);
+    return v->type == RAMET__JSON_NUMBER && v->is_integer && v->integer >= 0 && !minus_zero;
+}
 
 static ramet_status read_shape(ramet__st_tensor *t, const ramet__json *shape, int32_t bits) {
     uint64_t count = 1, zero = 0;
     if (shape->type != RAMET__JSON_ARRAY) return bad(t->name, shape, "\"shape\" is not an array");
     if (shape->len > RAMET__ST_MAX_RANK)
-        return ramet__fail(RAMET_E_LIMIT, "safetensors: tensor \"%.64s\": rank %zu at byte %llu; at most %d", t->name, shape->len, (ull)shape->offset + 8, RAMET__ST_MAX_RANK);
+        return ramet__fail(RAMET_E_LIMIT, "safetensors: tensor \"%.64s\": rank %zu at byte %llu; at most %d", t->name, shape->len,
+                           (ull)shape->offset + 8, RAMET__ST_MAX_RANK);
     t->rank = (int32_t)shape->len;
     for (size_t i = 0; i < shape->len; i++) {
         const ramet__json *d = &shape->items[i];
         if (!natural(d)) return bad(t->name, d, "a dimension is not a non-negative integer");
         t->dim[i] = d->integer;
         if (!d->integer) zero = 1;
-        else if (count > (uint64_t)INT64_MAX / (uint64_t)d->integer) return bad(t->name, d, "its dimensions multiply to more than 2^63");
+        else if (count > (uint64_t)INT64_MAX / (uint64_t)d->integer)
+            return bad(t->name, d, "its dimensions multiply to more than 2^63");
         else count *= (uint64_t)d->integer;
     }
     if (count > (uint64_t)INT64_MAX / 64) return bad(t->name, shape, "more than 2^57 elements");
@@ -44,22 +51,29 @@ static ramet_status read_shape(ramet__st_tensor *t, const ramet__json *shape, in
 }
 
 static ramet_status read_tensor(ramet__st_tensor *t, const ramet__json *v, uint64_t data, uint64_t size) {
-    const ramet__json *dtype = ramet__json_get(v, "dtype"), *shape = ramet__json_get(v, "shape"), *range = ramet__json_get(v, "data_offsets");
+    const ramet__json *dtype = ramet__json_get(v, "dtype"), *shape = ramet__json_get(v, "shape"),
+        *range = ramet__json_get(v, "data_offsets");
     if (v->type != RAMET__JSON_OBJECT) return bad(t->name, v, "not an object");
-    if (!dtype || !shape || !range || v->len != 3) return bad(t->name, v, "its fields must be dtype, shape and data_offsets, no others");
+    if (!dtype || !shape || !range || v->len != 3)
+        return bad(t->name, v, "its fields must be dtype, shape and data_offsets, no others");
     if (dtype->type != RAMET__JSON_STRING) return bad(t->name, dtype, "\"dtype\" is not a string");
     int32_t found = -1;
     for (int32_t i = 0; i < RAMET__COUNT(dtypes); i++)
         if (strlen(dtypes[i].name) == dtype->len && !memcmp(dtypes[i].name, dtype->text, dtype->len)) found = i;
-    if (found < 0) return ramet__fail(RAMET_E_UNSUPPORTED, "safetensors: tensor \"%.64s\": unknown dtype \"%.32s\" at byte %llu", t->name, dtype->text, (ull)dtype->offset + 8);
+    if (found < 0)
+        return ramet__fail(RAMET_E_UNSUPPORTED, "safetensors: tensor \"%.64s\": unknown dtype \"%.32s\" at byte %llu", t->name,
+                           dtype->text, (ull)dtype->offset + 8);
     t->dtype = dtypes[found].dtype;
     t->dtype_name = dtypes[found].name;
     RAMET__TRY(read_shape(t, shape, dtypes[found].bits));
-    if (range->type != RAMET__JSON_ARRAY || range->len != 2 || !natural(&range->items[0]) || !natural(&range->items[1])) return bad(t->name, range, "\"data_offsets\" must be two non-negative integers");
+    if (range->type != RAMET__JSON_ARRAY || range->len != 2 || !natural(&range->items[0]) || !natural(&range->items[1]))
+        return bad(t->name, range, "\"data_offsets\" must be two non-negative integers");
     uint64_t begin = (uint64_t)range->items[0].integer, end = (uint64_t)range->items[1].integer;
     if (end < begin) return bad(t->name, range, "its data ends before it begins");
     if (end - begin != t->bytes)
-        return ramet__fail(RAMET_E_FORMAT, "safetensors: tensor \"%.64s\": %llu bytes of data, but dtype and shape want %llu, at byte %llu", t->name, (ull)(end - begin), (ull)t->bytes, (ull)range->offset + 8);
+        return ramet__fail(RAMET_E_FORMAT,
+                           "safetensors: tensor \"%.64s\": %llu bytes of data, but dtype and shape want %llu, at byte %llu",
+                           t->name, (ull)(end - begin), (ull)t->bytes, (ull)range->offset + 8);
     if (end > size - data) return bad(t->name, range, "its data ends after the file");
     t->offset = data + begin;
     return RAMET_OK;
@@ -74,14 +88,16 @@ static int by_offset(const void *pa, const void *pb) {
 
 static ramet_status read_meta(ramet__safetensors *s, const ramet__json *v) {
     ramet_status st = RAMET_OK;
-    if (v->type != RAMET__JSON_OBJECT) return ramet__fail(RAMET_E_FORMAT, "safetensors: \"__metadata__\" is not an object, at byte %llu", (ull)v->offset + 8);
+    if (v->type != RAMET__JSON_OBJECT)
+        return ramet__fail(RAMET_E_FORMAT, "safetensors: \"__metadata__\" is not an object, at byte %llu", (ull)v->offset + 8);
     RAMET__NEW(s->meta_key, ramet__arena_alloc(&s->arena, (v->len + 1) * sizeof *s->meta_key));
     RAMET__NEW(s->meta_value, ramet__arena_alloc(&s->arena, (v->len + 1) * sizeof *s->meta_value));
     RAMET__GO(ramet__index_init(&s->meta_index, &s->arena, (int64_t)v->len));
     for (size_t i = 0; i < v->len; i++) {
         const ramet__json *value = &v->items[i];
         if (value->type != RAMET__JSON_STRING || strlen(value->text) != value->len || strlen(v->keys[i]) != v->key_len[i])
-            return ramet__fail(RAMET_E_FORMAT, "safetensors: metadata \"%.64s\" is not a string without NULs, at byte %llu", v->keys[i], (ull)value->offset + 8);
+            return ramet__fail(RAMET_E_FORMAT, "safetensors: metadata \"%.64s\" is not a string without NULs, at byte %llu",
+                               v->keys[i], (ull)value->offset + 8);
         RAMET__NEW(s->meta_key[i], ramet__arena_strndup(&s->arena, v->keys[i], v->key_len[i]));
         RAMET__NEW(s->meta_value[i], ramet__arena_strndup(&s->arena, value->text, value->len));
         ramet__index_set(&s->meta_index, (int64_t)i, s->meta_key[i], v->key_len[i]);
@@ -96,7 +112,9 @@ static ramet_status read_tensors(ramet__safetensors *s, const ramet__json *heade
     ramet_status st = RAMET_OK;
     const ramet__json *meta = ramet__json_get(header, "__metadata__");
     int64_t n = (int64_t)header->len - (meta ? 1 : 0), at = 0;
-    if (n > RAMET__ST_MAX_TENSORS) return ramet__fail(RAMET_E_LIMIT, "safetensors: %lld tensors in the header at byte 8; at most %d", (long long)n, RAMET__ST_MAX_TENSORS);
+    if (n > RAMET__ST_MAX_TENSORS)
+        return ramet__fail(RAMET_E_LIMIT, "safetensors: %lld tensors in the header at byte 8; at most %d", (long long)n,
+                           RAMET__ST_MAX_TENSORS);
     if (meta) RAMET__TRY(read_meta(s, meta));
     RAMET__NEW(s->tensors, ramet__arena_alloc(&s->arena, (size_t)(n + 1) * sizeof *s->tensors));
     s->n_tensors = n;
@@ -112,10 +130,14 @@ static ramet_status read_tensors(ramet__safetensors *s, const ramet__json *heade
     for (int64_t i = 0; i < n; end += s->tensors[i++].bytes) {
         const ramet__st_tensor *t = &s->tensors[i];
         if (t->offset == end) continue;
-        st = ramet__fail(RAMET_E_FORMAT, "safetensors: the data of tensor \"%.64s\" begins at byte %llu, but what is before it ends at byte %llu: %s", t->name, (ull)t->offset, (ull)end, t->offset > end ? "a gap" : "they overlap");
+        st = ramet__fail(RAMET_E_FORMAT,
+                         "safetensors: the data of tensor \"%.64s\" begins at byte %llu, but what is before it ends at %llu: %s",
+                         t->name, (ull)t->offset, (ull)end, t->offset > end ? "a gap" : "they overlap");
         goto out;
     }
-    if (end != size) st = ramet__fail(RAMET_E_FORMAT, "safetensors: %llu bytes follow the last tensor at byte %llu", (ull)(size - end), (ull)end);
+    if (end != size)
+        st = ramet__fail(RAMET_E_FORMAT, "safetensors: %llu bytes follow the last tensor at byte %llu", (ull)(size - end),
+                         (ull)end);
     RAMET__GO(st);
     RAMET__GO(ramet__index_init(&s->index, &s->arena, n));
     for (int64_t i = 0; i < n; i++) ramet__index_set(&s->index, i, s->tensors[i].name, strlen(s->tensors[i].name));
@@ -131,10 +153,13 @@ static ramet_status read_header(ramet__safetensors *s, ramet__mem *mem, ramet__r
     const ramet__json *header = NULL;
     char *text = NULL;
     uint64_t size = ramet__reader_size(reader), n = 0;
-    if (size < 8) return ramet__fail(RAMET_E_FORMAT, "safetensors: the file ends at byte %llu, inside the first 8 bytes", (ull)size);
+    if (size < 8)
+        return ramet__fail(RAMET_E_FORMAT, "safetensors: the file ends at byte %llu, inside the first 8 bytes", (ull)size);
     RAMET__GO(ramet__reader_read(reader, &n, 0, 8));
     if (n > RAMET__ST_MAX_HEADER || n > size - 8 || n < 2) {
-        st = ramet__fail(RAMET_E_FORMAT, "safetensors: header of %llu bytes, at byte 0; it must have 2..%d and fit into the file's %llu", (ull)n, RAMET__ST_MAX_HEADER, (ull)size);
+        st = ramet__fail(RAMET_E_FORMAT,
+                         "safetensors: header of %llu bytes, at byte 0; it must have 2..%d and fit into the file's %llu", (ull)n,
+                         RAMET__ST_MAX_HEADER, (ull)size);
         goto out;
     }
     RAMET__NEW(text, ramet__alloc(mem, (size_t)n));
@@ -183,7 +208,8 @@ const char *ramet__safetensors_meta(const ramet__safetensors *s, const char *key
 
 ramet_status ramet__safetensors_read(const ramet__safetensors *s, const ramet__st_tensor *t, void *dst, uint64_t size) {
     if (size != t->bytes)
-        return ramet__fail(RAMET_E_INCONSISTENT, "%s: tensor \"%.64s\" has %llu bytes, but %llu are wanted", ramet__reader_name(s->reader), t->name, (ull)t->bytes, (ull)size);
+        return ramet__fail(RAMET_E_INCONSISTENT, "%s: tensor \"%.64s\" has %llu bytes, but %llu are wanted",
+                           ramet__reader_name(s->reader), t->name, (ull)t->bytes, (ull)size);
     return ramet__reader_read(s->reader, dst, t->offset, size);
 }
 

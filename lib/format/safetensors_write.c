@@ -72,11 +72,17 @@ ramet_status ramet__st_declare(ramet__st_writer *w, const char *name, ramet__st_
     uint64_t bytes = (uint64_t)ramet__st_dtype_bytes(dtype, &dtype_name), room = (uint64_t)INT64_MAX - w->end;
     RAMET__TRY(not_begun(w, name));
     if (!bytes || rank < 0 || rank > RAMET__ST_MAX_RANK || !strcmp(name, "__metadata__"))
-        return ramet__fail(RAMET_E_ARGUMENT, "safetensors: tensor \"%.64s\": a dtype that cannot be written, a rank that is not 0..%d, or a reserved name", name, RAMET__ST_MAX_RANK);
-    if (ramet__utf8_valid(name, strlen(name)) < strlen(name)) return ramet__fail(RAMET_E_ARGUMENT, "safetensors: the name of tensor %lld is not UTF-8", (long long)w->n);
-    if (w->n >= RAMET__ST_MAX_TENSORS) return ramet__fail(RAMET_E_LIMIT, "safetensors: more than %d tensors", RAMET__ST_MAX_TENSORS);
+        return ramet__fail(RAMET_E_ARGUMENT,
+                           "safetensors: tensor \"%.64s\": a dtype that cannot be written, a rank that is not 0..%d, or a reserved name",
+                           name, RAMET__ST_MAX_RANK);
+    if (ramet__utf8_valid(name, strlen(name)) < strlen(name))
+        return ramet__fail(RAMET_E_ARGUMENT, "safetensors: the name of tensor %lld is not UTF-8", (long long)w->n);
+    if (w->n >= RAMET__ST_MAX_TENSORS)
+        return ramet__fail(RAMET_E_LIMIT, "safetensors: more than %d tensors", RAMET__ST_MAX_TENSORS);
     for (int32_t i = 0; i < rank; i++) {
-        if (dim[i] < 0 || (dim[i] && bytes > room / (uint64_t)dim[i])) return ramet__fail(RAMET_E_ARGUMENT, "safetensors: tensor \"%.64s\": negative dimension, or more than 2^63 bytes", name);
+        if (dim[i] < 0 || (dim[i] && bytes > room / (uint64_t)dim[i]))
+            return ramet__fail(RAMET_E_ARGUMENT, "safetensors: tensor \"%.64s\": negative dimension, or more than 2^63 bytes",
+                               name);
         bytes *= (uint64_t)dim[i];
     }
     RAMET__TRY(ramet__grow(w->mem, &w->tensors, &w->cap, w->n + 1, sizeof *w->tensors));
@@ -122,7 +128,10 @@ static ramet_status write_header(ramet__st_writer *w) {
     ramet__text_bytes(&all, "}", 1);
     while (!all.status && (8 + all.len) % 64) ramet__text_bytes(&all, " ", 1);
     RAMET__GO(all.status);
-    if (all.len > RAMET__ST_MAX_HEADER) { st = ramet__fail(RAMET_E_LIMIT, "safetensors: header of %zu bytes; the format allows %d", all.len, RAMET__ST_MAX_HEADER); goto out; }
+    if (all.len > RAMET__ST_MAX_HEADER) {
+        st = ramet__fail(RAMET_E_LIMIT, "safetensors: header of %zu bytes; the format allows %d", all.len, RAMET__ST_MAX_HEADER);
+        goto out;
+    }
     uint64_t n = all.len;
     RAMET__GO(ramet__writer_write(w->file, &n, 8));
     RAMET__GO(ramet__writer_write(w->file, all.data, all.len));
@@ -137,7 +146,8 @@ ramet_status ramet__st_data(ramet__st_writer *w, const void *bytes, uint64_t siz
     while (w->at < w->n && w->done == w->tensors[w->at].bytes) { w->at++; w->done = 0; } /* finished ones, and empty ones */
     if (w->at == w->n) return size ? ramet__fail(RAMET_E_STATE, "safetensors: more data than was declared") : RAMET_OK;
     if (size > w->tensors[w->at].bytes - w->done)
-        return ramet__fail(RAMET_E_STATE, "safetensors: tensor \"%.64s\" is given %llu bytes too many", w->tensors[w->at].name, (ull)(size - (w->tensors[w->at].bytes - w->done)));
+        return ramet__fail(RAMET_E_STATE, "safetensors: tensor \"%.64s\" is given %llu bytes too many", w->tensors[w->at].name,
+                           (ull)(size - (w->tensors[w->at].bytes - w->done)));
     RAMET__TRY(ramet__writer_write(w->file, bytes, (size_t)size));
     w->done += size;
     return RAMET_OK;
@@ -147,7 +157,9 @@ ramet_status ramet__st_writer_commit(ramet__st_writer **pw) {
     ramet__st_writer *w = *pw;
     ramet_status st = write_header(w);
     while (w->at < w->n && w->done == w->tensors[w->at].bytes) { w->at++; w->done = 0; }
-    if (!st && w->at < w->n) st = ramet__fail(RAMET_E_STATE, "safetensors: tensor \"%.64s\" lacks %llu bytes", w->tensors[w->at].name, (ull)(w->tensors[w->at].bytes - w->done));
+    if (!st && w->at < w->n)
+        st = ramet__fail(RAMET_E_STATE, "safetensors: tensor \"%.64s\" lacks %llu bytes", w->tensors[w->at].name,
+                         (ull)(w->tensors[w->at].bytes - w->done));
     if (!st) st = ramet__writer_commit(&w->file);
     ramet__st_writer_drop(pw);
     return st;

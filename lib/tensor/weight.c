@@ -38,14 +38,18 @@ static ramet_status make(ramet__weight **out, ramet_runtime *rt, const char *nam
     const ramet__encoding *e = ramet__encoding_get(enc);
     ramet__weight *w;
     int64_t count = 1;
-    if (!e || shape->rank < 0 || shape->rank > RAMET__MAX_RANK) return ramet__fail(RAMET_E_ARGUMENT, "weight \"%s\": unknown encoding or rank", name);
+    if (!e || shape->rank < 0 || shape->rank > RAMET__MAX_RANK)
+        return ramet__fail(RAMET_E_ARGUMENT, "weight \"%s\": unknown encoding or rank", name);
     for (int32_t i = 0; i < shape->rank; i++) {
         int64_t d = shape->dim[i];
-        if (d < 0 || (d && count > INT64_MAX / 4 / d)) return ramet__fail(RAMET_E_INCONSISTENT, "weight \"%s\": its dimensions are negative or their product is beyond 2^61", name);
+        if (d < 0 || (d && count > INT64_MAX / 4 / d))
+            return ramet__fail(RAMET_E_INCONSISTENT, "weight \"%s\": its dimensions are negative or their product is beyond 2^61",
+                               name);
         count *= d;
     }
     if (ramet__shape_cols(shape) % e->block)
-        return ramet__fail(RAMET_E_INCONSISTENT, "weight \"%s\": rows of %lld are not a multiple of %s's block of %d", name, (long long)ramet__shape_cols(shape), e->name, e->block);
+        return ramet__fail(RAMET_E_INCONSISTENT, "weight \"%s\": rows of %lld are not a multiple of %s's block of %d", name,
+                           (long long)ramet__shape_cols(shape), e->name, e->block);
     RAMET__NEW(w, ramet__calloc(rt->mem, 1, sizeof *w));
     if (pthread_mutex_init(&w->lock, NULL)) {
         ramet__free(w);
@@ -70,13 +74,16 @@ out:
 /* Kernels load floats and fp16 scales: mapped rows must lie where such loads are allowed. */
 static int aligned(const void *p, ramet__enc enc) { return (uintptr_t)p % (enc == RAMET__ENC_F32 ? 4 : 2) == 0; }
 
-ramet_status ramet__weight_from_reader(ramet__weight **out, ramet_runtime *rt, const char *name, ramet__enc enc, const ramet__shape *shape, ramet__reader *reader, uint64_t offset) {
+ramet_status ramet__weight_from_reader(ramet__weight **out, ramet_runtime *rt, const char *name, ramet__enc enc,
+                                       const ramet__shape *shape, ramet__reader *reader, uint64_t offset) {
     ramet_status st = RAMET_OK;
     ramet__weight *w = NULL;
     RAMET__GO(make(&w, rt, name, enc, shape));
     uint64_t size = ramet__reader_size(reader);
     if (offset > size || w->bytes > size - offset) {
-        st = ramet__fail(RAMET_E_FORMAT, "%s: weight \"%s\" wants %llu bytes at byte %llu, but the file has %llu", ramet__reader_name(reader), name, (unsigned long long)w->bytes, (unsigned long long)offset, (unsigned long long)size);
+        st = ramet__fail(RAMET_E_FORMAT, "%s: weight \"%s\" wants %llu bytes at byte %llu, but the file has %llu",
+                         ramet__reader_name(reader), name, (unsigned long long)w->bytes, (unsigned long long)offset,
+                         (unsigned long long)size);
         goto out;
     }
     const void *mapped = ramet__reader_map(reader, offset, w->bytes);
@@ -96,7 +103,8 @@ out:
     return st;
 }
 
-ramet_status ramet__weight_new(ramet__weight **out, ramet_runtime *rt, const char *name, ramet__enc enc, const ramet__shape *shape) {
+ramet_status ramet__weight_new(ramet__weight **out, ramet_runtime *rt, const char *name, ramet__enc enc,
+                               const ramet__shape *shape) {
     ramet_status st = RAMET_OK;
     ramet__weight *w = NULL;
     RAMET__GO(make(&w, rt, name, enc, shape));
@@ -125,7 +133,8 @@ const ramet__shape *ramet__weight_shape(const ramet__weight *w) { return &w->sha
 uint64_t ramet__weight_bytes(const ramet__weight *w) { return w->bytes; }
 const void *ramet__weight_data(const ramet__weight *w) { return w->data; }
 
-static uint64_t row_bytes(const ramet__weight *w) { return ramet__encoded_bytes(ramet__encoding_get(w->enc), ramet__shape_cols(&w->shape)); }
+static uint64_t row_bytes(const ramet__weight *w) { return ramet__encoded_bytes(ramet__encoding_get(w->enc),
+        ramet__shape_cols(&w->shape)); }
 
 void ramet__weight_decode(float *dst, const ramet__weight *w, int64_t r0, int64_t r1) {
     const uint8_t *rows = w->data;
@@ -146,7 +155,8 @@ static ramet_status check_piece(void *context, int64_t piece, int32_t worker) {
     const ranges *r = context;
     const uint8_t *rows = r->w->data;
     int64_t from = piece * r->rows, to = RAMET__MIN(from + r->rows, r->n);
-    return ramet__encoded_finite(r->w->enc, rows + (uint64_t)from * row_bytes(r->w), (to - from) * r->k) ? RAMET_OK : RAMET_E_INCONSISTENT;
+    return ramet__encoded_finite(r->w->enc, rows + (uint64_t)from * row_bytes(r->w), (to - from) * r->k) ? RAMET_OK
+        : RAMET_E_INCONSISTENT;
 }
 
 ramet_status ramet__weight_check(const ramet__weight *w) {
@@ -174,17 +184,20 @@ static ramet_status pack_locked(ramet__weight *w) {
     const char *encoding = ramet__encoding_get(w->enc)->name;
     for (int32_t exact = 0; exact < 2; exact++) {
         w->product[exact] = ramet__kernels_product(w->rt->kernels, encoding, exact, n, k);
-        if (!w->product[exact]) return ramet__fail(RAMET_E_UNSUPPORTED, "weight \"%s\": no kernel multiplies %s", w->name, encoding);
+        if (!w->product[exact])
+            return ramet__fail(RAMET_E_UNSUPPORTED, "weight \"%s\": no kernel multiplies %s", w->name, encoding);
     }
     const ramet__packing *packing = w->product[0]->packing;
-    if (w->product[1]->packing != packing) return ramet__fail(RAMET_E_INTERNAL, "weight \"%s\": two packings for %s", w->name, encoding);
+    if (w->product[1]->packing != packing)
+        return ramet__fail(RAMET_E_INTERNAL, "weight \"%s\": two packings for %s", w->name, encoding);
     if (packing->in_place) {
         __atomic_store_n(&w->packed, w->data, __ATOMIC_RELEASE);
         return RAMET_OK;
     }
     uint64_t bytes = packing->bytes(n, k);
     if (bytes > SIZE_MAX - 1) return ramet__fail(RAMET_E_LIMIT, "weight \"%s\": its packing does not fit into memory", w->name);
-    RAMET__NEW(packed, ramet__calloc(w->rt->mem, 1, (size_t)(bytes + !bytes))); /* zeroed: a last panel may have rows that nobody packs */
+    /* zeroed: a last panel may have rows that nobody packs */
+    RAMET__NEW(packed, ramet__calloc(w->rt->mem, 1, (size_t)(bytes + !bytes)));
     ranges r = {.w = w, .packing = packing, .packed = packed, .n = n, .k = k, .rows = rows_a_piece(w, packing->n_block)};
     RAMET__GO(ramet__parallel_for(w->rt->threads, (n + r.rows - 1) / r.rows, pack_piece, &r, NULL));
     w->packed_own = packed;

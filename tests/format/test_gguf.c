@@ -29,7 +29,8 @@ typedef struct spec {
 
 static void set_key(spec_kv *kv, const char *key, size_t n) { kv->key = key; kv->key_len = n; kv->key_n = n; }
 static void set_name(spec_tensor *t, const char *name, size_t n) { t->name = name; t->name_len = n; t->name_n = n; }
-static void set_value(spec_kv *kv, uint32_t type, const void *value, size_t n) { kv->type = type; memcpy(kv->value, value, n); kv->value_n = n; }
+static void set_value(spec_kv *kv, uint32_t type, const void *value, size_t n) { kv->type = type; memcpy(kv->value, value,
+        n); kv->value_n = n; }
 static void set_u32(spec_kv *kv, uint32_t v) { set_value(kv, RAMET__GGUF_U32, &v, 4); }
 static void set_array(spec_kv *kv, uint32_t element, uint64_t count) { /* 3 bytes of elements follow */
     set_value(kv, RAMET__GGUF_ARRAY, "", 0);
@@ -38,10 +39,12 @@ static void set_array(spec_kv *kv, uint32_t element, uint64_t count) { /* 3 byte
     memcpy(kv->value + 12, "\1\0\1", 3);
     kv->value_n = 15;
 }
-static void set_dims(spec_tensor *t, uint32_t rank, uint64_t d0, uint64_t d1, uint64_t d2) { t->rank = rank; t->dim[0] = d0; t->dim[1] = d1; t->dim[2] = d2; }
+static void set_dims(spec_tensor *t, uint32_t rank, uint64_t d0, uint64_t d1,
+                     uint64_t d2) { t->rank = rank; t->dim[0] = d0; t->dim[1] = d1; t->dim[2] = d2; }
 
 static spec valid_spec(void) {
-    spec s = {.magic = {'G', 'G', 'U', 'F'}, .version = 3, .n_tensors = 2, .n_kv = 3, .kvs = 3, .tensors = 2, .align = 32, .data = 96};
+    spec s = {.magic = {'G', 'G', 'U', 'F'}, .version = 3, .n_tensors = 2, .n_kv = 3, .kvs = 3, .tensors = 2, .align = 32,
+              .data = 96};
     set_key(&s.kv[0], "general.architecture", 20);
     set_value(&s.kv[0], RAMET__GGUF_STRING, "\4\0\0\0\0\0\0\0test", 12);
     set_key(&s.kv[1], "general.alignment", 17);
@@ -159,7 +162,8 @@ static verdict change(spec *s, int row) {
     CASE("product hidden by a zero", F, "2^63 elements", set_dims(&t[0], 3, (uint64_t)1 << 62, 4, 0))
     CASE("bytes over INT64", F, "2^63 bytes", set_dims(&t[0], 1, (uint64_t)1 << 62, 0, 0))
     CASE("padding wraps", F, "2^63", set_dims(&t[0], 1, INT64_MAX, 0, 0); t[0].type = 1; t[0].dim[0] = INT64_MAX / 2)
-    CASE("running sum wraps", F, "2^63", set_dims(&t[0], 1, (uint64_t)1 << 60, 0, 0); set_dims(&t[1], 1, (uint64_t)1 << 60, 0, 0); t[1].type = 0; t[1].offset = (uint64_t)1 << 62)
+    CASE("running sum wraps", F, "2^63", set_dims(&t[0], 1, (uint64_t)1 << 60, 0, 0); set_dims(&t[1], 1, (uint64_t)1 << 60, 0,
+            0); t[1].type = 0; t[1].offset = (uint64_t)1 << 62)
     CASE("type -1", F, "no encoding has number -1", t[0].type = UINT32_MAX)
     CASE("type 42", F, "no encoding has number 42", t[0].type = 42)
     CASE("retired type", U, "withdrawn", t[0].type = 4)
@@ -204,12 +208,14 @@ static void answers_as_the_table_says(void **state) {
         for (int way = 0; way < WAYS; way++) {
             ramet__gguf *g = NULL;
             ramet_status st = open_bytes(&b, way, &g);
-            if (st != v.status) fail_msg("%s by %s: %s (%s)", v.what, way_names[way], ramet_status_name(st), st ? ramet_last_error() : "");
+            if (st != v.status)
+                fail_msg("%s by %s: %s (%s)", v.what, way_names[way], ramet_status_name(st), st ? ramet_last_error() : "");
             assert_true((g == NULL) == (st != RAMET_OK));
             ramet__gguf_free(g);
             if (!st) continue;
             const char *m = ramet_last_error(), *at = strstr(m, "GGUF: ");
-            if (!strstr(m, v.says) || !strstr(m, "byte ") || !at) fail_msg("%s by %s: the message is \"%s\"", v.what, way_names[way], m);
+            if (!strstr(m, v.says) || !strstr(m, "byte ") || !at)
+                fail_msg("%s by %s: the message is \"%s\"", v.what, way_names[way], m);
             if (way == 0) snprintf(first, sizeof first, "%s", at); /* after the reader's name */
             else assert_string_equal(at, first);
         }
@@ -243,10 +249,13 @@ static void reads_every_value(void **state) {
     bytes head = {0}, tail = {0}, b = build(&s);
     add(&head, b.data, 24);
     static const struct { const char *key; uint32_t type; uint8_t n; uint8_t value[36]; } kvs[] = {
-        {"u8", 0, 1, {200}}, {"i8", 1, 1, {200}}, {"u16", 2, 2, {0xff, 0xff}}, {"i16", 3, 2, {0xff, 0xff}}, {"u32", 4, 4, {0, 0, 0, 0x80}}, {"i32", 5, 4, {0, 0, 0, 0x80}},
-        {"f32", 6, 4, {0, 0, 0x20, 0x40}}, {"bool", 7, 1, {1}}, {"string", 8, 13, {5, 0, 0, 0, 0, 0, 0, 0, 'a', 0, 'b', 0xff, 'c'}}, {"u64", 10, 8, {255, 255, 255, 255, 255, 255, 255, 255}},
+        {"u8", 0, 1, {200}}, {"i8", 1, 1, {200}}, {"u16", 2, 2, {0xff, 0xff}}, {"i16", 3, 2, {0xff, 0xff}},
+            {"u32", 4, 4, {0, 0, 0, 0x80}}, {"i32", 5, 4, {0, 0, 0, 0x80}},
+        {"f32", 6, 4, {0, 0, 0x20, 0x40}}, {"bool", 7, 1, {1}}, {"string", 8, 13, {5, 0, 0, 0, 0, 0, 0, 0, 'a', 0, 'b', 0xff, 'c'}},
+            {"u64", 10, 8, {255, 255, 255, 255, 255, 255, 255, 255}},
         {"i64", 11, 8, {255, 255, 255, 255, 255, 255, 255, 255}}, {"f64", 12, 8, {0, 0, 0, 0, 0, 0, 4, 0x40}},
-        {"strings", 9, 31, {8, 0, 0, 0, 2, 0, 0, 0, 0, 0, 0, 0, 3, 0, 0, 0, 0, 0, 0, 0, 'x', 'y', 'z', 0, 0, 0, 0, 0, 0, 0, 0, 0}}, {"shorts", 9, 16, {3, 0, 0, 0, 2, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0xfe, 0xff}},
+        {"strings", 9, 31, {8, 0, 0, 0, 2, 0, 0, 0, 0, 0, 0, 0, 3, 0, 0, 0, 0, 0, 0, 0, 'x', 'y', 'z', 0, 0, 0, 0, 0, 0, 0, 0, 0}},
+            {"shorts", 9, 16, {3, 0, 0, 0, 2, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0xfe, 0xff}},
     };
     for (size_t i = 0; i < sizeof kvs / sizeof *kvs; i++) {
         add64(&head, strlen(kvs[i].key));
@@ -266,7 +275,8 @@ static void reads_every_value(void **state) {
         int64_t i = 0;
         double f = 0;
         const char *text = NULL;
-        static const struct { const char *key; int64_t want; } ints[] = {{"u8", 200}, {"i8", -56}, {"u16", 65535}, {"i16", -1}, {"u32", 2147483648}, {"i32", -2147483648LL}, {"bool", 1}, {"i64", -1}, {"absent", 77}};
+        static const struct { const char *key; int64_t want; } ints[] = {{"u8", 200}, {"i8", -56}, {"u16", 65535}, {"i16", -1},
+                {"u32", 2147483648}, {"i32", -2147483648LL}, {"bool", 1}, {"i64", -1}, {"absent", 77}};
         for (size_t k = 0; k < sizeof ints / sizeof *ints; k++) {
             assert_int_equal(ramet__gguf_i64(&i, g, ints[k].key, 77), RAMET_OK);
             assert_int_equal(i, ints[k].want);
@@ -395,7 +405,8 @@ static ramet_status rewrite(const ramet__gguf *g, size_t step) {
     uint8_t part[64];
     RAMET__GO(ramet__gguf_writer_open(&w, mem, scratch_path()));
     for (int64_t i = 0; i < g->n_kv; i++) RAMET__GO(ramet__gguf_put(w, g->kv[i].key, &g->kv[i].value));
-    for (int64_t i = 0; i < g->n_tensors; i++) RAMET__GO(ramet__gguf_declare(w, g->tensors[i].name, &g->tensors[i].shape, g->tensors[i].enc));
+    for (int64_t i = 0; i < g->n_tensors; i++)
+        RAMET__GO(ramet__gguf_declare(w, g->tensors[i].name, &g->tensors[i].shape, g->tensors[i].enc));
     for (int64_t i = 0; i < g->n_tensors; i++) {
         for (uint64_t at = 0; at < g->tensors[i].bytes; at += step) {
             uint64_t n = RAMET__MIN((uint64_t)step, g->tensors[i].bytes - at);
@@ -480,7 +491,8 @@ static void puts_read_back(void **state) {
 static void misuse_of_the_writer_is_refused(void **state) {
     ramet__gguf_writer *w = NULL;
     ramet__shape shape = {1, {32}}, odd = {1, {33}}, negative = {1, {-32}};
-    ramet__gguf_value big = {.type = RAMET__GGUF_U8, .v.u = 256}, nested = {.type = RAMET__GGUF_ARRAY, .element = RAMET__GGUF_ARRAY};
+    ramet__gguf_value big = {.type = RAMET__GGUF_U8, .v.u = 256}, nested = {.type = RAMET__GGUF_ARRAY,
+            .element = RAMET__GGUF_ARRAY};
     uint8_t data[35] = {0};
     remove(scratch_path());
     assert_int_equal(ramet__gguf_writer_open(&w, mem, scratch_path()), RAMET_OK);
@@ -510,9 +522,12 @@ static void misuse_of_the_writer_is_refused(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(answers_as_the_table_says), cmocka_unit_test(every_truncation_is_an_error), cmocka_unit_test(reads_every_value),
-        cmocka_unit_test(many_keys_are_bounded_and_quick), cmocka_unit_test(a_file_that_shrinks_is_an_error), cmocka_unit_test(failing_allocations_leave_nothing),
-        cmocka_unit_test(writes_the_same_bytes_again), cmocka_unit_test(puts_read_back), cmocka_unit_test(misuse_of_the_writer_is_refused),
+        cmocka_unit_test(answers_as_the_table_says), cmocka_unit_test(every_truncation_is_an_error),
+            cmocka_unit_test(reads_every_value),
+        cmocka_unit_test(many_keys_are_bounded_and_quick), cmocka_unit_test(a_file_that_shrinks_is_an_error),
+            cmocka_unit_test(failing_allocations_leave_nothing),
+        cmocka_unit_test(writes_the_same_bytes_again), cmocka_unit_test(puts_read_back),
+            cmocka_unit_test(misuse_of_the_writer_is_refused),
     };
     return cmocka_run_group_tests(tests, setup, teardown);
 }

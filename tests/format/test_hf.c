@@ -28,7 +28,8 @@ static void put_shard(const char *file, const char *names) {
     ramet__st_writer *w = NULL;
     snprintf(path, sizeof path, "%s/%s", folder, file);
     assert_int_equal(ramet__st_writer_open(&w, mem, path), RAMET_OK);
-    for (const char *c = names; *c; c++) assert_int_equal(ramet__st_declare(w, (char[]){*c, 0}, RAMET__ST_U8, 1, (const int64_t[]){1}), RAMET_OK);
+    for (const char *c = names; *c; c++)
+        assert_int_equal(ramet__st_declare(w, (char[]){*c, 0}, RAMET__ST_U8, 1, (const int64_t[]){1}), RAMET_OK);
     for (const char *c = names; *c; c++) assert_int_equal(ramet__st_data(w, c, 1), RAMET_OK);
     assert_int_equal(ramet__st_writer_commit(&w), RAMET_OK);
 }
@@ -39,7 +40,8 @@ static int setup(void **state) {
 }
 
 static int teardown(void **state) {
-    static const char *const names[] = {"config.json", "tokenizer.json", "tokenizer_config.json", "model.safetensors", "model.safetensors.index.json", "one.safetensors", "two.safetensors", "link.safetensors"};
+    static const char *const names[] = {"config.json", "tokenizer.json", "tokenizer_config.json", "model.safetensors",
+                                        "model.safetensors.index.json", "one.safetensors", "two.safetensors", "link.safetensors"};
     for (size_t i = 0; i < sizeof names / sizeof *names; i++) take_away(names[i]);
     rmdir(folder);
     assert_all_freed(mem);
@@ -48,7 +50,8 @@ static int teardown(void **state) {
 }
 
 static int fresh(void **state) { /* each test begins with a config and two shards */
-    static const char *const names[] = {"tokenizer.json", "tokenizer_config.json", "model.safetensors", "model.safetensors.index.json", "link.safetensors"};
+    static const char *const names[] = {"tokenizer.json", "tokenizer_config.json", "model.safetensors",
+                                        "model.safetensors.index.json", "link.safetensors"};
     for (size_t i = 0; i < sizeof names / sizeof *names; i++) take_away(names[i]);
     put_text("config.json", "{\"model_type\":\"llama\"}");
     put_shard("one.safetensors", "ab");
@@ -93,7 +96,8 @@ static void shards(void **state) {
     ramet__hf *hf = NULL;
     const ramet__safetensors *st = NULL;
     const ramet__st_tensor *t = NULL;
-    put_text("model.safetensors.index.json", "{\"metadata\":{\"total_size\":5},\"weight_map\":{\"c\":\"two.safetensors\",\"a\":\"one.safetensors\",\"e\":\"two.safetensors\",\"b\":\"one.safetensors\"}}");
+    put_text("model.safetensors.index.json",
+             "{\"metadata\":{\"total_size\":5},\"weight_map\":{\"c\":\"two.safetensors\",\"a\":\"one.safetensors\",\"e\":\"two.safetensors\",\"b\":\"one.safetensors\"}}");
     if (ramet__hf_open(&hf, mem, folder)) fail_msg("%s", ramet_last_error());
     assert_int_equal(ramet__hf_count(hf), 4);
     ramet__hf_at(hf, 0, &st, &t);
@@ -170,7 +174,8 @@ static void failing_allocations_leave_nothing(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test_setup(one_file, fresh), cmocka_unit_test_setup(shards, fresh), cmocka_unit_test_setup(what_is_wrong_is_named, fresh),
+        cmocka_unit_test_setup(one_file, fresh), cmocka_unit_test_setup(shards, fresh),
+            cmocka_unit_test_setup(what_is_wrong_is_named, fresh),
         cmocka_unit_test_setup(what_is_missing_is_named, fresh), cmocka_unit_test_setup(failing_allocations_leave_nothing, fresh),
     };
     return cmocka_run_group_tests(tests, setup, teardown);

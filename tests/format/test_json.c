@@ -23,7 +23,8 @@ static const ramet__json *parse(ramet__arena *arena, const char *text) {
 
 static void reads_every_kind_of_value(void **state) {
     ramet__arena arena = {0};
-    const ramet__json *v = parse(&arena, " {\"a\": [1, -2.5e1, true, false, null, \"x\\n\\u00e9\\ud83d\\ude00\\/\\\"\"], \"b\":{}, \"c\" : [ ] ,\"\": 0}\n");
+    const ramet__json *v = parse(&arena,
+                                 " {\"a\": [1, -2.5e1, true, false, null, \"x\\n\\u00e9\\ud83d\\ude00\\/\\\"\"], \"b\":{}, \"c\" : [ ] ,\"\": 0}\n");
     assert_int_equal(v->type, RAMET__JSON_OBJECT);
     assert_int_equal(v->len, 4);
     assert_string_equal(v->keys[0], "a");
@@ -49,9 +50,12 @@ static void reads_every_kind_of_value(void **state) {
 
 static void reads_numbers(void **state) {
     static const struct { const char *text; int32_t integer; int64_t i; double f; } rows[] = {
-        {"0", 1, 0, 0}, {"-0", 1, 0, -0.0}, {"9223372036854775807", 1, INT64_MAX, 0x1p63}, {"-9223372036854775808", 1, INT64_MIN, -0x1p63},
-        {"9223372036854775808", 0, 0, 0x1p63}, {"-9223372036854775809", 0, 0, -0x1p63}, {"99999999999999999999999", 0, 0, 1e23}, {"1.0", 0, 0, 1},
-        {"1e2", 0, 0, 100}, {"0.1", 0, 0, 0.1}, {"1e-400", 0, 0, 0}, {"5e-324", 0, 0, 0x1p-1074}, {"1.7976931348623157E+308", 0, 0, 0x1.fffffffffffffp1023},
+        {"0", 1, 0, 0}, {"-0", 1, 0, -0.0}, {"9223372036854775807", 1, INT64_MAX, 0x1p63},
+            {"-9223372036854775808", 1, INT64_MIN, -0x1p63},
+        {"9223372036854775808", 0, 0, 0x1p63}, {"-9223372036854775809", 0, 0, -0x1p63}, {"99999999999999999999999", 0, 0, 1e23},
+            {"1.0", 0, 0, 1},
+        {"1e2", 0, 0, 100}, {"0.1", 0, 0, 0.1}, {"1e-400", 0, 0, 0}, {"5e-324", 0, 0, 0x1p-1074},
+            {"1.7976931348623157E+308", 0, 0, 0x1.fffffffffffffp1023},
         {"9007199254740993.0", 0, 0, 9007199254740992.0},
     };
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
@@ -79,19 +83,32 @@ static void ignores_the_locale(void **state) {
 #define TEXT(s) s, sizeof(s) - 1
 static void refuses_what_is_not_json(void **state) {
     static const struct { const char *text; size_t n; ramet_status status; const char *says; } rows[] = {
-        {TEXT(""), RAMET_E_FORMAT, "byte 0"}, {TEXT("  "), RAMET_E_FORMAT, "byte 2"}, {TEXT("{"), RAMET_E_FORMAT, "byte 1"}, {TEXT("["), RAMET_E_FORMAT, "byte 1"},
-        {TEXT("[1"), RAMET_E_FORMAT, "byte 2"}, {TEXT("[1,]"), RAMET_E_FORMAT, "byte 3"}, {TEXT("[,1]"), RAMET_E_FORMAT, "byte 1"}, {TEXT("[1 2]"), RAMET_E_FORMAT, "byte 3"},
-        {TEXT("[1}"), RAMET_E_FORMAT, "byte 2"}, {TEXT("{\"a\":1]"), RAMET_E_FORMAT, "byte 6"}, {TEXT("{\"a\" 1}"), RAMET_E_FORMAT, "byte 5"},
-        {TEXT("{\"a\":1,}"), RAMET_E_FORMAT, "byte 7"}, {TEXT("{a:1}"), RAMET_E_FORMAT, "byte 1"}, {TEXT("{1:1}"), RAMET_E_FORMAT, "byte 1"}, {TEXT("{\"a\":}"), RAMET_E_FORMAT, "byte 5"},
-        {TEXT("]"), RAMET_E_FORMAT, "byte 0"}, {TEXT("1 1"), RAMET_E_FORMAT, "byte 2"}, {TEXT("{}\0"), RAMET_E_FORMAT, "byte 2"}, {TEXT("\xef\xbb\xbf{}"), RAMET_E_FORMAT, "byte 0"},
-        {TEXT("nul"), RAMET_E_FORMAT, "byte 0"}, {TEXT("True"), RAMET_E_FORMAT, "byte 0"}, {TEXT("NaN"), RAMET_E_FORMAT, "byte 0"}, {TEXT("-Infinity"), RAMET_E_FORMAT, "byte 0"},
-        {TEXT("01"), RAMET_E_FORMAT, "byte 0"}, {TEXT("-01"), RAMET_E_FORMAT, "byte 0"}, {TEXT("+1"), RAMET_E_FORMAT, "byte 0"}, {TEXT("1."), RAMET_E_FORMAT, "byte 0"}, {TEXT(".5"), RAMET_E_FORMAT, "byte 0"},
-        {TEXT("1e"), RAMET_E_FORMAT, "byte 0"}, {TEXT("1e+"), RAMET_E_FORMAT, "byte 0"}, {TEXT("0x10"), RAMET_E_FORMAT, "byte 1"}, {TEXT("1e999"), RAMET_E_LIMIT, "byte 0"},
-        {TEXT("/**/1"), RAMET_E_FORMAT, "byte 0"}, {TEXT("'a'"), RAMET_E_FORMAT, "byte 0"}, {TEXT("\"a"), RAMET_E_FORMAT, "byte 0"}, {TEXT("\"a\\"), RAMET_E_FORMAT, "byte 0"},
-        {TEXT("\"\t\""), RAMET_E_FORMAT, "byte 1"}, {TEXT("\"\0\""), RAMET_E_FORMAT, "byte 1"}, {TEXT("\"\\x\""), RAMET_E_FORMAT, "byte 1"}, {TEXT("\"\\u12\""), RAMET_E_FORMAT, "byte 1"},
-        {TEXT("\"\\u12g4\""), RAMET_E_FORMAT, "byte 1"}, {TEXT("\"a\\ud800\""), RAMET_E_FORMAT, "byte 2"}, {TEXT("\"\\udc00\""), RAMET_E_FORMAT, "byte 1"},
-        {TEXT("\"\\ud800\\u0041\""), RAMET_E_FORMAT, "byte 1"}, {TEXT("\"\\ud800\\ud800\""), RAMET_E_FORMAT, "byte 1"}, {TEXT("\"\\ud800x\\udc00\""), RAMET_E_FORMAT, "byte 1"},
-        {TEXT("\"\xff\""), RAMET_E_FORMAT, "byte 1"}, {TEXT("\"\xc0\x80\""), RAMET_E_FORMAT, "byte 1"}, {TEXT("\"a\xed\xa0\x80\""), RAMET_E_FORMAT, "byte 2"},
+        {TEXT(""), RAMET_E_FORMAT, "byte 0"}, {TEXT("  "), RAMET_E_FORMAT, "byte 2"}, {TEXT("{"), RAMET_E_FORMAT, "byte 1"},
+            {TEXT("["), RAMET_E_FORMAT, "byte 1"},
+        {TEXT("[1"), RAMET_E_FORMAT, "byte 2"}, {TEXT("[1,]"), RAMET_E_FORMAT, "byte 3"}, {TEXT("[,1]"), RAMET_E_FORMAT, "byte 1"},
+            {TEXT("[1 2]"), RAMET_E_FORMAT, "byte 3"},
+        {TEXT("[1}"), RAMET_E_FORMAT, "byte 2"}, {TEXT("{\"a\":1]"), RAMET_E_FORMAT, "byte 6"},
+            {TEXT("{\"a\" 1}"), RAMET_E_FORMAT, "byte 5"},
+        {TEXT("{\"a\":1,}"), RAMET_E_FORMAT, "byte 7"}, {TEXT("{a:1}"), RAMET_E_FORMAT, "byte 1"},
+            {TEXT("{1:1}"), RAMET_E_FORMAT, "byte 1"}, {TEXT("{\"a\":}"), RAMET_E_FORMAT, "byte 5"},
+        {TEXT("]"), RAMET_E_FORMAT, "byte 0"}, {TEXT("1 1"), RAMET_E_FORMAT, "byte 2"}, {TEXT("{}\0"), RAMET_E_FORMAT, "byte 2"},
+            {TEXT("\xef\xbb\xbf{}"), RAMET_E_FORMAT, "byte 0"},
+        {TEXT("nul"), RAMET_E_FORMAT, "byte 0"}, {TEXT("True"), RAMET_E_FORMAT, "byte 0"}, {TEXT("NaN"), RAMET_E_FORMAT, "byte 0"},
+            {TEXT("-Infinity"), RAMET_E_FORMAT, "byte 0"},
+        {TEXT("01"), RAMET_E_FORMAT, "byte 0"}, {TEXT("-01"), RAMET_E_FORMAT, "byte 0"}, {TEXT("+1"), RAMET_E_FORMAT, "byte 0"},
+            {TEXT("1."), RAMET_E_FORMAT, "byte 0"}, {TEXT(".5"), RAMET_E_FORMAT, "byte 0"},
+        {TEXT("1e"), RAMET_E_FORMAT, "byte 0"}, {TEXT("1e+"), RAMET_E_FORMAT, "byte 0"}, {TEXT("0x10"), RAMET_E_FORMAT, "byte 1"},
+            {TEXT("1e999"), RAMET_E_LIMIT, "byte 0"},
+        {TEXT("/**/1"), RAMET_E_FORMAT, "byte 0"}, {TEXT("'a'"), RAMET_E_FORMAT, "byte 0"}, {TEXT("\"a"), RAMET_E_FORMAT, "byte 0"},
+            {TEXT("\"a\\"), RAMET_E_FORMAT, "byte 0"},
+        {TEXT("\"\t\""), RAMET_E_FORMAT, "byte 1"}, {TEXT("\"\0\""), RAMET_E_FORMAT, "byte 1"},
+            {TEXT("\"\\x\""), RAMET_E_FORMAT, "byte 1"}, {TEXT("\"\\u12\""), RAMET_E_FORMAT, "byte 1"},
+        {TEXT("\"\\u12g4\""), RAMET_E_FORMAT, "byte 1"}, {TEXT("\"a\\ud800\""), RAMET_E_FORMAT, "byte 2"},
+            {TEXT("\"\\udc00\""), RAMET_E_FORMAT, "byte 1"},
+        {TEXT("\"\\ud800\\u0041\""), RAMET_E_FORMAT, "byte 1"}, {TEXT("\"\\ud800\\ud800\""), RAMET_E_FORMAT, "byte 1"},
+            {TEXT("\"\\ud800x\\udc00\""), RAMET_E_FORMAT, "byte 1"},
+        {TEXT("\"\xff\""), RAMET_E_FORMAT, "byte 1"}, {TEXT("\"\xc0\x80\""), RAMET_E_FORMAT, "byte 1"},
+            {TEXT("\"a\xed\xa0\x80\""), RAMET_E_FORMAT, "byte 2"},
         {TEXT("\"\xf4\x90\x80\x80\""), RAMET_E_FORMAT, "byte 1"}, {TEXT("\"\xe2\x82\""), RAMET_E_FORMAT, "byte 1"},
         {TEXT("{\"a\":1,\"a\":2}"), RAMET_E_FORMAT, "byte 7"}, {TEXT("{\"a\":1,\"\\u0061\":2}"), RAMET_E_FORMAT, "\"a\""},
     };
@@ -102,7 +119,8 @@ static void refuses_what_is_not_json(void **state) {
         memcpy(exact, rows[i].text, rows[i].n);
         ramet_status st = ramet__json_parse(&v, &arena, exact, rows[i].n, NULL);
         if (st != rows[i].status || v || !strstr(ramet_last_error(), rows[i].says))
-            fail_msg("row %zu `%s`: %s \"%s\", wanted \"%s\"", i, rows[i].text, ramet_status_name(st), ramet_last_error(), rows[i].says);
+            fail_msg("row %zu `%s`: %s \"%s\", wanted \"%s\"", i, rows[i].text, ramet_status_name(st), ramet_last_error(),
+                     rows[i].says);
         free(exact);
         ramet__arena_free(&arena);
     }
@@ -174,7 +192,8 @@ static void large_objects_are_quick(void **state) {
 
 static void getters_name_what_is_wrong(void **state) {
     ramet__arena arena = {0};
-    const ramet__json *v = parse(&arena, "{\"i\":3,\"f\":2.5,\"s\":\"x\",\"n\":null,\"nul\":\"a\\u0000b\",\"big\":9223372036854775808}");
+    const ramet__json *v = parse(&arena,
+                                 "{\"i\":3,\"f\":2.5,\"s\":\"x\",\"n\":null,\"nul\":\"a\\u0000b\",\"big\":9223372036854775808}");
     int64_t i = 0;
     double f = 0;
     const char *s = NULL;
@@ -228,8 +247,10 @@ static void writes_what_it_reads(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(reads_every_kind_of_value), cmocka_unit_test(reads_numbers), cmocka_unit_test(ignores_the_locale), cmocka_unit_test(refuses_what_is_not_json),
-        cmocka_unit_test(every_truncation_is_an_error), cmocka_unit_test(nesting_is_bounded), cmocka_unit_test(large_objects_are_quick),
+        cmocka_unit_test(reads_every_kind_of_value), cmocka_unit_test(reads_numbers), cmocka_unit_test(ignores_the_locale),
+            cmocka_unit_test(refuses_what_is_not_json),
+        cmocka_unit_test(every_truncation_is_an_error), cmocka_unit_test(nesting_is_bounded),
+            cmocka_unit_test(large_objects_are_quick),
         cmocka_unit_test(getters_name_what_is_wrong), cmocka_unit_test(writes_what_it_reads),
     };
     return cmocka_run_group_tests(tests, setup, teardown);

@@ -110,7 +110,8 @@ static void answers_as_the_table_says(void **state) {
         check(&b, rows[i].what, rows[i].status, rows[i].says);
         free(b.data);
     }
-    static const struct { const char *what; uint64_t claimed; } lengths[] = {{"2^64-1", UINT64_MAX}, {"100,000,001", 100000001}, {"past the file", 3}, {"0", 0}, {"wraps", UINT64_MAX - 7}};
+    static const struct { const char *what; uint64_t claimed; } lengths[] = {{"2^64-1", UINT64_MAX}, {"100,000,001", 100000001},
+            {"past the file", 3}, {"0", 0}, {"wraps", UINT64_MAX - 7}};
     for (size_t i = 0; i < sizeof lengths / sizeof *lengths; i++) {
         bytes b = build("{}", 2, lengths[i].claimed, 0);
         check(&b, lengths[i].what, F, "byte 0");
@@ -263,8 +264,10 @@ static void misuse_of_the_writer_is_refused(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(answers_as_the_table_says), cmocka_unit_test(every_truncation_is_an_error), cmocka_unit_test(reads_tensors_and_metadata),
-        cmocka_unit_test(too_many_tensors_are_refused), cmocka_unit_test(failing_allocations_leave_nothing), cmocka_unit_test(writes_what_it_reads),
+        cmocka_unit_test(answers_as_the_table_says), cmocka_unit_test(every_truncation_is_an_error),
+            cmocka_unit_test(reads_tensors_and_metadata),
+        cmocka_unit_test(too_many_tensors_are_refused), cmocka_unit_test(failing_allocations_leave_nothing),
+            cmocka_unit_test(writes_what_it_reads),
         cmocka_unit_test(misuse_of_the_writer_is_refused),
     };
     return cmocka_run_group_tests(tests, setup, teardown);

@@ -52,8 +52,12 @@ static void make_json(blob *b, const char *text) {
 }
 
 static void mutate(blob *b, dice *d) {
-    static const uint64_t edges[] = {0, 1, 2, 3, 7, 8, 31, 32, 63, 64, 127, 128, 255, 256, 65535, 65536, 0x7fffffff, 0x80000000, 0xffffffff, 0x7fffffffffffffff, 0x8000000000000000, 0xffffffffffffffff, 0xfffffffffffffff8, 0x2000000000000000};
-    static const char *const tokens[] = {"{", "}", "[", "]", ",", ":", "\"", "\\", "\\u", "\\ud800", "0", "-", "1e9", "1e999", "null", "\"a\":", "9223372036854775808", "\xff", "\xed\xa0\x80", "{\"a\":1,\"a\":1}", "data_offsets", "[[[["};
+    static const uint64_t edges[] = {0, 1, 2, 3, 7, 8, 31, 32, 63, 64, 127, 128, 255, 256, 65535, 65536, 0x7fffffff, 0x80000000,
+                                     0xffffffff, 0x7fffffffffffffff, 0x8000000000000000, 0xffffffffffffffff, 0xfffffffffffffff8,
+                                     0x2000000000000000};
+    static const char *const tokens[] = {"{", "}", "[", "]", ",", ":", "\"", "\\", "\\u", "\\ud800", "0", "-", "1e9", "1e999",
+                                         "null", "\"a\":", "9223372036854775808", "\xff", "\xed\xa0\x80", "{\"a\":1,\"a\":1}",
+                                         "data_offsets", "[[[["};
     size_t at = (size_t)below(d, b->n + 1), width, n;
     uint64_t v;
     switch (below(d, 8)) {
@@ -110,7 +114,8 @@ static ramet_status read_blob(ramet__mem *mem, const blob *b, uint8_t *exact, in
         ramet__arena_free(&arena);
         return st;
     }
-    ramet_source source = {.struct_size = sizeof source, .kind = by_callback ? RAMET_SOURCE_CALLBACKS : RAMET_SOURCE_MEMORY, .data = exact, .length = b->n, .read = one_byte, .user = (void *)(uintptr_t)b};
+    ramet_source source = {.struct_size = sizeof source, .kind = by_callback ? RAMET_SOURCE_CALLBACKS : RAMET_SOURCE_MEMORY,
+                           .data = exact, .length = b->n, .read = one_byte, .user = (void *)(uintptr_t)b};
     ramet__reader *reader = NULL;
     st = ramet__reader_open(&reader, mem, &source);
     if (st) return st;
@@ -119,7 +124,9 @@ static ramet_status read_blob(ramet__mem *mem, const blob *b, uint8_t *exact, in
         ramet__gguf *g = NULL;
         st = ramet__gguf_open(&g, mem, reader);
         for (int64_t i = 0; !st && i < g->n_tensors; i++) {
-            if (g->tensors[i].bytes > MAX || ramet__reader_read(reader, copy, g->tensors[i].offset, g->tensors[i].bytes)) st = RAMET_E_INTERNAL; /* accepted, but not there */
+            /* accepted, but not there */
+            if (g->tensors[i].bytes > MAX || ramet__reader_read(reader, copy, g->tensors[i].offset, g->tensors[i].bytes))
+                st = RAMET_E_INTERNAL;
             else if (g->tensors[i].bytes) sum ^= copy[g->tensors[i].bytes - 1];
         }
         ramet__gguf_free(g);
@@ -127,7 +134,8 @@ static ramet_status read_blob(ramet__mem *mem, const blob *b, uint8_t *exact, in
         ramet__safetensors *s = NULL;
         st = ramet__safetensors_open(&s, mem, reader);
         for (int64_t i = 0; !st && i < s->n_tensors; i++) {
-            if (s->tensors[i].bytes > MAX || ramet__safetensors_read(s, &s->tensors[i], copy, s->tensors[i].bytes)) st = RAMET_E_INTERNAL;
+            if (s->tensors[i].bytes > MAX || ramet__safetensors_read(s, &s->tensors[i], copy, s->tensors[i].bytes))
+                st = RAMET_E_INTERNAL;
             else if (s->tensors[i].bytes) sum ^= copy[s->tensors[i].bytes - 1];
         }
         ramet__safetensors_free(s);
@@ -139,12 +147,14 @@ static ramet_status read_blob(ramet__mem *mem, const blob *b, uint8_t *exact, in
 }
 
 int main(int argc, char **argv) {
-    uint64_t cases = argc > 1 ? strtoull(argv[1], NULL, 0) : 20000, first = argc > 2 ? strtoull(argv[2], NULL, 0) : 0, accepted = 0, bare = 0, now = 0;
+    uint64_t cases = argc > 1 ? strtoull(argv[1], NULL, 0) : 20000, first = argc > 2 ? strtoull(argv[2], NULL, 0) : 0, accepted = 0,
+        bare = 0, now = 0;
     static blob seeds[SEEDS];
     ramet__mem *mem = NULL;
     make_gguf(&seeds[0]);
     make_gguf(&seeds[1]);
-    make_safetensors(&seeds[2], "{\"__metadata__\":{\"format\":\"pt\"},\"a\":{\"dtype\":\"F32\",\"shape\":[2,2],\"data_offsets\":[0,16]},\"b\":{\"dtype\":\"F4\",\"shape\":[8],\"data_offsets\":[16,20]}}", 20);
+    make_safetensors(&seeds[2],
+                     "{\"__metadata__\":{\"format\":\"pt\"},\"a\":{\"dtype\":\"F32\",\"shape\":[2,2],\"data_offsets\":[0,16]},\"b\":{\"dtype\":\"F4\",\"shape\":[8],\"data_offsets\":[16,20]}}", 20);
     make_safetensors(&seeds[3], "{}", 0);
     make_json(&seeds[4], "{\"a\":[1,-2.5e-3,true,false,null],\"b\":{\"c\":\"\\u00e9\\ud83d\\ude00\\n\",\"d\":{}},\"e\":\"\xc3\xa9\"}");
     make_json(&seeds[5], "{\"k0\":0,\"k1\":1,\"k2\":2,\"k3\":3,\"k4\":4,\"k5\":5,\"k6\":6,\"k7\":7,\"k8\":8,\"k9\":[[],[[]]]}");
@@ -162,7 +172,8 @@ int main(int argc, char **argv) {
         ramet__mem_bytes(mem, &now, NULL);
         accepted += one == RAMET_OK;
         if (one != two || one == RAMET_E_INTERNAL || one == RAMET_E_MEMORY || one == RAMET_E_BUDGET || now != bare) {
-            fprintf(stderr, "case %llu: %s and %s, %llu bytes kept: %s\n", (unsigned long long)c, ramet_status_name(one), ramet_status_name(two), (unsigned long long)(now - bare), ramet_last_error());
+            fprintf(stderr, "case %llu: %s and %s, %llu bytes kept: %s\n", (unsigned long long)c, ramet_status_name(one),
+                    ramet_status_name(two), (unsigned long long)(now - bare), ramet_last_error());
             return 1;
         }
     }

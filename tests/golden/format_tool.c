@@ -25,7 +25,8 @@ static int convert(const char *name, int encode) {
     const ramet__encoding *e = ramet__encoding_get((ramet__enc)found);
     float x[256];
     uint8_t coded[256 * 4];
-    size_t blocks = 256 / (size_t)e->block, in = encode ? 4 * (size_t)e->block : (size_t)e->bytes, out = encode ? (size_t)e->bytes : 4 * (size_t)e->block, n;
+    size_t blocks = 256 / (size_t)e->block, in = encode ? 4 * (size_t)e->block : (size_t)e->bytes,
+        out = encode ? (size_t)e->bytes : 4 * (size_t)e->block, n;
     void *src = encode ? (void *)x : coded, *dst = encode ? coded : (void *)x;
     while ((n = fread(src, in, blocks, stdin)) > 0) {
         if (encode) e->encode(coded, x, (int64_t)n * e->block);
@@ -44,8 +45,10 @@ static ramet_status copy_gguf(const char *from, const char *to) {
     RAMET__GO(ramet__gguf_open(&g, mem, reader));
     RAMET__GO(ramet__gguf_writer_open(&w, mem, to));
     for (int64_t i = 0; i < g->n_kv; i++) RAMET__GO(ramet__gguf_put(w, g->kv[i].key, &g->kv[i].value));
-    for (int64_t i = 0; i < g->n_tensors; i++) RAMET__GO(ramet__gguf_declare(w, g->tensors[i].name, &g->tensors[i].shape, g->tensors[i].enc));
-    for (int64_t i = 0; i < g->n_tensors; i++) RAMET__GO(ramet__gguf_data(w, ramet__reader_map(reader, g->tensors[i].offset, g->tensors[i].bytes), g->tensors[i].bytes));
+    for (int64_t i = 0; i < g->n_tensors; i++)
+        RAMET__GO(ramet__gguf_declare(w, g->tensors[i].name, &g->tensors[i].shape, g->tensors[i].enc));
+    for (int64_t i = 0; i < g->n_tensors; i++)
+        RAMET__GO(ramet__gguf_data(w, ramet__reader_map(reader, g->tensors[i].offset, g->tensors[i].bytes), g->tensors[i].bytes));
     st = ramet__gguf_writer_commit(&w);
 out:
     if (w) ramet__gguf_writer_drop(&w);
@@ -63,8 +66,10 @@ static ramet_status copy_safetensors(const char *from, const char *to) {
     RAMET__GO(ramet__safetensors_open(&s, mem, reader));
     RAMET__GO(ramet__st_writer_open(&w, mem, to));
     for (int64_t i = 0; i < s->n_meta; i++) RAMET__GO(ramet__st_meta(w, s->meta_key[i], s->meta_value[i]));
-    for (int64_t i = 0; i < s->n_tensors; i++) RAMET__GO(ramet__st_declare(w, s->tensors[i].name, s->tensors[i].dtype, s->tensors[i].rank, s->tensors[i].dim));
-    for (int64_t i = 0; i < s->n_tensors; i++) RAMET__GO(ramet__st_data(w, ramet__reader_map(reader, s->tensors[i].offset, s->tensors[i].bytes), s->tensors[i].bytes));
+    for (int64_t i = 0; i < s->n_tensors; i++)
+        RAMET__GO(ramet__st_declare(w, s->tensors[i].name, s->tensors[i].dtype, s->tensors[i].rank, s->tensors[i].dim));
+    for (int64_t i = 0; i < s->n_tensors; i++)
+        RAMET__GO(ramet__st_data(w, ramet__reader_map(reader, s->tensors[i].offset, s->tensors[i].bytes), s->tensors[i].bytes));
     st = ramet__st_writer_commit(&w);
 out:
     if (w) ramet__st_writer_drop(&w);
@@ -77,7 +82,8 @@ static void print_json(ramet__text *out, const ramet__json *v) {
     switch (v->type) {
     case RAMET__JSON_NULL: ramet__text_add(out, "null"); break;
     case RAMET__JSON_BOOL: ramet__text_add(out, v->integer ? "true" : "false"); break;
-    case RAMET__JSON_NUMBER: if (v->is_integer) ramet__text_add(out, "%lld", (long long)v->integer); else ramet__json_number(out, v->number); break;
+    case RAMET__JSON_NUMBER: if (v->is_integer) ramet__text_add(out, "%lld", (long long)v->integer); else ramet__json_number(out,
+            v->number); break;
     case RAMET__JSON_STRING: ramet__json_quote(out, v->text, v->len); break;
     case RAMET__JSON_ARRAY:
     case RAMET__JSON_OBJECT:

@@ -26,7 +26,8 @@ static void encodes_as_the_reference(void **state) {
         assert_int_equal(ramet__encoded_bytes(e, GOLDEN_BLOCKS * 32), golden[i].size);
         e->encode(got + 1, x, GOLDEN_BLOCKS * 32);
         for (size_t j = 0; j < golden[i].size; j++)
-            if (got[1 + j] != golden[i].bytes[j]) fail_msg("%s: byte %zu is %02x, reference %02x", golden[i].name, j, got[1 + j], golden[i].bytes[j]);
+            if (got[1 + j] != golden[i].bytes[j])
+                fail_msg("%s: byte %zu is %02x, reference %02x", golden[i].name, j, got[1 + j], golden[i].bytes[j]);
     }
 }
 
@@ -39,7 +40,8 @@ static void decodes_as_the_reference(void **state) {
         e->decode(got, src + 1, GOLDEN_BLOCKS * 32);
         for (int j = 0; j < GOLDEN_BLOCKS * 32; j++) {
             float want = from_bits(golden[i].values[j]);
-            if (isnan(want) ? !isnan(got[j]) : bits(got[j]) != bits(want)) fail_msg("%s: value %d is %a, reference %a", golden[i].name, j, got[j], want);
+            if (isnan(want) ? !isnan(got[j]) : bits(got[j]) != bits(want))
+                fail_msg("%s: value %d is %a, reference %a", golden[i].name, j, got[j], want);
         }
     }
 }
@@ -135,7 +137,8 @@ static void names_and_numbers(void **state) {
 }
 
 static void shapes(void **state) {
-    ramet__shape a = {2, {576, 1536}}, b = {2, {576, 1536}}, c = {3, {576, 1536, 1}}, big = {4, {INT64_MIN, INT64_MIN, INT64_MAX, INT64_MAX}}, none = {0, {0}};
+    ramet__shape a = {2, {576, 1536}}, b = {2, {576, 1536}}, c = {3, {576, 1536, 1}},
+        big = {4, {INT64_MIN, INT64_MIN, INT64_MAX, INT64_MAX}}, none = {0, {0}};
     char text[96];
     assert_true(ramet__shape_equal(&a, &b));
     assert_false(ramet__shape_equal(&a, &c));
@@ -151,9 +154,11 @@ static void shapes(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(encodes_as_the_reference), cmocka_unit_test(decodes_as_the_reference), cmocka_unit_test(floats_are_kept_bit_for_bit),
+        cmocka_unit_test(encodes_as_the_reference), cmocka_unit_test(decodes_as_the_reference),
+            cmocka_unit_test(floats_are_kept_bit_for_bit),
         cmocka_unit_test(half_floats_round_to_nearest_even),
-        cmocka_unit_test(brain_floats_round_to_nearest_even), cmocka_unit_test(hostile_numbers_are_clamped), cmocka_unit_test(nan_and_infinity_are_found),
+        cmocka_unit_test(brain_floats_round_to_nearest_even), cmocka_unit_test(hostile_numbers_are_clamped),
+            cmocka_unit_test(nan_and_infinity_are_found),
         cmocka_unit_test(names_and_numbers), cmocka_unit_test(shapes),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

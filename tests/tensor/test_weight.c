@@ -233,8 +233,10 @@ static void failing_allocations_leave_nothing(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(shares_the_pages_of_its_reader), cmocka_unit_test(packs_the_same_on_any_number_of_threads), cmocka_unit_test(two_threads_pack_once),
-        cmocka_unit_test(refuses_what_does_not_fit), cmocka_unit_test(finds_the_row_that_is_not_finite), cmocka_unit_test(a_budget_refuses_the_packing),
+        cmocka_unit_test(shares_the_pages_of_its_reader), cmocka_unit_test(packs_the_same_on_any_number_of_threads),
+            cmocka_unit_test(two_threads_pack_once),
+        cmocka_unit_test(refuses_what_does_not_fit), cmocka_unit_test(finds_the_row_that_is_not_finite),
+            cmocka_unit_test(a_budget_refuses_the_packing),
         cmocka_unit_test(failing_allocations_leave_nothing),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

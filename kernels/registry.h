@@ -17,6 +17,7 @@ enum { RAMET__HAS_AVX2 = 1, RAMET__HAS_AVX512 = 2, RAMET__HAS_VNNI = 4, RAMET__H
 #define RAMET__DECLARE_PRODUCT(name, level) extern const ramet__product ramet__product_##name##_##level;
 #define RAMET__DECLARE_PRODUCT_ref(name) RAMET__DECLARE_PRODUCT(name, ref)
 #define RAMET__DECLARE_PRODUCT_simd(name) RAMET__DECLARE_PRODUCT(name, simd) RAMET__DECLARE_PRODUCT(name, avx2)
+#define RAMET__DECLARE_PRODUCT_vec(name) RAMET__DECLARE_PRODUCT_simd(name) RAMET__DECLARE_PRODUCT(name, avx512)
 #define RAMET__DECLARE_PRODUCT_avx2(name) RAMET__DECLARE_PRODUCT(name, avx2)
 #define RAMET__DECLARE_PRODUCT_avx512(name) RAMET__DECLARE_PRODUCT(name, avx512)
 #define RAMET__KERNEL(level, op, types) RAMET__DECLARE_##level(op)

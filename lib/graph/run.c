@@ -6,7 +6,7 @@
 #include <string.h>
 #include <time.h>
 
-#define ASK_NS 10000000 /* between two questions to the progress callback */
+#define ASK_NS 10000000 /* between two questions to the progress callback; the first comes with the first step */
 
 static uint64_t now_ns(void) {
     struct timespec t;
@@ -177,7 +177,7 @@ ramet_status ramet__plan_run(ramet__plan *p, const ramet__run *run) {
     for (int32_t i = 0; i < p->n_spans; i++) ramet__spans_build(&p->spans[i], p->spans[i].key->data, run->rows);
     RAMET__TRY(check_cache(p, run));
     ramet_status st = RAMET_OK;
-    asking a = {run->progress ? now_ns() : 0, 0, p->n_steps};
+    asking a = {0, 0, p->n_steps};
     p->running = 1;
     p->last_rows = p->last_outs = -1;
     for (int64_t i = 0; i < p->n_steps; i++) {

@@ -104,6 +104,20 @@ static void reads_tokenizer_json(void **state) {
     ramet__tokenizer_free(t);
 }
 
+static void merges_the_leftmost_of_equals(void **state) {
+    ramet__tokenizer *t = good_parts(&(parts){ .vocab = "{\"a\":0,\"aa\":1}", .merges = "[\"a a\"]", .added = "[]" });
+    for (int32_t n = 3; n < 80; n += 38) { /* 41 and fewer by scanning, 79 by the heap */
+        char word[80];
+        int32_t ids[80];
+        int64_t n_ids;
+        memset(word, 'a', sizeof(word));
+        assert_int_equal(ramet__tokenizer_encode(&n_ids, ids, 80, t, word, (size_t)n, 0), RAMET_OK);
+        assert_int_equal(n_ids, n / 2 + 1);
+        for (int32_t i = 0; i < n_ids; i++) assert_int_equal(ids[i], i < n / 2);
+    }
+    ramet__tokenizer_free(t);
+}
+
 static void reads_configuration(void **state) {
     ramet__tokenizer *t = good_parts(&(parts){
         .config = "{\"bos_token\":{\"content\":\"<|end|>\"},\"eos_token\":\"<user>\",\"pad_token\":null,\"add_bos_token\":true,"
@@ -443,7 +457,7 @@ static void survives_every_failed_allocation(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(reads_tokenizer_json), cmocka_unit_test(reads_configuration), cmocka_unit_test(answers_bad_tokenizer_json),
+        cmocka_unit_test(reads_tokenizer_json), cmocka_unit_test(reads_configuration), cmocka_unit_test(merges_the_leftmost_of_equals), cmocka_unit_test(answers_bad_tokenizer_json),
         cmocka_unit_test(refuses_a_vocabulary_made_to_collide),
         cmocka_unit_test(reads_gguf), cmocka_unit_test(answers_bad_gguf), cmocka_unit_test(comes_back_from_gguf),
         cmocka_unit_test(survives_every_failed_allocation),

@@ -34,7 +34,6 @@ void check_products(const ramet__kernels *ref, const ramet__kernels *k, int thor
 void check_rows(const ramet__kernels *ref, const ramet__kernels *k, int thorough);
 void check_gemm(const ramet__kernels *ref, const ramet__kernels *k, int thorough);
 void check_attention(const ramet__kernels *ref, const ramet__kernels *k, int thorough);
-void check_tiles(void);
 
 /* Encoded random rows whose numbers are moderate. */
 int64_t check_row_bytes(const char *encoding, int64_t k);

@@ -3,7 +3,8 @@
 #ifndef RAMET__MODEL_H
 #define RAMET__MODEL_H
 #include "ramet/model.h"
-#include "format/hf.h"
+#include "format/json.h"
+#include "format/safetensors.h"
 #include "graph/plan.h"
 #include "tokenizer/tokenizer.h"
 
@@ -53,7 +54,14 @@ typedef struct ramet__arch {
     int64_t (*hf_row)(const ramet__hparams *h, const char *name, int64_t row); /* source row of our row */
     ramet_status (*build)(ramet__built *out, ramet__graph *g, const struct ramet_model *model, const ramet__build_options *o);
 } ramet__arch;
-const ramet__arch *ramet__arch_find(const char *name);
+const ramet__arch *ramet__arch_find(const char *name); /* NULL: none */
+#define RAMET__NAME_MAX 96 /* a weight's name with its NUL */
+void ramet__spec_name(char name[RAMET__NAME_MAX], const ramet__weight_spec *spec, int32_t layer);    /* "blk.3.ffn_up.weight" */
+void ramet__spec_hf_name(char name[RAMET__NAME_MAX], const ramet__weight_spec *spec, int32_t layer); /* "model.layers.3.mlp.up_proj.weight" */
+/* The spec and layer (-1: model-wide) of a weight's name; hf: by its Hugging Face name. NULL: no such weight. */
+const ramet__weight_spec *ramet__arch_spec(const ramet__arch *arch, const char *name, int32_t hf, int32_t *layer);
+/* 1 when `target` ("q_proj") is in a comma-separated list; NULL list: 1. */
+int32_t ramet__target_listed(const char *targets, const char *target);
 int32_t ramet__arch_list(int32_t i, const char **name, const char **detail);
 
 /* The variant's record of where it comes from. Layers and channels are the immediate parent's numbers. NULL lists: all, in order. */
@@ -73,6 +81,7 @@ struct ramet_model {
     int64_t n_weights; ramet__weight **weights;  /* order of the arch's specs, layer by layer */
     int64_t *index; int64_t index_size;          /* hash of names */
     ramet__gguf *meta;                           /* source metadata kept through a rewrite; NULL for HF folders */
+    int32_t *meta_refs;                          /* atomic: models derived from one another share `meta` */
     ramet__tokenizer *tokenizer;                 /* may be NULL */
     ramet__lineage *lineage;                     /* may be NULL */
     char *name;                                  /* file name for messages */
@@ -85,7 +94,12 @@ int64_t ramet__dim_size(const ramet__hparams *h, ramet__dim dim);
 /* A new model with other hyper-parameters, weights and lineage, metadata and tokenizer of `base`: how shrink and feedback make models.
  * weights: retained, one for each spec of the arch at `h` (checked). Takes ownership of lineage on success. */
 ramet_status ramet__model_derive(ramet_model **out, const ramet_model *base, const ramet__hparams *h, ramet__weight *const *weights, int64_t n, ramet__lineage *lineage);
-/* Like ramet_model_save with progress; also used by the store. */
+/* ramet_model_save with `extra` keys of the caller's put into the metadata (they replace equal ones); also used by the store. */
+ramet_status ramet__model_save(const ramet_model *m, const char *path, const ramet__gguf_kv *extra, int64_t n_extra, ramet_progress_fn progress, void *user);
+/* What ramet_describe_path answers for a model (GGUF, Hugging Face folder) or adapter (GGUF, PEFT); E_UNSUPPORTED: something else. */
+ramet_status ramet__describe_model_file(char **json, ramet_runtime *rt, const char *path);
+/* Checks that hyper-parameters are possible and within limits; `where` begins the message. */
+ramet_status ramet__hparams_check(const ramet__hparams *h, const char *where);
 
 ramet_status ramet__lineage_new(ramet__lineage **out, ramet__mem *mem, int32_t n_layer, int64_t n_ff, int32_t with_ff);
 void ramet__lineage_free(ramet__lineage *l);

@@ -75,17 +75,17 @@ typedef struct ramet__lineage {
 
 struct ramet_model {
     ramet_runtime *rt;
-    int32_t refs;
+    _Atomic int32_t refs;
     const ramet__arch *arch;
     ramet__hparams h;
     int64_t n_weights; ramet__weight **weights;  /* order of the arch's specs, layer by layer */
     int64_t *index; int64_t index_size;          /* hash of names */
     ramet__gguf *meta;                           /* source metadata kept through a rewrite; NULL for HF folders */
-    int32_t *meta_refs;                          /* atomic: models derived from one another share `meta` */
+    _Atomic int32_t *meta_refs;                  /* models derived from one another share `meta` */
     ramet__tokenizer *tokenizer;                 /* may be NULL */
     ramet__lineage *lineage;                     /* may be NULL */
     char *name;                                  /* file name for messages */
-    char digest[65]; int32_t digest_state;       /* made on first use, atomically */
+    char digest[65]; _Atomic int32_t digest_state; /* made on first use */
 };
 ramet__weight *ramet__model_weight(const ramet_model *m, const char *name);         /* NULL: none */
 const ramet__weight_spec *ramet__model_spec(const ramet_model *m, const char *name, int32_t *layer);
@@ -108,7 +108,7 @@ void ramet__lineage_free(ramet__lineage *l);
 typedef struct ramet__lora { char *name; int64_t n, k; int32_t rank; float *a, *b; float scale; } ramet__lora; /* name: of the weight */
 struct ramet_adapter {
     ramet_runtime *rt;
-    int32_t refs;
+    _Atomic int32_t refs;
     char base_digest[65];   /* "" when not known */
     char *arch;
     float alpha;

@@ -55,10 +55,7 @@ static ramet_status load(ramet_model **out, ramet_runtime *rt, ramet__gguf **ggu
         st = ramet__tokenizer_from_gguf(&m->tokenizer, rt->mem, m->meta);
         if (st == RAMET_E_NOT_FOUND) st = ramet__fail(RAMET_E_NOT_FOUND, "the file has no tokenizer; set options.tokenizer = 0 to load it without one");
         if (st) goto out;
-        if (ramet__tokenizer_size(m->tokenizer) > h.n_vocab) {
-            st = ramet__fail(RAMET_E_INCONSISTENT, "the tokenizer has %d tokens, the embedding only %lld rows", ramet__tokenizer_size(m->tokenizer), (long long)h.n_vocab);
-            goto out;
-        }
+        RAMET__GO(ramet__model_check_tokenizer(m));
     }
     RAMET__GO(ramet__lineage_read(&m->lineage, rt->mem, m->meta, &h));
     RAMET__GO(ramet__progress(o->progress, o->progress_user, 1, "loaded"));
@@ -73,7 +70,7 @@ ramet_status ramet__model_load_gguf(ramet_model **out, ramet_runtime *rt, ramet_
     ramet__gguf *g = NULL;
     RAMET__TRY(ramet__gguf_open(&g, rt->mem, reader)); /* names the file itself */
     ramet_status st = load(out, rt, &g, o);
-    if (st) ramet__prefix(st, "%s: ", ramet__reader_name(reader));
+    ramet__name_file(st, ramet__reader_name(reader));
     ramet__gguf_free(g);
     return st;
 }

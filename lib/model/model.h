@@ -3,8 +3,7 @@
 #ifndef RAMET__MODEL_H
 #define RAMET__MODEL_H
 #include "ramet/model.h"
-#include "format/json.h"
-#include "format/safetensors.h"
+#include "format/hf.h"
 #include "graph/plan.h"
 #include "tokenizer/tokenizer.h"
 

@@ -25,10 +25,17 @@ ramet_status ramet__lineage_write(ramet__gguf_writer *w, const ramet__lineage *l
 ramet_status ramet__lineage_copy(ramet__lineage **out, ramet__mem *mem, const ramet__lineage *l);
 void ramet__lineage_json(ramet__text *text, const ramet__lineage *l);
 
-/* Adapters: an empty one of n pairs, and the files' two halves. `model` NULL: shapes are not checked (to describe a file). */
+/* Adapters: an empty one with room for n pairs; a pair of zeros; checks. The files' two halves: `model` NULL reads without
+ * checking against a model (to describe a file). */
 ramet_status ramet__adapter_alloc(ramet_adapter **out, ramet_runtime *rt, const char *arch, float alpha, int64_t n);
-ramet_status ramet__adapter_load_gguf(ramet_adapter **out, const ramet_model *model, ramet__reader *reader);
-ramet_status ramet__adapter_load_peft(ramet_adapter **out, const ramet_model *model, const char *path);
+ramet_status ramet__adapter_add(ramet_adapter *a, const char *name, int64_t n, int64_t k, int64_t rank, float scale);
+ramet_status ramet__adapter_finite(const ramet_adapter *a);
+ramet_status ramet__adapter_check_base(const ramet_model *model, const char *digest);
+ramet_status ramet__adapter_check_shape(const ramet_model *model, const char *name, int64_t n, int64_t k);
+float ramet__adapter_fold(const ramet_adapter *a, const ramet__lora *l); /* B is multiplied by this in files */
+ramet_status ramet__adapter_load(ramet_adapter **out, ramet_runtime *rt, const ramet_model *model, const char *path);
+ramet_status ramet__adapter_load_gguf(ramet_adapter **out, ramet_runtime *rt, const ramet_model *model, ramet__reader *reader);
+ramet_status ramet__adapter_load_peft(ramet_adapter **out, ramet_runtime *rt, const ramet_model *model, const char *path);
 ramet_status ramet__adapter_save_gguf(const ramet_adapter *a, const char *path);
 ramet_status ramet__adapter_save_peft(const ramet_adapter *a, const char *path);
 /* Rows r0..r1 of ramet__adapter_delta. */

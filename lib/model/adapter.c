@@ -9,12 +9,13 @@
 
 #define MAX_RANK 4096
 
-ramet_status ramet__adapter_alloc(ramet_adapter **out, ramet_runtime *rt, const char *arch, float alpha, int64_t n) {
+ramet_status ramet__adapter_alloc(ramet_adapter **out, ramet_runtime *rt, const ramet_model *model, const char *arch, float alpha, int64_t n) {
     ramet_adapter *a = ramet__calloc(rt->mem, 1, sizeof *a);
     if (!a) return ramet__alloc_status();
     a->rt = ramet__runtime_retain(rt);
     atomic_init(&a->refs, 1);
     a->alpha = alpha;
+    if (model) a->h = model->h;
     a->arch = ramet__strdup(rt->mem, arch);
     a->lora = ramet__calloc(rt->mem, (size_t)RAMET__MAX(n, 1), sizeof *a->lora);
     if (!a->arch || !a->lora) {
@@ -72,7 +73,7 @@ ramet_status ramet__adapter_new(ramet_adapter **out, const ramet_model *model, c
     RAMET__TRY(check_targets(model->arch, targets));
     const char *digest = ramet_model_digest(model);
     if (!digest) return ramet__alloc_status();
-    RAMET__GO(ramet__adapter_alloc(&a, model->rt, model->arch->name, alpha, model->n_weights));
+    RAMET__GO(ramet__adapter_alloc(&a, model->rt, model, model->arch->name, alpha, model->n_weights));
     memcpy(a->base_digest, digest, sizeof a->base_digest);
     for (int64_t i = 0; i < model->n_weights; i++) {
         const char *name = ramet__weight_name(model->weights[i]);

@@ -49,7 +49,7 @@ static ramet_status load(ramet_adapter **out, ramet_runtime *rt, const ramet_mod
     if (!isfinite(alpha) || alpha < 0) return ramet__fail(RAMET_E_INCONSISTENT, "adapter.lora.alpha is %g; it must be a number >= 0", alpha);
     if (model && strcmp(arch, model->arch->name)) return ramet__fail(RAMET_E_INCONSISTENT, "the adapter is for \"%s\" models, this is \"%s\"", arch, model->arch->name);
     if (strlen(base) != 64 && *base) return ramet__fail(RAMET_E_FORMAT, BASE_KEY " is no digest of 64 hex digits");
-    RAMET__GO(ramet__adapter_alloc(&a, rt, arch, (float)alpha, g->n_tensors));
+    RAMET__GO(ramet__adapter_alloc(&a, rt, model, arch, (float)alpha, g->n_tensors));
     memcpy(a->base_digest, base, strlen(base) + 1);
     for (int64_t i = 0; i < g->n_tensors; i++) {
         const ramet__gguf_tensor *ta = &g->tensors[i];

@@ -25,10 +25,8 @@ ramet_status ramet__lineage_write(ramet__gguf_writer *w, const ramet__lineage *l
 ramet_status ramet__lineage_copy(ramet__lineage **out, ramet__mem *mem, const ramet__lineage *l);
 void ramet__lineage_json(ramet__text *text, const ramet__lineage *l);
 
-/* Adapters: an empty one with room for n pairs; a pair of zeros; checks. The files' two halves: `model` NULL reads without
+/* Adapters: checks, and the files' two halves: `model` NULL reads without
  * checking against a model (to describe a file). */
-ramet_status ramet__adapter_alloc(ramet_adapter **out, ramet_runtime *rt, const char *arch, float alpha, int64_t n);
-ramet_status ramet__adapter_add(ramet_adapter *a, const char *name, int64_t n, int64_t k, int64_t rank, float scale);
 ramet_status ramet__adapter_finite(const ramet_adapter *a);
 ramet_status ramet__adapter_check_base(const ramet_model *model, const char *digest);
 ramet_status ramet__adapter_check_shape(const ramet_model *model, const char *name, int64_t n, int64_t k);

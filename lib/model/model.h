@@ -110,9 +110,13 @@ struct ramet_adapter {
     _Atomic int32_t refs;
     char base_digest[65];   /* "" when not known */
     char *arch;
+    ramet__hparams h;       /* of the model it is for: PEFT files order the rows of q and k by them */
     float alpha;
     int64_t n; ramet__lora *lora;
 };
+/* An empty adapter with room for n pairs (model NULL: only to describe a file), and one more pair of zeros, A [rank,k], B [n,rank]. */
+ramet_status ramet__adapter_alloc(ramet_adapter **out, ramet_runtime *rt, const ramet_model *model, const char *arch, float alpha, int64_t n);
+ramet_status ramet__adapter_add(ramet_adapter *a, const char *name, int64_t n, int64_t k, int64_t rank, float scale);
 ramet_status ramet__adapter_new(ramet_adapter **out, const ramet_model *model, const char *targets, int32_t rank, float alpha, uint64_t seed); /* A: Kaiming-uniform, B: 0, as PEFT */
 const ramet__lora *ramet__adapter_find(const ramet_adapter *a, const char *name);
 /* dst[n,k] = sum over adapters of scale * B.A for one weight; 0 when none names it. */

@@ -178,7 +178,7 @@ ramet_status ramet__adapter_load_peft(ramet_adapter **out, ramet_runtime *rt, co
     ramet__reader *reader = NULL;
     ramet__safetensors *file = NULL;
     ramet_source source;
-    config c;
+    config c = {0};
     ramet_status st;
     const char *slash = strrchr(path, '/');
     if (ramet__path_kind(path) == 2) {

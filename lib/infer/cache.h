@@ -1,0 +1,31 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* cache.h - keys and values of sequences in fixed blocks behind a table: a sequence grows by adding blocks between runs, and
+ * gives them back when it is cut. Used by session.c alone. */
+#ifndef RAMET__CACHE_H
+#define RAMET__CACHE_H
+#include "graph/plan.h"
+
+#define RAMET__CACHE_BLOCK 64 /* positions: long enough for a kernel's inner loop, short enough to waste little */
+
+typedef struct ramet__sequence {
+    void **blocks;          /* room for every block of max_context positions */
+    int64_t n_blocks;
+    int64_t length;         /* positions that hold a token */
+} ramet__sequence;
+
+typedef struct ramet__cache {
+    ramet__mem *mem;
+    ramet__cache_layout layout;
+    int64_t max_blocks;     /* of a sequence */
+    int32_t n; ramet__sequence *seqs;
+    ramet__seq_view *views; /* what a plan's run reads */
+} ramet__cache;
+
+ramet_status ramet__cache_init(ramet__cache *c, ramet__mem *mem, const ramet__cache_layout *layout, int32_t sequences, int64_t max_context);
+void ramet__cache_free(ramet__cache *c);
+/* Blocks for `length` positions; what a failure added stays allocated, positions are unchanged. */
+ramet_status ramet__cache_reserve(ramet__cache *c, int32_t seq, int64_t length);
+/* Keep `length` positions and only the blocks they need. */
+void ramet__cache_cut(ramet__cache *c, int32_t seq, int64_t length);
+uint64_t ramet__cache_bytes(const ramet__cache *c);
+#endif

@@ -1,0 +1,33 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* session.h - what a ramet_session holds; shared by session.c and generate.c. */
+#ifndef RAMET__SESSION_H
+#define RAMET__SESSION_H
+#include "infer/cache.h"
+#include "model/model.h"
+#include "ramet/session.h"
+
+typedef struct ramet__attached { ramet_adapter *adapter; ramet__slot_entry *entries; } ramet__attached; /* entries: one a slot of the plan */
+
+struct ramet_session {
+    ramet_model *model;
+    ramet_session_options o;
+    ramet__plan *plan;
+    ramet__cache cache;
+    int32_t *slot_of;          /* plan's slot of each weight of the model, -1: none */
+    int32_t n_slots;
+    ramet__attached *attached; int64_t n_attached, attached_room;
+    const ramet__slot_entry **table; int64_t table_room; /* attached[i].entries, as a run wants them */
+    int32_t *adapter;          /* of each sequence, -1: none */
+    int32_t *pos, *outs, *rows_adapter, *zeros; /* inputs of one run, max_rows each */
+    int64_t *start;            /* scratch of a call: positions of each sequence so far, -1: not named */
+    float *logits;             /* [max_outputs, vocabulary], made when one call's logits come from several runs */
+    int32_t busy;              /* inside a call: callbacks may not come back */
+    int64_t last_rows; double last_seconds;
+};
+
+/* E_ARGUMENT, E_FORK, or E_STATE when called from a callback of the same session. */
+ramet_status ramet__session_enter(const ramet_session *s, const char *function);
+/* ramet_session_run without the check of re-entry. */
+ramet_status ramet__session_rows(const float **logits, int64_t *outputs, ramet_session *s, const int32_t *ids, const int32_t *sequence, const uint8_t *want, int64_t rows,
+                                 ramet_progress_fn progress, void *user);
+#endif

@@ -33,7 +33,8 @@ RAMET_API void ramet_session_free(ramet_session *session);
 
 /**
  * Adapters. Attach gives an index >= 0 to name in rows; nothing is planned again. Index 0.. in order of attaching; detach frees the
- * index for the next attach. A sequence uses one adapter (default -1: none): ramet_session_use sets it, effective for rows run later.
+ * index for the next attach. A sequence uses one adapter (default -1: none): ramet_session_use sets it, effective for rows run later. Detaching sets sequences that
+ * used the adapter back to none. E_LIMIT: rank above max_rank; E_INCONSISTENT: other shapes.
  */
 RAMET_API ramet_status ramet_session_attach(int32_t *index, ramet_session *session, ramet_adapter *adapter, float scale);
 RAMET_API ramet_status ramet_session_detach(ramet_session *session, int32_t index);
@@ -68,7 +69,8 @@ RAMET_API ramet_status ramet_sample(int32_t *id, const float *logits, int64_t vo
 typedef int32_t (*ramet_token_fn)(int32_t sequence, int32_t id, const char *text, size_t length, void *user);
 /**
  * Run a prompt in `sequence` and generate at most max_tokens, streaming. Ends at an end-of-reply id, max_tokens, a full context or a non-zero
- * answer of on_token. *generated (may be NULL): tokens made. Cancelled through `progress`: E_CANCELLED, the sequence as far as it got.
+ * answer of on_token. An end id is neither delivered nor counted; on success the sequence holds the prompt and every delivered token. *generated
+ * (may be NULL): tokens made. Cancelled through `progress`: E_CANCELLED, the sequence as far as it got.
  */
 RAMET_API ramet_status ramet_session_generate(int64_t *generated, ramet_session *session, int32_t sequence, const int32_t *prompt, int64_t prompt_length, int64_t max_tokens, const ramet_sampling *sampling, ramet_token_fn on_token, ramet_progress_fn progress, void *user);
 

@@ -23,7 +23,6 @@ static ramet_status check_options(ramet_session_options *o, const ramet_model *m
     if (o->max_rank < 0 || o->max_rank > 4096) return ramet__fail(RAMET_E_ARGUMENT, "ramet_session_create: max_rank is %d; 0 to 4096 are possible", o->max_rank);
     if (o->mode < RAMET_MODE_EXACT || o->mode > RAMET_MODE_FAST) return ramet__fail(RAMET_E_ARGUMENT, "ramet_session_create: mode %d is none of RAMET_MODE_*", o->mode);
     o->max_context = RAMET__MIN(o->max_context, model->h.n_ctx);
-    o->max_outputs = RAMET__MIN(o->max_outputs, o->max_rows);
     return RAMET_OK;
 }
 
@@ -38,7 +37,7 @@ static ramet_status make_plan(ramet_session *s) {
     ramet__graph *g = NULL;
     ramet__built built;
     ramet_status st;
-    RAMET__GO(ramet__graph_create(&g, m->rt, s->o.max_rows, s->o.max_outputs, s->o.max_rank));
+    RAMET__GO(ramet__graph_create(&g, m->rt, s->o.max_rows, RAMET__MIN(s->o.max_outputs, s->o.max_rows), s->o.max_rank));
     RAMET__GO(m->arch->build(&built, g, m, &b));
     ramet__graph_output(g, "logits", built.logits);
     RAMET__GO(ramet__plan_create(&s->plan, g, &p));
@@ -312,7 +311,7 @@ ramet_status ramet__session_rows(const float **logits, int64_t *outputs, ramet_s
     call c = {s, ids, sequence, want, rows, 0, progress, user};
     const double begin = now();
     const float *made = NULL;
-    int64_t outs;
+    int64_t outs = 0;
     RAMET__TRY(check_rows(&outs, &c));
     s->busy = 1;
     ramet_status st = all_rows(&made, &c, outs);

@@ -42,7 +42,7 @@ ramet_status ramet__adapter_add(ramet_adapter *a, const char *name, int64_t n, i
 ramet_status ramet__adapter_finite(const ramet_adapter *a) {
     for (int64_t i = 0; i < a->n; i++) {
         const ramet__lora *l = &a->lora[i];
-        if (!ramet__encoding_finite(RAMET__ENC_F32, l->a, l->rank * l->k) || !ramet__encoding_finite(RAMET__ENC_F32, l->b, l->rank * l->n))
+        if (!ramet__encoded_finite(RAMET__ENC_F32, l->a, l->rank * l->k) || !ramet__encoded_finite(RAMET__ENC_F32, l->b, l->rank * l->n))
             return ramet__fail(RAMET_E_INCONSISTENT, "the adapter for %s holds NaN or infinity", l->name);
     }
     return RAMET_OK;

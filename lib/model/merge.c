@@ -26,10 +26,10 @@ static ramet_status merge_rows(void *context, int64_t piece, int32_t worker) {
     ramet__weight_decode(sum, w->from, r0, r1);
     ramet__adapter_delta_rows(delta, w->adapters, w->scales, w->count, w->from, r0, r1);
     for (int64_t i = 0; i < count; i++) sum[i] += delta[i];
-    if (!ramet__encoding_finite(RAMET__ENC_F32, sum, count)) return RAMET_E_NUMERIC;
+    if (!ramet__encoded_finite(RAMET__ENC_F32, sum, count)) return RAMET_E_NUMERIC;
     uint8_t *to = w->to + (uint64_t)r0 * ramet__encoded_bytes(e, k);
     e->encode(to, sum, count);
-    return ramet__encoding_finite(w->enc, to, count) ? RAMET_OK : RAMET_E_NUMERIC;
+    return ramet__encoded_finite(w->enc, to, count) ? RAMET_OK : RAMET_E_NUMERIC;
 }
 
 static ramet_status merged(ramet__weight **out, ramet_runtime *rt, work *w) {

@@ -140,7 +140,7 @@ static ramet_status check_piece(void *context, int64_t piece, int32_t worker) {
     const ramet__encoding *e = ramet__encoding_get(ramet__weight_enc(w));
     const uint8_t *data = ramet__weight_data(w);
     uint64_t row_bytes = ramet__encoded_bytes(e, ramet__shape_cols(s));
-    return ramet__encoding_finite(ramet__weight_enc(w), data + (uint64_t)r0 * row_bytes, (r1 - r0) * ramet__shape_cols(s)) ? RAMET_OK : RAMET_E_INCONSISTENT;
+    return ramet__encoded_finite(ramet__weight_enc(w), data + (uint64_t)r0 * row_bytes, (r1 - r0) * ramet__shape_cols(s)) ? RAMET_OK : RAMET_E_INCONSISTENT;
 }
 
 ramet_status ramet__model_check_finite(const ramet_model *m) {

@@ -27,7 +27,6 @@ const ramet__encoding *ramet__encoding_get(ramet__enc enc);            /* never 
 int32_t ramet__encoding_find(const char *name);                        /* case-insensitive; -1: none */
 int32_t ramet__encoding_from_gguf(uint32_t type);                      /* -1: not supported */
 int32_t ramet__encoding_from_hf(const char *dtype);                    /* -1: not supported */
-int32_t ramet__encoding_finite(ramet__enc enc, const void *rows, int64_t n); /* 1: no NaN or infinity among n encoded elements */
 /* Bytes of n elements; n must be a multiple of the block. */
 static inline uint64_t ramet__encoded_bytes(const ramet__encoding *e, int64_t n) { return (uint64_t)(n / e->block) * (uint64_t)e->bytes; }
 

@@ -43,6 +43,7 @@ static ramet_status make_plan(ramet_session *s) {
     RAMET__GO(ramet__plan_create(&s->plan, g, &p));
     RAMET__NEW(s->slot_of, ramet__alloc(m->rt->mem, (size_t)m->n_weights * sizeof *s->slot_of));
     s->n_slots = ramet__graph_slot_count(g);
+    RAMET__NEW(s->empty, ramet__calloc(m->rt->mem, (size_t)s->n_slots + 1, sizeof *s->empty));
     for (int64_t i = 0; i < m->n_weights; i++) s->slot_of[i] = ramet__graph_slot_index(g, ramet__weight_name(m->weights[i]));
 out:
     ramet__graph_free(g);
@@ -91,6 +92,7 @@ void ramet_session_free(ramet_session *session) {
     for (int64_t i = 0; i < session->n_attached; i++) drop_attached(&session->attached[i]);
     ramet__free(session->attached);
     ramet__free(session->table);
+    ramet__free(session->empty);
     ramet__free(session->slot_of);
     ramet__free(session->adapter);
     ramet__free(session->start);
@@ -180,7 +182,7 @@ ramet_status ramet_session_detach(ramet_session *session, int32_t index) {
     for (int32_t i = 0; i < session->o.max_sequences; i++)
         if (session->adapter[i] == index) session->adapter[i] = -1;
     drop_attached(&session->attached[index]);
-    session->table[index] = NULL;
+    session->table[index] = session->empty;
     return RAMET_OK;
 }
 
@@ -290,6 +292,7 @@ static ramet_status all_rows(const float **logits, call *c, int64_t outputs) {
     while (c->done < c->rows) {
         const int64_t n = RAMET__MIN((int64_t)s->o.max_rows, c->rows - c->done);
         int64_t outs;
+        RAMET__TRY(ramet__progress(c->progress, c->user, (double)c->done / (double)c->rows, "running"));
         RAMET__TRY(run_part(&outs, c, n));
         c->done += n;
         *logits = ramet__plan_output(s->plan, "logits", NULL, NULL);

@@ -17,6 +17,7 @@ struct ramet_session {
     int32_t n_slots;
     ramet__attached *attached; int64_t n_attached, attached_room;
     const ramet__slot_entry **table; int64_t table_room; /* attached[i].entries, as a run wants them */
+    ramet__slot_entry *empty;  /* no change anywhere: what a detached index points at */
     int32_t *adapter;          /* of each sequence, -1: none */
     int32_t *pos, *outs, *rows_adapter, *zeros; /* inputs of one run, max_rows each */
     int64_t *start;            /* scratch of a call: positions of each sequence so far, -1: not named */

@@ -220,10 +220,14 @@ typedef struct ramet__work {
     int32_t *uses;                        /* of each value, by living nodes, outputs and writes */
     int32_t *keep;                        /* of each value: outputs and writes that read it */
     int32_t *maker;                       /* node that makes it, or -1 */
+    ramet__val *copy_of;                  /* of values beyond the graph's: the value that is computed again */
+    int64_t n_values;
     ramet__val *alias;                    /* value that stands for it */
     const char *tap_prefix;
 } ramet__work;
 ramet_status ramet__fuse(ramet__work *w);
 void ramet__work_count(ramet__work *w);   /* recount uses and makers, remove what nobody reads */
-ramet_status ramet__work_order(ramet__work *w, int32_t **order, int64_t *n); /* topological; caller frees */
+ramet_status ramet__work_order(ramet__work *w, int32_t **order, int64_t *n); /* topological; room for two a node; caller frees */
+/* Cheap results that are read again much later are computed again there instead of being kept. Adds nodes and values. */
+ramet_status ramet__work_recompute(ramet__work *w, int32_t *order, int64_t *n);
 #endif

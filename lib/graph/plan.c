@@ -61,7 +61,7 @@ ramet_status ramet__plan_cache(ramet__plan *p, const ramet__pval *seq, const ram
 
 /* ---- values ---- */
 static ramet_status make_values(ramet__plan *p, const ramet__graph *g, const ramet__work *w) {
-    p->n_vals = g->n_values;
+    p->n_vals = w->n_values;
     p->vals = ramet__calloc(p->rt->mem, (size_t)p->n_vals + 1, sizeof *p->vals);
     p->inputs = ramet__calloc(p->rt->mem, (size_t)p->n_vals + 1, sizeof *p->inputs);
     p->input_used = ramet__calloc(p->rt->mem, (size_t)p->n_vals + 1, 1);
@@ -80,6 +80,7 @@ static ramet_status make_values(ramet__plan *p, const ramet__graph *g, const ram
         if (v->leaf == RAMET__LEAF_VAR) { to->var = v->var; to->data = v->var->data; }
         if (v->leaf == RAMET__LEAF_WEIGHT && w->uses[i]) { to->weight = ramet__weight_retain(v->weight); p->weights[p->n_weights++] = to->weight; }
     }
+    for (int64_t i = g->n_values; i < w->n_values; i++) p->vals[i] = p->vals[w->copy_of[i - g->n_values]];
     return RAMET_OK;
 }
 
@@ -283,7 +284,7 @@ ramet_status ramet__plan_create(ramet__plan **out, ramet__graph *g, const ramet_
     ramet__plan *p = NULL;
     int32_t *order = NULL;
     int64_t *last = NULL, n = 0;
-    ramet__work w = {.g = g, .mem = mem, .n_nodes = g->n_nodes, .tap_prefix = o->tap_prefix};
+    ramet__work w = {.g = g, .mem = mem, .n_nodes = g->n_nodes, .n_values = g->n_values, .tap_prefix = o->tap_prefix};
     RAMET__NEW(p, ramet__calloc(mem, 1, sizeof *p));
     p->rt = ramet__runtime_retain(g->rt);
     p->names.mem = mem;
@@ -291,12 +292,13 @@ ramet_status ramet__plan_create(ramet__plan **out, ramet__graph *g, const ramet_
     p->max_rows = g->max_rows; p->max_outs = g->max_outs; p->max_rank = g->max_rank; p->n_slots = (int32_t)g->n_slots;
     p->workers = RAMET__MAX(1, ramet__threads_count(g->rt->threads));
     p->last_rows = p->last_outs = -1;
-    size_t nv = (size_t)g->n_values + 1;
-    RAMET__NEW(w.nodes, ramet__calloc(mem, (size_t)g->n_nodes + 1, sizeof *w.nodes));
+    size_t nv = (size_t)(g->n_values + g->n_nodes) + 1; /* recomputed ones too */
+    RAMET__NEW(w.nodes, ramet__calloc(mem, 2 * (size_t)g->n_nodes + 1, sizeof *w.nodes));
     RAMET__NEW(w.uses, ramet__calloc(mem, nv, sizeof *w.uses));
     RAMET__NEW(w.keep, ramet__calloc(mem, nv, sizeof *w.keep));
     RAMET__NEW(w.maker, ramet__calloc(mem, nv, sizeof *w.maker));
     RAMET__NEW(w.alias, ramet__calloc(mem, nv, sizeof *w.alias));
+    RAMET__NEW(w.copy_of, ramet__calloc(mem, (size_t)g->n_nodes + 1, sizeof *w.copy_of));
     RAMET__NEW(last, ramet__calloc(mem, nv, sizeof *last));
     if (g->n_nodes) memcpy(w.nodes, g->nodes, (size_t)g->n_nodes * sizeof *w.nodes);
     for (int64_t i = 0; i < g->n_values; i++) w.alias[i] = (ramet__val)i;
@@ -304,6 +306,7 @@ ramet_status ramet__plan_create(ramet__plan **out, ramet__graph *g, const ramet_
     for (int64_t i = 0; i < g->n_writes; i++) w.keep[g->writes[i].v]++;
     RAMET__GO(ramet__fuse(&w));
     RAMET__GO(ramet__work_order(&w, &order, &n));
+    RAMET__GO(ramet__work_recompute(&w, order, &n));
     RAMET__GO(make_values(p, g, &w));
     RAMET__GO(make_weights(p, g, &w));
     RAMET__GO(spans_room(p, &p->groups, NULL, RAMET__GROUP_ROWS));
@@ -315,7 +318,7 @@ ramet_status ramet__plan_create(ramet__plan **out, ramet__graph *g, const ramet_
     *out = p;
     p = NULL;
 out:
-    ramet__free(w.nodes); ramet__free(w.uses); ramet__free(w.keep); ramet__free(w.maker); ramet__free(w.alias);
+    ramet__free(w.nodes); ramet__free(w.uses); ramet__free(w.keep); ramet__free(w.maker); ramet__free(w.alias); ramet__free(w.copy_of);
     ramet__free(order); ramet__free(last);
     ramet__plan_free(p);
     return st;

@@ -145,6 +145,8 @@ static void test_cached_and_whole_runs_agree_and_fuse(void **state) {
     assert_int_equal(steps_of(p, "head_loss"), 1);
     assert_int_equal(steps_of(p, "add") + steps_of(p, "mul") + steps_of(p, "silu"), 0);
     assert_int_equal(steps_of(p, "swiglu_grad"), L);
+    assert_in_range(steps_of(p, "rms_norm"), 2 * L + 2, 4 * L + 1); /* some are computed again for the gradient */
+    assert_in_range(steps_of(p, "swiglu"), L + 1, 2 * L);
     char *text = ramet__plan_text(p);
     assert_non_null(strstr(text, "head_loss"));
     ramet__free(text);
@@ -257,6 +259,50 @@ static void test_adapter_gradients_of_both_orders(void **state) {
     ramet__plan_free(p); ramet__graph_free(g);
     free(m[0]); free(m[1]); free(x); free(along[0].data); free(along[1].data);
     ramet__weight_free(w);
+    ramet_runtime_free(rt);
+}
+
+/* The whole training graph, with everything that fusion and recomputation do to it: one direction through all matrices. */
+static void test_gradient_of_a_whole_model(void **state) {
+    (void)state;
+    ramet_runtime *rt = test_runtime(2);
+    llama m;
+    tiny_adapter a;
+    OK(llama_make(&m, rt));
+    adapter_make(&a, 50, RANK);
+    ramet__plan *p = train_plan(rt, &m, RAMET__MODE_EXACT);
+    const ramet__slot_entry *list[1] = {a.e};
+    ramet__run r = train_run(list, 1);
+    OK(ramet__plan_run(p, &r));
+    double got = 0, norm = 0, slope[2];
+    float *saved[2 * SLOTS], *d[2 * SLOTS];
+    for (int32_t i = 0; i < 2 * SLOTS; i++) {
+        char name[8];
+        snprintf(name, sizeof name, "%c%d", i % 2 ? 'b' : 'a', i / 2);
+        int64_t n = RANK * (i % 2 ? llama_n[i / 2 % PER_LAYER] : llama_k[i / 2 % PER_LAYER]);
+        const float *g = output(p, name);
+        d[i] = random_floats(n, 900 + (uint64_t)i, 0.1f);
+        saved[i] = malloc((size_t)n * sizeof **saved);
+        memcpy(saved[i], i % 2 ? a.e[i / 2].b : a.e[i / 2].a, (size_t)n * sizeof **saved);
+        for (int64_t j = 0; j < n; j++) { got += (double)g[j] * d[i][j]; norm += (double)g[j] * g[j]; }
+    }
+    for (int32_t k = 0; k < 2; k++) {
+        double f[2], h = k ? 0.02 : 0.04;
+        for (int32_t sign = 0; sign < 2; sign++) {
+            for (int32_t i = 0; i < 2 * SLOTS; i++) {
+                float *to = (float *)(uintptr_t)(i % 2 ? a.e[i / 2].b : a.e[i / 2].a);
+                for (int64_t j = 0; j < RANK * (i % 2 ? llama_n[i / 2 % PER_LAYER] : llama_k[i / 2 % PER_LAYER]); j++) to[j] = saved[i][j] + (float)(sign ? -h : h) * d[i][j];
+            }
+            OK(ramet__plan_run(p, &r));
+            f[sign] = output(p, "loss")[0];
+        }
+        slope[k] = (f[0] - f[1]) / (2 * h);
+    }
+    double want = (4 * slope[1] - slope[0]) / 3;
+    if (!(fabs(got - want) <= 2e-3 * (fabs(want) + 0.1 * 0.1 * sqrt(norm)))) { print_error("gradient %.8g, differences %.8g\n", got, want); fail(); }
+    for (int32_t i = 0; i < 2 * SLOTS; i++) { free(d[i]); free(saved[i]); }
+    ramet__plan_free(p);
+    llama_free(&m); adapter_free(&a);
     ramet_runtime_free(rt);
 }
 
@@ -490,7 +536,7 @@ static void test_every_operation_is_listed(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_bits_do_not_depend_on_threads), cmocka_unit_test(test_exact_rows_do_not_feel_their_neighbours),
-        cmocka_unit_test(test_cached_and_whole_runs_agree_and_fuse), cmocka_unit_test(test_rows_use_their_own_adapter), cmocka_unit_test(test_adapter_gradients_of_both_orders),
+        cmocka_unit_test(test_cached_and_whole_runs_agree_and_fuse), cmocka_unit_test(test_rows_use_their_own_adapter), cmocka_unit_test(test_adapter_gradients_of_both_orders), cmocka_unit_test(test_gradient_of_a_whole_model),
         cmocka_unit_test(test_writes_commit_last), cmocka_unit_test(test_uses_of_one_value_add_up_and_gradients_can_be_stopped_or_reversed),
         cmocka_unit_test(test_taps_progress_and_no_allocation_while_running), cmocka_unit_test(test_every_wrong_input_is_answered),
         cmocka_unit_test(test_operations_without_derivative_say_so), cmocka_unit_test(test_every_operation_is_listed)};

@@ -73,12 +73,9 @@ enum { ROWS = 4 };
 #endif
 
 #ifdef __GNUC__
-#define PREFETCH(p) __builtin_prefetch(p)
+#define PREFETCH(p) __builtin_prefetch(p, 0, 2) /* to L2 */
 #else
 #define PREFETCH(p) (void)(p)
-#endif
-#ifndef AHEAD
-#define AHEAD 4096
 #endif
 
 /* R rows against the half h of panel p */
@@ -93,9 +90,9 @@ INLINE void panel_rows(const int enc, const int R, const ramet__product_args *a,
     for (int64_t b = 0; b < blocks; b++) {
         vi q[8];
         vf d, m;
-        /* one row waits for memory: quants and scales are two streams that hardware follows badly from panel to panel */
+        /* One row waits for memory: quants and scales are two streams that hardware loses at every panel; fetch the next one. */
         if (R == 1 && h == 0)
-            UNROLL for (int64_t i = 0; i < each; i += 64) PREFETCH(panel + AHEAD + b * each + i);
+            UNROLL for (int64_t i = 0; i < each; i += 64) PREFETCH(panel + p16_bytes(enc, a->k) + b * each + i);
         p16_load(enc, q, panel, blocks, b, h);
         p16_scale(enc, &d, &m, panel, blocks, b, h);
         UNROLL for (int r = 0; r < R; r++) {

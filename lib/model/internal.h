@@ -22,7 +22,6 @@ ramet_status ramet__name_file(ramet_status st, const char *name);
 /* Lineage <-> "ramet.lineage.*" keys. */
 ramet_status ramet__lineage_read(ramet__lineage **out, ramet__mem *mem, const ramet__gguf *gguf, const ramet__hparams *h);
 ramet_status ramet__lineage_write(ramet__gguf_writer *w, const ramet__lineage *l);
-ramet_status ramet__lineage_copy(ramet__lineage **out, ramet__mem *mem, const ramet__lineage *l);
 void ramet__lineage_json(ramet__text *text, const ramet__lineage *l);
 
 /* Adapters: checks, and the files' two halves: `model` NULL reads without

@@ -101,6 +101,7 @@ ramet_status ramet__describe_model_file(char **json, ramet_runtime *rt, const ch
 ramet_status ramet__hparams_check(const ramet__hparams *h, const char *where);
 
 ramet_status ramet__lineage_new(ramet__lineage **out, ramet__mem *mem, int32_t n_layer, int64_t n_ff, int32_t with_ff);
+ramet_status ramet__lineage_copy(ramet__lineage **out, ramet__mem *mem, const ramet__lineage *l);
 void ramet__lineage_free(ramet__lineage *l);
 
 /* Adapter: one pair of matrices for each target. a [rank,k], b [n,rank], F32. effective scale = alpha / rank (or alpha/sqrt(rank) for rsLoRA). */

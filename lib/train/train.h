@@ -1,0 +1,133 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* train.h - what the files of lib/train share: tokens and windows, rows of a run, parameters with their optimizer, the teacher, the tuner.
+ *
+ * A document is a run of tokens; the documents of a dataset stand one after another in one stream. Window w is the stream's tokens
+ * [w*width, (w+1)*width): one row each, and row p predicts the stream's next token where that belongs to the same document and its
+ * flag says so. A document's part of a window is a sequence of its own: attention never crosses documents and positions restart. */
+#ifndef RAMET__TRAIN_H
+#define RAMET__TRAIN_H
+#include "model/model.h"
+#include "ramet/train.h"
+
+/* ---- data (dataset.c, jsonl.c) ---- */
+typedef struct ramet__document { int64_t start; int32_t closed; } ramet__document; /* closed: its last token is an end-of-text id that we added */
+struct ramet_dataset {
+    ramet_runtime *rt;
+    ramet_model *model;
+    int32_t refs, sealed, end;    /* end: the id that closes a document, -1: none */
+    int64_t n, ids_cap, predict_cap; int32_t *ids; uint8_t *predict;
+    int64_t n_docs, docs_cap; ramet__document *docs;
+};
+ramet_dataset *ramet__dataset_retain(ramet_dataset *d);
+void ramet__dataset_seal(ramet_dataset *d);                       /* no more documents from here on */
+void ramet__dataset_cut(ramet_dataset *d, int64_t n, int64_t n_docs); /* back to an earlier size */
+void ramet__dataset_digest(char hex[65], const ramet_dataset *d); /* SHA-256 over documents, ids and flags */
+/* A document from pieces of text; predict[i]: whether piece i is predicted. Empty text adds nothing. */
+typedef struct ramet__piece_text { const char *text; size_t len; int32_t special, predict; } ramet__piece_text;
+ramet_status ramet__dataset_add_pieces(ramet_dataset *d, const ramet__piece_text *piece, int32_t n, int32_t close);
+
+/* ---- rows of one run (rows.c) ---- */
+typedef struct ramet__rows {
+    int64_t max_rows, rows, outs;
+    int32_t n_seq;
+    int32_t *tokens, *pos, *seq;      /* [max_rows] */
+    int32_t *out, *label;             /* [max_rows]: rows that predict, and what */
+    float *weight;                    /* [max_rows]: of each prediction in the loss */
+    void *memory;
+} ramet__rows;
+ramet_status ramet__rows_init(ramet__rows *r, ramet__mem *mem, int64_t max_rows);
+void ramet__rows_free(ramet__rows *r);
+void ramet__rows_clear(ramet__rows *r);
+/* Append the rows of stream tokens [from, to), split by document. Returns how many predictions were added. */
+int64_t ramet__rows_add(ramet__rows *r, const ramet_dataset *d, int64_t from, int64_t to);
+/* Append them as one sequence; predictions made from rows first..last (counted from `from`) whose next token has its flag. first_id >= 0
+ * replaces the first token. */
+int64_t ramet__rows_add_whole(ramet__rows *r, const ramet_dataset *d, int64_t from, int64_t to, int64_t first, int64_t last, int32_t first_id);
+int64_t ramet__rows_count(const ramet_dataset *d, int64_t from, int64_t to); /* predictions that ramet__rows_add would add */
+/* Put tokens, pos, seq, outs (and labels, weight when `loss`) into a run. */
+void ramet__rows_bind(const ramet__rows *r, ramet__run *run, int32_t loss);
+
+/* Windows with at least one prediction, in stream order; drawn in an order that (seed, index) give. */
+typedef struct ramet__windows { const ramet_dataset *data; int64_t width, n; int64_t *start; } ramet__windows;
+ramet_status ramet__windows_init(ramet__windows *w, ramet__mem *mem, const ramet_dataset *d, int64_t width);
+void ramet__windows_free(ramet__windows *w);
+/* The index-th window of an endless sequence of shuffled epochs: stream tokens [*from, *to). */
+void ramet__windows_at(int64_t *from, int64_t *to, const ramet__windows *w, uint64_t seed, int64_t index);
+
+/* ---- optimizers (optimizers.def, optimizers/<name>.c) ---- */
+typedef struct ramet__update { /* one step's settings, the same for every piece */
+    const ramet__kernels *kernels;
+    int64_t step;                /* from 1 */
+    float rate, beta1, beta2, epsilon;
+    float scale;                 /* gradients are multiplied by it first (clipping) */
+} ramet__update;
+typedef struct ramet__optimizer {
+    const char *name, *summary;
+    int32_t moments;             /* floats of state a parameter, at most RAMET__MOMENTS */
+    void (*update)(const ramet__update *u, float *p, float *g, float *const *moment, int64_t n, float decay); /* zeroes g */
+} ramet__optimizer;
+#define RAMET__MOMENTS 2
+const ramet__optimizer *ramet__optimizer_find(const char *name); /* NULL: no such */
+int32_t ramet__optimizer_list(int32_t i, const char **name, const char **detail);
+#define RAMET__OPTIMIZER(NAME) extern const ramet__optimizer ramet__optimizer_##NAME;
+#include "train/optimizers.def"
+#undef RAMET__OPTIMIZER
+
+/* Learning rate of step t (0..steps-1): linear warm-up over `warmup` of the steps, then RAMET_SCHEDULE_*. (schedule.c) */
+double ramet__schedule(int32_t schedule, double rate, double warmup, int64_t t, int64_t steps);
+
+/* ---- trained parameters: one pool for values, gradients and moments (params.c) ---- */
+typedef struct ramet__param { char *name; ramet__shape shape; int64_t offset, count; int32_t decay; ramet__var grad; ramet__var value; } ramet__param;
+typedef struct ramet__params {
+    ramet__mem *mem;
+    const ramet__optimizer *optimizer;
+    int64_t n; ramet__param *param;
+    int64_t total, n_pieces;      /* floats of the pool (each parameter padded to a cache line); pieces of constant size */
+    struct ramet__params_piece { int64_t offset, count; int32_t decay; } *piece;
+    float *value, *grad, *moment[RAMET__MOMENTS];
+    double *partial;              /* [n_pieces] */
+} ramet__params;
+/* param[0..n) hold names (owned), shapes and decay flags; lays out and allocates zeroed pools. Free also after a failure. */
+ramet_status ramet__params_init(ramet__params *p, ramet_runtime *rt, const ramet__optimizer *optimizer);
+void ramet__params_free(ramet__params *p);
+/* L2 norm of all gradients: pieces of constant size, added in order, so any thread count gives the same bits. NaN and infinity show in it. */
+ramet_status ramet__params_norm(double *norm, const ramet__params *p, ramet_runtime *rt);
+ramet_status ramet__params_update(const ramet__params *p, ramet_runtime *rt, const ramet__update *u, float decay);
+void ramet__params_clear(const ramet__params *p); /* gradients := 0 */
+
+/* ---- the teacher of a distillation (teacher.c) ---- */
+typedef struct ramet__teacher ramet__teacher;
+ramet_status ramet__teacher_create(ramet__teacher **out, ramet_model *model, int32_t mode, int64_t window, int32_t top);
+void ramet__teacher_free(ramet__teacher *t);
+uint64_t ramet__teacher_bytes(const ramet__teacher *t);
+/* Its distribution after each predicting row of stream tokens [from, to): ids [outs,top] and p [outs,top], most likely first. */
+ramet_status ramet__teacher_run(ramet__teacher *t, int32_t *ids, float *p, const ramet_dataset *d, int64_t from, int64_t to, ramet_progress_fn progress, void *user);
+/* Most likely `top` of n logits, likeliest first (lower id first among equals), with their probabilities. */
+void ramet__top_probabilities(int32_t *ids, float *p, int32_t top, const float *logits, int64_t n, const ramet__kernels *k);
+
+/* ---- the tuner (tuner.c, result.c, checkpoint.c) ---- */
+typedef struct ramet__tuner_target { char *name; float scale; int64_t n, k; } ramet__tuner_target; /* of LoRA: params 2i is A, 2i+1 is B */
+struct ramet_tuner {
+    ramet_runtime *rt;
+    ramet_model *model;
+    ramet_dataset *data;
+    ramet_tuner_options o;         /* as given, defaults filled in; targets and optimizer are ours, teacher and initial NULL */
+    char *targets;
+    ramet__windows windows;
+    ramet__params params;
+    int64_t n_targets; ramet__tuner_target *target;
+    int32_t rank;                  /* of every pair in the pool: the largest of the adapter's */
+    ramet__slot_entry *entries; const ramet__slot_entry *adapter[1]; int32_t n_slots;
+    ramet__plan *plan;
+    ramet__rows rows;
+    ramet__teacher *teacher; int32_t *teacher_ids; float *teacher_p; char teacher_digest[65];
+    char data_digest[65], initial_digest[65];
+    /* what a checkpoint holds besides the pool */
+    int64_t step, micro;           /* steps made; micro-batches of the present step made */
+    int64_t tokens, step_tokens;   /* predicted in whole steps so far, and in the present step */
+    double loss_sum;               /* of the present step's micro-batches */
+    double loss, norm, rate;       /* of the last whole step */
+    double seconds;
+    int32_t busy, broken;
+};
+#endif

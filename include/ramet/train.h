@@ -49,7 +49,8 @@ typedef struct ramet_tuner_options {
     ramet_model *teacher;    /**< NULL, or: distil - KL to the teacher's distribution on the same windows (same vocabulary) */
     float teacher_weight;    /**< of the KL against the cross-entropy: default 1 (only KL) when a teacher is given */
     int32_t teacher_top;     /**< classes kept a position, the rest one bin; default 64 */
-    ramet_adapter *initial;  /**< NULL, or: start from this adapter (copied) */
+    ramet_adapter *initial;  /**< NULL, or: start from this adapter (copied); rank, alpha and targets are then its own */
+    const char *optimizer;   /**< "adamw" (NULL, default) or "sgd" (momentum beta1) */
 } ramet_tuner_options;
 RAMET_API void ramet_tuner_options_init(ramet_tuner_options *options, uint32_t struct_size);
 
@@ -68,8 +69,8 @@ typedef struct ramet_tuner_report {
     double seconds;          /**< spent inside ramet_tuner_step so far */
 } ramet_tuner_report;
 /**
- * Advance by at most max_steps optimizer steps, and stop (between micro-batches) when `deadline` seconds have passed (0: none). A step cut by the
- * deadline is continued by the next call. Cancelled: E_CANCELLED within 100 ms or one graph node; the state stays resumable. NaN or infinity in loss or gradients:
+ * Advance by at most max_steps optimizer steps (0: only report), and stop (between micro-batches) when `deadline` seconds have passed (0: none); at
+ * least one micro-batch is done. report (may be NULL): set its struct_size; filled on success. A step cut by the deadline is continued by the next call. Cancelled: E_CANCELLED within 100 ms or one graph node; the state stays resumable. NaN or infinity in loss or gradients:
  * E_NUMERIC before any weight changes.
  */
 RAMET_API ramet_status ramet_tuner_step(ramet_tuner_report *report, ramet_tuner *tuner, int64_t max_steps, double deadline, ramet_progress_fn progress, void *user);
@@ -83,13 +84,13 @@ RAMET_API ramet_status ramet_tuner_adapter(ramet_adapter **out, ramet_tuner *tun
 RAMET_API ramet_status ramet_tuner_model(ramet_model **out, ramet_tuner *tuner, const char *encoding);
 
 #define RAMET_SCORE_HALF 0 /**< disjoint windows; predictions made from positions window/2 .. window-2 scored, as llama.cpp's perplexity */
-#define RAMET_SCORE_ALL 1  /**< every prediction but the first of a window */
+#define RAMET_SCORE_ALL 1  /**< windows split by document, as a tuner sees them; every token that the data's flags predict, but a document's first */
 typedef struct ramet_evaluate_options {
     uint32_t struct_size;
     int32_t window;          /**< default 512 */
     int32_t score;           /**< default RAMET_SCORE_HALF */
     int32_t mode;            /**< default BALANCED */
-    int64_t max_tokens;      /**< stop after so many scored tokens; 0 (default): all */
+    int64_t max_tokens;      /**< stop after exactly so many scored tokens; 0 (default): all */
     ramet_adapter *adapter;  /**< NULL: none */
     float adapter_scale;     /**< default 1 */
     float *losses;           /**< NULL, or room for losses_capacity: each scored token's loss, in order */
@@ -103,9 +104,15 @@ typedef struct ramet_evaluation {
     int32_t windows;
     int64_t tokens;          /**< scored */
     double loss;             /**< mean negative log-likelihood, nats */
-    double standard_error;   /**< of loss, over windows */
+    double standard_error;   /**< of loss, over windows; 0 when there is only one */
     double perplexity, seconds;
 } ramet_evaluation;
+/**
+ * Measure a model on data: no logits are held, losses come from the fused head. The stream is all documents in order, each closed by the
+ * end-of-text id except the last. HALF: attention spans the whole window, a remainder shorter than a window is left out, and where the model
+ * wants a beginning-of-text id it takes the place of each window's first token. Errors: E_ARGUMENT (also: nothing to score), E_CANCELLED,
+ * E_INCONSISTENT (the adapter does not fit), E_NUMERIC (a loss is not finite), E_MEMORY, E_BUDGET.
+ */
 RAMET_API ramet_status ramet_evaluate(ramet_evaluation *out, ramet_model *model, ramet_dataset *data, const ramet_evaluate_options *options);
 
 #ifdef __cplusplus

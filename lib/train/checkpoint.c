@@ -1,0 +1,249 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* checkpoint.c - a tuner's whole state as one safetensors file. Metadata: "ramet.kind", what the tuner was made of ("ramet.tuner.*": must be equal
+ * to resume), how far it is ("ramet.state.*"), and a CRC-32C a section ("ramet.crc.*"). Sections: value, moment0.., and grad when a step is
+ * half done; tensors are "<section>/<parameter>". The same state gives the same bytes, whatever calls led to it. */
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include "format/safetensors.h"
+#include "train/train.h"
+
+#define PAIRS 48
+typedef struct pairs { int32_t n; char key[PAIRS][40]; char value[PAIRS][256]; } pairs;
+
+static void put(pairs *p, const char *key, const char *format, ...) RAMET__PRINTF(3, 4);
+static void put(pairs *p, const char *key, const char *format, ...) {
+    va_list args;
+    va_start(args, format);
+    snprintf(p->key[p->n], sizeof p->key[0], "%s", key);
+    vsnprintf(p->value[p->n], sizeof p->value[0], format, args);
+    va_end(args);
+    p->n++;
+}
+
+/* What must be the same. Long lists (targets) go in as a digest. */
+static ramet_status identity(pairs *p, const ramet_tuner *t) {
+    const ramet_tuner_options *o = &t->o;
+    const char *model = ramet_model_digest(t->model);
+    char targets[65];
+    ramet__sha256 s;
+    if (!model) return ramet__fail(RAMET_E_INTERNAL, "checkpoint: the model has no digest");
+    ramet__sha256_init(&s);
+    for (int64_t i = 0; i < t->params.n; i++) ramet__sha256_add(&s, t->params.param[i].name, strlen(t->params.param[i].name) + 1);
+    ramet__sha256_hex(&s, targets);
+    put(p, "ramet.tuner.model", "%s", model);
+    put(p, "ramet.tuner.data", "%s", t->data_digest);
+    put(p, "ramet.tuner.parameters", "%s", targets);
+    put(p, "ramet.tuner.initial", "%s", t->initial_digest);
+    put(p, "ramet.tuner.optimizer", "%s", t->params.optimizer->name);
+    put(p, "ramet.tuner.full", "%d", o->full);
+    put(p, "ramet.tuner.rank", "%d", t->rank);
+    put(p, "ramet.tuner.alpha", "%.9g", (double)o->alpha);
+    put(p, "ramet.tuner.mode", "%d", o->mode);
+    put(p, "ramet.tuner.window", "%d", o->window);
+    put(p, "ramet.tuner.batch", "%d", o->batch);
+    put(p, "ramet.tuner.micro_batch", "%d", o->micro_batch);
+    put(p, "ramet.tuner.steps", "%lld", (long long)o->steps);
+    put(p, "ramet.tuner.learning_rate", "%.9g", (double)o->learning_rate);
+    put(p, "ramet.tuner.warmup", "%.9g", (double)o->warmup);
+    put(p, "ramet.tuner.schedule", "%d", o->schedule);
+    put(p, "ramet.tuner.weight_decay", "%.9g", (double)o->weight_decay);
+    put(p, "ramet.tuner.beta1", "%.9g", (double)o->beta1);
+    put(p, "ramet.tuner.beta2", "%.9g", (double)o->beta2);
+    put(p, "ramet.tuner.epsilon", "%.9g", (double)o->epsilon);
+    put(p, "ramet.tuner.clip", "%.9g", (double)o->clip);
+    put(p, "ramet.tuner.seed", "%llu", (unsigned long long)o->seed);
+    put(p, "ramet.tuner.teacher", "%s", t->teacher_digest);
+    put(p, "ramet.tuner.teacher_weight", "%.9g", (double)o->teacher_weight);
+    put(p, "ramet.tuner.teacher_top", "%d", t->teacher ? o->teacher_top : 0);
+    return RAMET_OK;
+}
+
+static void state(pairs *p, const ramet_tuner *t) { /* %a: doubles come back with the same bits */
+    put(p, "ramet.state.step", "%lld", (long long)t->step);
+    put(p, "ramet.state.micro", "%lld", (long long)t->micro);
+    put(p, "ramet.state.tokens", "%lld", (long long)t->tokens);
+    put(p, "ramet.state.step_tokens", "%lld", (long long)t->step_tokens);
+    put(p, "ramet.state.loss_sum", "%a", t->loss_sum);
+    put(p, "ramet.state.loss", "%a", t->loss);
+    put(p, "ramet.state.norm", "%a", t->norm);
+    put(p, "ramet.state.rate", "%a", t->rate);
+}
+
+/* ---- sections ---- */
+
+static const char *const section_name[] = {"value", "grad", "moment0", "moment1"};
+#define SECTIONS (2 + RAMET__MOMENTS)
+
+static float *section(const ramet_tuner *t, int32_t s, int64_t micro) { /* NULL: the file has none */
+    if (s == 0) return t->params.value;
+    if (s == 1) return micro ? t->params.grad : NULL;
+    return t->params.moment[s - 2];
+}
+
+static void tensor_name(char name[256], int32_t s, const ramet__param *p) { snprintf(name, 256, "%s/%s", section_name[s], p->name); }
+
+static uint32_t section_crc(const ramet_tuner *t, const float *data) {
+    uint32_t crc = 0;
+    for (int64_t i = 0; i < t->params.n; i++) crc = ramet__crc32c(crc, data + t->params.param[i].offset, (size_t)t->params.param[i].count * sizeof(float));
+    return crc;
+}
+
+static ramet_status usable(const ramet_tuner *t, const char *path, const char *function) {
+    if (!t || !path) return ramet__fail(RAMET_E_ARGUMENT, "%s: %s is NULL", function, t ? "path" : "tuner");
+    RAMET__TRY(ramet__runtime_check(t->rt));
+    if (t->busy) return ramet__fail(RAMET_E_STATE, "%s: called from inside a callback of ramet_tuner_step", function);
+    return RAMET_OK;
+}
+
+ramet_status ramet_tuner_save(ramet_tuner *t, const char *path) {
+    ramet_status st = RAMET_OK;
+    ramet__st_writer *w = NULL;
+    pairs *p = NULL;
+    char name[256];
+    RAMET__TRY(usable(t, path, "ramet_tuner_save"));
+    if (t->broken) return ramet__fail(RAMET_E_STATE, "ramet_tuner_save: an earlier resume was cut short; resume again");
+    RAMET__NEW(p, ramet__calloc(t->rt->mem, 1, sizeof *p));
+    put(p, "ramet.kind", "checkpoint");
+    put(p, "ramet.version", "1");
+    RAMET__GO(identity(p, t));
+    state(p, t);
+    for (int32_t s = 0; s < SECTIONS; s++) {
+        const float *data = section(t, s, t->micro);
+        char key[40];
+        snprintf(key, sizeof key, "ramet.crc.%s", section_name[s]);
+        if (data) put(p, key, "%08x", section_crc(t, data));
+    }
+    RAMET__GO(ramet__st_writer_open(&w, t->rt->mem, path));
+    for (int32_t i = 0; i < p->n; i++) RAMET__GO(ramet__st_meta(w, p->key[i], p->value[i]));
+    for (int32_t s = 0; s < SECTIONS; s++)
+        for (int64_t i = 0; section(t, s, t->micro) && i < t->params.n; i++) {
+            tensor_name(name, s, &t->params.param[i]);
+            RAMET__GO(ramet__st_declare(w, name, RAMET__ST_F32, t->params.param[i].shape.rank, t->params.param[i].shape.dim));
+        }
+    for (int32_t s = 0; s < SECTIONS; s++)
+        for (int64_t i = 0; section(t, s, t->micro) && i < t->params.n; i++)
+            RAMET__GO(ramet__st_data(w, section(t, s, t->micro) + t->params.param[i].offset, (size_t)t->params.param[i].count * sizeof(float)));
+    st = ramet__st_writer_commit(&w);
+out:
+    ramet__st_writer_drop(&w);
+    ramet__free(p);
+    return st;
+}
+
+/* ---- resume ---- */
+
+static ramet_status read_integer(int64_t *out, const ramet__safetensors *f, const char *key, int64_t low, int64_t high) {
+    const char *text = ramet__safetensors_meta(f, key);
+    char *end = NULL;
+    const long long v = text ? strtoll(text, &end, 10) : 0;
+    if (!text || end == text || *end || v < low || v > high) return ramet__fail(RAMET_E_FORMAT, "metadata \"%s\" is not a number in %lld..%lld", key, (long long)low, (long long)high);
+    *out = v;
+    return RAMET_OK;
+}
+
+static ramet_status read_double(double *out, const ramet__safetensors *f, const char *key) {
+    const char *text = ramet__safetensors_meta(f, key);
+    char *end = NULL;
+    const double v = text ? strtod(text, &end) : 0;
+    if (!text || end == text || *end || !(v - v == 0.0)) return ramet__fail(RAMET_E_FORMAT, "metadata \"%s\" is not a finite number", key);
+    *out = v;
+    return RAMET_OK;
+}
+
+static ramet_status check_identity(const ramet_tuner *t, const ramet__safetensors *f, pairs *p) {
+    const char *kind = ramet__safetensors_meta(f, "ramet.kind"), *version = ramet__safetensors_meta(f, "ramet.version");
+    if (!kind || strcmp(kind, "checkpoint")) return ramet__fail(RAMET_E_FORMAT, "not a checkpoint (metadata \"ramet.kind\")");
+    if (!version || strcmp(version, "1")) return ramet__fail(RAMET_E_UNSUPPORTED, "checkpoint version %s; this library reads 1", version ? version : "?");
+    RAMET__TRY(identity(p, t));
+    for (int32_t i = 0; i < p->n; i++) {
+        const char *theirs = ramet__safetensors_meta(f, p->key[i]);
+        if (!theirs) return ramet__fail(RAMET_E_FORMAT, "metadata \"%s\" is missing", p->key[i]);
+        if (strcmp(theirs, p->value[i]))
+            return ramet__fail(RAMET_E_INCONSISTENT, "%s differs: the checkpoint has \"%.64s\", the tuner \"%s\"", p->key[i] + strlen("ramet.tuner."), theirs, p->value[i]);
+    }
+    return RAMET_OK;
+}
+
+/* Every tensor there with its shape, every checksum right, every number finite; nothing of the tuner is touched. */
+static ramet_status check_sections(const ramet_tuner *t, const ramet__safetensors *f, int64_t micro, float *room) {
+    char name[256], key[40];
+    int64_t expected = 0;
+    for (int32_t s = 0; s < SECTIONS; s++) {
+        uint32_t crc = 0;
+        if (!section(t, s, micro)) continue;
+        for (int64_t i = 0; i < t->params.n; i++, expected++) {
+            const ramet__param *p = &t->params.param[i];
+            tensor_name(name, s, p);
+            const ramet__st_tensor *x = ramet__safetensors_find(f, name);
+            int32_t fits = x && x->dtype == RAMET__ST_F32 && x->rank == p->shape.rank;
+            for (int32_t d = 0; fits && d < p->shape.rank; d++) fits = x->dim[d] == p->shape.dim[d];
+            if (!fits) return ramet__fail(x ? RAMET_E_INCONSISTENT : RAMET_E_FORMAT, "tensor \"%s\" %s", name, x ? "has another shape or type" : "is missing");
+            RAMET__TRY(ramet__safetensors_read(f, x, room, (uint64_t)p->count * sizeof(float)));
+            crc = ramet__crc32c(crc, room, (size_t)p->count * sizeof(float));
+            if (!t->rt->kernels->finite(room, p->count)) return ramet__fail(RAMET_E_NUMERIC, "tensor \"%s\" holds NaN or infinity", name);
+        }
+        snprintf(key, sizeof key, "ramet.crc.%s", section_name[s]);
+        const char *text = ramet__safetensors_meta(f, key);
+        char mine[16];
+        snprintf(mine, sizeof mine, "%08x", crc);
+        if (!text || strcmp(text, mine)) return ramet__fail(RAMET_E_FORMAT, "section \"%s\" is damaged: its checksum is %s, the file says %s", section_name[s], mine, text ? text : "nothing");
+    }
+    if (expected != f->n_tensors) return ramet__fail(RAMET_E_FORMAT, "%lld tensors; this state has %lld", (long long)f->n_tensors, (long long)expected);
+    return RAMET_OK;
+}
+
+ramet_status ramet_tuner_resume(ramet_tuner *t, const char *path) {
+    ramet_status st = RAMET_OK;
+    ramet__reader *reader = NULL;
+    ramet__safetensors *f = NULL;
+    pairs *p = NULL;
+    float *room = NULL;
+    char name[256];
+    ramet_source source;
+    int64_t step = 0, micro = 0, tokens = 0, step_tokens = 0, largest = 0;
+    double loss_sum = 0, loss = 0, norm = 0, rate = 0;
+    RAMET__TRY(usable(t, path, "ramet_tuner_resume"));
+    const int64_t micros = (t->o.batch + t->o.micro_batch - 1) / t->o.micro_batch;
+    for (int64_t i = 0; i < t->params.n; i++) largest = RAMET__MAX(largest, t->params.param[i].count);
+    RAMET__NEW(p, ramet__calloc(t->rt->mem, 1, sizeof *p));
+    RAMET__NEW(room, ramet__alloc(t->rt->mem, (size_t)largest * sizeof(float)));
+    ramet_source_from_path(&source, sizeof source, path);
+    source.untrusted = 1; /* somebody may write the next checkpoint over it */
+    RAMET__GO(ramet__reader_open(&reader, t->rt->mem, &source));
+    RAMET__GO(ramet__safetensors_open(&f, t->rt->mem, reader));
+    RAMET__GO(check_identity(t, f, p));
+    RAMET__GO(read_integer(&step, f, "ramet.state.step", 0, t->o.steps));
+    RAMET__GO(read_integer(&micro, f, "ramet.state.micro", 0, micros));
+    RAMET__GO(read_integer(&tokens, f, "ramet.state.tokens", 0, INT64_MAX / 2));
+    RAMET__GO(read_integer(&step_tokens, f, "ramet.state.step_tokens", 0, INT64_MAX / 2));
+    RAMET__GO(read_double(&loss_sum, f, "ramet.state.loss_sum"));
+    RAMET__GO(read_double(&loss, f, "ramet.state.loss"));
+    RAMET__GO(read_double(&norm, f, "ramet.state.norm"));
+    RAMET__GO(read_double(&rate, f, "ramet.state.rate"));
+    RAMET__GO(check_sections(t, f, micro, room));
+    t->broken = 1; /* until all is read: a disk that fails now leaves a mixture that nobody may use */
+    ramet__params_clear(&t->params);
+    for (int32_t s = 0; s < SECTIONS; s++)
+        for (int64_t i = 0; section(t, s, micro) && i < t->params.n; i++) {
+            tensor_name(name, s, &t->params.param[i]);
+            RAMET__GO(ramet__safetensors_read(f, ramet__safetensors_find(f, name), section(t, s, micro) + t->params.param[i].offset, (uint64_t)t->params.param[i].count * sizeof(float)));
+        }
+    t->step = step;
+    t->micro = micro;
+    t->tokens = tokens;
+    t->step_tokens = step_tokens;
+    t->loss_sum = loss_sum;
+    t->loss = loss;
+    t->norm = norm;
+    t->rate = rate;
+    t->broken = 0;
+out:
+    if (st) st = ramet__prefix(st, "%s: ", path);
+    ramet__safetensors_free(f);
+    ramet__reader_free(reader);
+    ramet__free(room);
+    ramet__free(p);
+    return st;
+}

@@ -1,0 +1,15 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* sgd.c - stochastic gradient descent with heavy-ball momentum beta1 (Polyak 1964): m = beta1*m + g; p -= rate * (m + decay*p). */
+#include <string.h>
+#include "train/train.h"
+
+static void update(const ramet__update *u, float *p, float *g, float *const *moment, int64_t n, float decay) {
+    const ramet__kernels *k = u->kernels;
+    k->scale(moment[0], u->beta1, moment[0], n);
+    k->axpy(moment[0], u->scale, g, n);
+    if (decay != 0.0f) k->scale(p, 1.0f - u->rate * decay, p, n);
+    k->axpy(p, -u->rate, moment[0], n);
+    memset(g, 0, (size_t)n * sizeof *g);
+}
+
+const ramet__optimizer ramet__optimizer_sgd = {"sgd", "gradient descent, momentum beta1", 1, update};

@@ -1,0 +1,114 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* result.c - what a tuner has learned so far, as an adapter or as a model of its own. */
+#include <string.h>
+#include "train/train.h"
+
+static ramet_status usable(const ramet_tuner *t, const void *out, const char *function, int32_t full) {
+    if (!t || !out) return ramet__fail(RAMET_E_ARGUMENT, "%s: %s is NULL", function, t ? "out" : "tuner");
+    RAMET__TRY(ramet__runtime_check(t->rt));
+    if (t->broken) return ramet__fail(RAMET_E_STATE, "%s: an earlier resume was cut short; resume again", function);
+    if (t->o.full != full) return ramet__fail(RAMET_E_STATE, "%s: this tuner makes %s", function, full ? "an adapter; use ramet_tuner_adapter" : "a model; use ramet_tuner_model");
+    return RAMET_OK;
+}
+
+ramet_status ramet_tuner_adapter(ramet_adapter **out, ramet_tuner *t) {
+    ramet_status st = RAMET_OK;
+    ramet_adapter *a = NULL;
+    RAMET__TRY(usable(t, out, "ramet_tuner_adapter", 0));
+    const char *digest = ramet_model_digest(t->model);
+    if (!digest) return ramet__fail(RAMET_E_INTERNAL, "ramet_tuner_adapter: the model has no digest");
+    RAMET__TRY(ramet__adapter_alloc(&a, t->rt, t->model, t->model->arch->name, t->o.alpha, t->n_targets));
+    memcpy(a->base_digest, digest, sizeof a->base_digest);
+    for (int64_t i = 0; i < t->n_targets; i++) {
+        const ramet__tuner_target *x = &t->target[i];
+        const ramet__param *pa = &t->params.param[2 * i], *pb = pa + 1;
+        RAMET__GO(ramet__adapter_add(a, x->name, x->n, x->k, t->rank, x->scale));
+        memcpy(a->lora[i].a, pa->value.data, (size_t)pa->count * sizeof(float));
+        memcpy(a->lora[i].b, pb->value.data, (size_t)pb->count * sizeof(float));
+    }
+    *out = a;
+    a = NULL;
+out:
+    ramet_adapter_free(a);
+    return st;
+}
+
+/* ---- full: a model ---- */
+
+typedef struct encode_work { const ramet__encoding *e; const float *src; char *dst; int64_t rows, cols; } encode_work;
+#define ENCODE_ROWS 64
+
+static ramet_status encode_rows(void *context, int64_t piece, int32_t worker) {
+    const encode_work *w = context;
+    const int64_t r0 = piece * ENCODE_ROWS, n = RAMET__MIN(ENCODE_ROWS, w->rows - r0) * w->cols;
+    (void)worker;
+    w->e->encode(w->dst + ramet__encoded_bytes(w->e, r0 * w->cols), w->src + r0 * w->cols, n);
+    return RAMET_OK;
+}
+
+/* Vectors, and rows that the encoding's block does not divide, stay F32. */
+static ramet_status encode_param(ramet__weight **out, ramet_tuner *t, const ramet__param *p, ramet__enc enc) {
+    const int64_t cols = ramet__shape_cols(&p->shape);
+    if (p->shape.rank < 2 || cols % ramet__encoding_get(enc)->block) enc = RAMET__ENC_F32;
+    ramet__weight *w = NULL;
+    RAMET__TRY(ramet__weight_new(&w, t->rt, p->name, enc, &p->shape));
+    encode_work work = {ramet__encoding_get(enc), p->value.data, ramet__weight_mutable(w), ramet__shape_rows(&p->shape), cols};
+    const ramet_status st = ramet__parallel_for(t->rt->threads, (work.rows + ENCODE_ROWS - 1) / ENCODE_ROWS, encode_rows, &work, NULL);
+    if (st) ramet__weight_free(w);
+    else *out = w;
+    return st;
+}
+
+/* Tuning keeps every shape, so the map to the parent of a variant stays true and its steps grow by one; a model without a past becomes the
+ * parent. Either way the step names the model that was tuned. */
+static ramet_status lineage_after(ramet__lineage **out, const ramet_tuner *t) {
+    ramet_status st = RAMET_OK;
+    ramet__mem *mem = t->rt->mem;
+    ramet__lineage *l = NULL;
+    ramet__text steps = {.mem = mem};
+    const char *base = ramet_model_digest(t->model), *old = t->model->lineage && t->model->lineage->steps ? t->model->lineage->steps : "[]";
+    const size_t end = strlen(old) - 1; /* at the closing bracket */
+    if (!base) return ramet__fail(RAMET_E_INTERNAL, "ramet_tuner_model: the model has no digest");
+    if (t->model->lineage) {
+        RAMET__GO(ramet__lineage_copy(&l, mem, t->model->lineage));
+    } else {
+        RAMET__GO(ramet__lineage_new(&l, mem, t->model->h.n_layer, t->model->h.n_ff, 0));
+    }
+    if (!l->parent_digest) RAMET__NEW(l->parent_digest, ramet__strdup(mem, base));
+    if (!l->root_digest) RAMET__NEW(l->root_digest, ramet__strdup(mem, l->parent_digest));
+    ramet__text_bytes(&steps, old, end);
+    ramet__text_add(&steps, "%s{\"step\":\"tune\",\"base\":\"%s\",\"steps\":%lld,\"tokens\":%lld,\"loss\":%.6g,\"learning_rate\":%.6g%s%s%s}]", strcmp(old, "[]") ? "," : "", base,
+                    (long long)t->step, (long long)t->tokens, t->loss, (double)t->o.learning_rate, t->teacher ? ",\"teacher\":\"" : "", t->teacher ? t->teacher_digest : "", t->teacher ? "\"" : "");
+    ramet__free(l->steps);
+    l->steps = ramet__text_take(&steps);
+    if (!l->steps) {
+        st = ramet__alloc_status();
+        goto out;
+    }
+    *out = l;
+    l = NULL;
+out:
+    ramet__lineage_free(l);
+    ramet__text_free(&steps);
+    return st;
+}
+
+ramet_status ramet_tuner_model(ramet_model **out, ramet_tuner *t, const char *encoding) {
+    ramet_status st = RAMET_OK;
+    ramet__weight **weights = NULL;
+    ramet__lineage *lineage = NULL;
+    RAMET__TRY(usable(t, out, "ramet_tuner_model", 1));
+    const int32_t enc = ramet__encoding_find(encoding ? encoding : "F32");
+    if (enc < 0) return ramet__fail(RAMET_E_ARGUMENT, "ramet_tuner_model: no encoding \"%s\"; ramet_list(\"encodings\") names them", encoding);
+    const int64_t n = t->params.n;
+    RAMET__NEW(weights, ramet__calloc(t->rt->mem, (size_t)n, sizeof *weights));
+    for (int64_t i = 0; i < n; i++) RAMET__GO(encode_param(&weights[i], t, &t->params.param[i], (ramet__enc)enc));
+    RAMET__GO(lineage_after(&lineage, t));
+    RAMET__GO(ramet__model_derive(out, t->model, &t->model->h, weights, n, lineage));
+    lineage = NULL;
+out:
+    for (int64_t i = 0; weights && i < n; i++) ramet__weight_free(weights[i]);
+    ramet__free(weights);
+    ramet__lineage_free(lineage);
+    return st;
+}

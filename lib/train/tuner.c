@@ -1,0 +1,406 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* tuner.c - a model being adapted: one plan for a micro-batch of windows that computes the loss and adds gradients into a pool, and an optimizer
+ * step after each batch. LoRA (Hu et al. 2021, arXiv:2106.09685) trains the pairs bound to the plan's adapter slots; full tuning trains F32
+ * masters that stand in for the weights. The state between two micro-batches is the pool plus a few numbers: a checkpoint. */
+#include <math.h>
+#include <string.h>
+#include <time.h>
+#include "train/train.h"
+
+void ramet_tuner_options_init(ramet_tuner_options *options, uint32_t struct_size) {
+    const ramet_tuner_options defaults = {.rank = 16, .alpha = 32.0f, .mode = RAMET_MODE_BALANCED, .window = 256, .batch = 4, .micro_batch = 2, .epochs = 1.0,
+        .warmup = 0.03f, .schedule = RAMET_SCHEDULE_COSINE, .beta1 = 0.9f, .beta2 = 0.999f, .epsilon = 1e-8f, .clip = 1.0f, .teacher_weight = 1.0f, .teacher_top = 64};
+    ramet__options_init(options, struct_size, &defaults, sizeof defaults);
+}
+
+static double now(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+static int32_t within(double x, double low, double high) { return x >= low && x <= high; } /* NaN is not */
+
+static ramet_status check_options(const ramet_tuner_options *o, const ramet_model *model, const ramet_dataset *data) {
+    const char *f = "ramet_tuner_create";
+    const int64_t context = model->h.n_ctx;
+    if (o->full != 0 && o->full != 1) return ramet__fail(RAMET_E_ARGUMENT, "%s: full is %d; give 0 or 1", f, o->full);
+    if (!o->full && !within(o->rank, 1, 1024)) return ramet__fail(RAMET_E_ARGUMENT, "%s: rank %d is not in 1..1024", f, o->rank);
+    if (!o->full && !within(o->alpha, 1e-6, 1e6)) return ramet__fail(RAMET_E_ARGUMENT, "%s: alpha %g is not in 1e-6..1e6", f, (double)o->alpha);
+    if (o->full && (o->initial || o->targets)) return ramet__fail(RAMET_E_ARGUMENT, "%s: full tuning takes no %s", f, o->initial ? "initial adapter" : "targets");
+    if (o->mode < RAMET_MODE_EXACT || o->mode > RAMET_MODE_FAST) return ramet__fail(RAMET_E_ARGUMENT, "%s: mode %d is none of RAMET_MODE_*", f, o->mode);
+    if (o->window < 2 || o->window > context)
+        return ramet__fail(RAMET_E_ARGUMENT, "%s: window %d is not in 2..%lld, the model's context", f, o->window, (long long)context);
+    if (!within(o->batch, 1, 65536)) return ramet__fail(RAMET_E_ARGUMENT, "%s: batch %d is not in 1..65536", f, o->batch);
+    if (!within(o->micro_batch, 1, 65536) || (int64_t)o->micro_batch * o->window > 1 << 20)
+        return ramet__fail(RAMET_E_ARGUMENT, "%s: micro_batch %d windows of %d: give at least one window and at most %d rows", f, o->micro_batch, o->window, 1 << 20);
+    if (o->steps < 0) return ramet__fail(RAMET_E_ARGUMENT, "%s: steps is negative", f);
+    if (!o->steps && !within(o->epochs, 1e-9, 1e9)) return ramet__fail(RAMET_E_ARGUMENT, "%s: epochs %g: give steps, or epochs above 0", f, o->epochs);
+    if (!within(o->learning_rate, 0, 1e3)) return ramet__fail(RAMET_E_ARGUMENT, "%s: learning_rate %g is not in 0..1000", f, (double)o->learning_rate);
+    if (!within(o->warmup, 0, 1)) return ramet__fail(RAMET_E_ARGUMENT, "%s: warmup %g is not in 0..1", f, (double)o->warmup);
+    if (o->schedule != RAMET_SCHEDULE_COSINE && o->schedule != RAMET_SCHEDULE_CONSTANT)
+        return ramet__fail(RAMET_E_ARGUMENT, "%s: schedule %d is none of RAMET_SCHEDULE_*", f, o->schedule);
+    if (!within(o->weight_decay, 0, 1e3)) return ramet__fail(RAMET_E_ARGUMENT, "%s: weight_decay %g is not in 0..1000", f, (double)o->weight_decay);
+    if (!within(o->beta1, 0, 1) || o->beta1 == 1.0f || !within(o->beta2, 0, 1) || o->beta2 == 1.0f)
+        return ramet__fail(RAMET_E_ARGUMENT, "%s: beta1 %g and beta2 %g must be in 0..1 and below 1", f, (double)o->beta1, (double)o->beta2);
+    if (!within(o->epsilon, 1e-30, 1)) return ramet__fail(RAMET_E_ARGUMENT, "%s: epsilon %g is not in 1e-30..1", f, (double)o->epsilon);
+    if (!within(o->clip, 0, 1e30)) return ramet__fail(RAMET_E_ARGUMENT, "%s: clip %g is negative or not a number", f, (double)o->clip);
+    if (o->optimizer && !ramet__optimizer_find(o->optimizer)) return ramet__fail(RAMET_E_ARGUMENT, "%s: no optimizer \"%s\"; there are adamw, sgd", f, o->optimizer);
+    if (data->model->h.n_vocab > model->h.n_vocab)
+        return ramet__fail(RAMET_E_INCONSISTENT, "%s: the data's model has %lld tokens, this one %lld", f, (long long)data->model->h.n_vocab, (long long)model->h.n_vocab);
+    if (!o->teacher) return RAMET_OK;
+    if (!within(o->teacher_weight, 0, 1)) return ramet__fail(RAMET_E_ARGUMENT, "%s: teacher_weight %g is not in 0..1", f, (double)o->teacher_weight);
+    if (o->teacher->h.n_vocab != model->h.n_vocab)
+        return ramet__fail(RAMET_E_INCONSISTENT, "%s: the teacher has %lld tokens, the model %lld; distilling needs one vocabulary", f, (long long)o->teacher->h.n_vocab, (long long)model->h.n_vocab);
+    if (!within(o->teacher_top, 1, (double)RAMET__MIN(4096, model->h.n_vocab)))
+        return ramet__fail(RAMET_E_ARGUMENT, "%s: teacher_top %d is not in 1..%lld", f, o->teacher_top, (long long)RAMET__MIN(4096, model->h.n_vocab));
+    if (o->window > o->teacher->h.n_ctx) return ramet__fail(RAMET_E_ARGUMENT, "%s: window %d is beyond the teacher's context %lld", f, o->window, (long long)o->teacher->h.n_ctx);
+    return RAMET_OK;
+}
+
+/* ---- what is trained ---- */
+
+static ramet_status name_param(ramet_tuner *t, ramet__param *p, const char *name, const char *suffix, int64_t rows, int64_t cols) {
+    p->shape = cols ? (ramet__shape){2, {rows, cols}} : (ramet__shape){1, {rows}};
+    p->decay = cols != 0; /* as usual: matrices decay, norms do not */
+    p->name = ramet__format(t->rt->mem, "%s%s", name, suffix);
+    return p->name ? RAMET_OK : ramet__alloc_status();
+}
+
+/* Pairs like those of `from`, all with the largest rank: rows of A and columns of B that are zero stay zero, their gradients being products with
+ * one another. */
+static ramet_status set_pairs(ramet_tuner *t, const ramet_adapter *from) {
+    ramet_status st = RAMET_OK;
+    t->n_targets = from->n;
+    t->rank = 0;
+    for (int64_t i = 0; i < from->n; i++) t->rank = RAMET__MAX(t->rank, from->lora[i].rank);
+    RAMET__NEW(t->target, ramet__calloc(t->rt->mem, (size_t)RAMET__MAX(from->n, 1), sizeof *t->target));
+    RAMET__NEW(t->params.param, ramet__calloc(t->rt->mem, (size_t)RAMET__MAX(from->n, 1), 2 * sizeof *t->params.param));
+    t->params.n = 2 * from->n;
+    for (int64_t i = 0; i < from->n; i++) {
+        const ramet__lora *l = &from->lora[i];
+        RAMET__NEW(t->target[i].name, ramet__strdup(t->rt->mem, l->name));
+        t->target[i].scale = l->scale;
+        t->target[i].n = l->n;
+        t->target[i].k = l->k;
+        RAMET__GO(name_param(t, &t->params.param[2 * i], l->name, ".lora_a", t->rank, l->k));
+        RAMET__GO(name_param(t, &t->params.param[2 * i + 1], l->name, ".lora_b", l->n, t->rank));
+    }
+    RAMET__GO(ramet__params_init(&t->params, t->rt, ramet__optimizer_find(t->o.optimizer)));
+    for (int64_t i = 0; i < from->n; i++) {
+        const ramet__lora *l = &from->lora[i];
+        float *b = t->params.param[2 * i + 1].value.data;
+        memcpy(t->params.param[2 * i].value.data, l->a, (size_t)l->rank * (size_t)l->k * sizeof(float));
+        for (int64_t r = 0; r < l->n; r++) memcpy(b + r * t->rank, l->b + r * l->rank, (size_t)l->rank * sizeof(float));
+    }
+out:
+    return st;
+}
+
+static ramet_status set_adapter(ramet_tuner *t, const ramet_adapter *initial) {
+    ramet_status st = RAMET_OK;
+    ramet_adapter *fresh = NULL;
+    if (initial) {
+        for (int64_t i = 0; i < initial->n; i++) {
+            const ramet__weight *w = ramet__model_weight(t->model, initial->lora[i].name);
+            if (!w || ramet__weight_shape(w)->rank != 2 || ramet__weight_shape(w)->dim[0] != initial->lora[i].n || ramet__weight_shape(w)->dim[1] != initial->lora[i].k)
+                return ramet__fail(RAMET_E_INCONSISTENT, "ramet_tuner_create: the initial adapter's \"%s\" does not fit the model", initial->lora[i].name);
+        }
+        t->o.alpha = initial->alpha;
+    } else {
+        RAMET__TRY(ramet__adapter_new(&fresh, t->model, t->o.targets, t->o.rank, t->o.alpha, t->o.seed));
+    }
+    const ramet_adapter *from = initial ? initial : fresh;
+    if (from->n) st = set_pairs(t, from);
+    else st = ramet__fail(RAMET_E_ARGUMENT, "ramet_tuner_create: no weight takes an adapter (targets \"%s\")", t->o.targets ? t->o.targets : "all");
+    if (!st && initial) { /* a checkpoint may only be continued from the same beginning */
+        ramet__sha256 s;
+        ramet__sha256_init(&s);
+        ramet__sha256_add(&s, t->params.value, (size_t)t->params.total * sizeof(float));
+        ramet__sha256_hex(&s, t->initial_digest);
+    }
+    ramet_adapter_free(fresh);
+    return st;
+}
+
+static ramet_status set_masters(ramet_tuner *t) {
+    ramet_status st = RAMET_OK;
+    const ramet_model *m = t->model;
+    RAMET__NEW(t->params.param, ramet__calloc(t->rt->mem, (size_t)m->n_weights, sizeof *t->params.param));
+    t->params.n = m->n_weights;
+    for (int64_t i = 0; i < m->n_weights; i++) {
+        const ramet__shape *s = ramet__weight_shape(m->weights[i]);
+        RAMET__GO(name_param(t, &t->params.param[i], ramet__weight_name(m->weights[i]), "", s->dim[0], s->rank > 1 ? s->dim[1] : 0));
+    }
+    RAMET__GO(ramet__params_init(&t->params, t->rt, ramet__optimizer_find(t->o.optimizer)));
+    for (int64_t i = 0; i < m->n_weights; i++)
+        ramet__weight_decode(t->params.param[i].value.data, m->weights[i], 0, ramet__shape_rows(ramet__weight_shape(m->weights[i])));
+out:
+    return st;
+}
+
+static ramet__var *master_of(const char *name, void *user) {
+    ramet_tuner *t = user;
+    for (int64_t i = 0; i < t->params.n; i++)
+        if (!strcmp(t->params.param[i].name, name)) return &t->params.param[i].value;
+    return NULL;
+}
+
+/* ---- the plan ---- */
+
+static ramet__val loss_of(const ramet_tuner *t, ramet__graph *g, ramet__val logits) {
+    const ramet__val labels = ramet__graph_input(g, "labels", RAMET__TYPE_I32, RAMET__AXIS_OUTS, 0);
+    const ramet__val weight = ramet__graph_input(g, "weight", RAMET__TYPE_F32, RAMET__AXIS_OUTS, 0);
+    const float soft = t->teacher ? t->o.teacher_weight : 0.0f;
+    ramet__val hard = -1, kl = -1;
+    if (soft < 1.0f) hard = ramet__op_cross_entropy(g, logits, labels, weight, NULL);
+    if (soft <= 0.0f) return hard;
+    const ramet__val ids = ramet__graph_input(g, "teacher_ids", RAMET__TYPE_I32, RAMET__AXIS_OUTS, t->o.teacher_top);
+    const ramet__val p = ramet__graph_input(g, "teacher_p", RAMET__TYPE_F32, RAMET__AXIS_OUTS, t->o.teacher_top);
+    kl = ramet__op_kl_top(g, logits, ids, p, weight, NULL);
+    if (soft >= 1.0f) return kl;
+    return ramet__op_add(g, ramet__op_scale(g, kl, soft), ramet__op_scale(g, hard, 1.0f - soft));
+}
+
+static ramet_status make_plan(ramet_tuner *t, int32_t all_slots) {
+    ramet_status st = RAMET_OK;
+    ramet__graph *g = NULL;
+    ramet__val *wrt = NULL, *grad = NULL;
+    ramet__built built;
+    const int64_t rows = (int64_t)t->o.micro_batch * t->o.window, n = t->params.n;
+    const ramet__build_options build = {.slots = !t->o.full, .targets = all_slots ? NULL : t->o.targets, .train = t->o.full ? master_of : NULL, .train_user = t};
+    const ramet__plan_options plan = {.mode = (ramet__mode)t->o.mode, .max_context = t->o.window};
+    RAMET__NEW(wrt, ramet__calloc(t->rt->mem, (size_t)n, sizeof *wrt));
+    RAMET__NEW(grad, ramet__calloc(t->rt->mem, (size_t)n, sizeof *grad));
+    RAMET__GO(ramet__graph_create(&g, t->rt, rows, rows, t->rank));
+    RAMET__GO(t->model->arch->build(&built, g, t->model, &build));
+    const ramet__val loss = loss_of(t, g, built.logits);
+    if (t->o.full) {
+        for (int64_t i = 0; i < n; i++) wrt[i] = ramet__graph_var(g, &t->params.param[i].value);
+    } else {
+        for (int64_t i = 0; i < t->n_targets; i++) {
+            const ramet__slot slot = ramet__graph_slot(g, t->target[i].name, t->target[i].n, t->target[i].k);
+            wrt[2 * i] = slot.a;
+            wrt[2 * i + 1] = slot.b;
+        }
+        t->n_slots = ramet__graph_slot_count(g);
+        RAMET__NEW(t->entries, ramet__calloc(t->rt->mem, (size_t)RAMET__MAX(t->n_slots, 1), sizeof *t->entries));
+        for (int64_t i = 0; i < t->n_targets; i++) {
+            const int32_t at = ramet__graph_slot_index(g, t->target[i].name);
+            if (at >= 0) t->entries[at] = (ramet__slot_entry){t->params.param[2 * i].value.data, t->params.param[2 * i + 1].value.data, t->target[i].scale, t->rank};
+        }
+        t->adapter[0] = t->entries;
+    }
+    RAMET__GO(ramet__graph_gradient(g, loss, wrt, (int32_t)n, grad));
+    for (int64_t i = 0; i < n; i++)
+        if (grad[i] >= 0) ramet__op_write(g, &t->params.param[i].grad, grad[i], 1);
+    ramet__graph_output(g, "loss", loss);
+    RAMET__GO(ramet__graph_status(g));
+    RAMET__GO(ramet__plan_create(&t->plan, g, &plan));
+out:
+    ramet__graph_free(g);
+    ramet__free(wrt);
+    ramet__free(grad);
+    return st;
+}
+
+static ramet_status set_up(ramet_tuner *t, const ramet_tuner_options *given) {
+    ramet__mem *mem = t->rt->mem;
+    ramet_tuner_options *o = &t->o;
+    *o = *given;
+    o->teacher = NULL;
+    o->initial = NULL;
+    o->targets = NULL;
+    o->optimizer = given->optimizer ? ramet__optimizer_find(given->optimizer)->name : ramet__optimizer_adamw.name;
+    o->micro_batch = RAMET__MIN(o->micro_batch, o->batch);
+    if (o->learning_rate == 0.0f) o->learning_rate = o->full ? 2e-5f : 2e-4f;
+    if (!given->teacher) o->teacher_weight = 0.0f;
+    if (given->targets) {
+        if (!(t->targets = ramet__strdup(mem, given->targets))) return ramet__alloc_status();
+        o->targets = t->targets;
+    }
+    RAMET__TRY(ramet__windows_init(&t->windows, mem, t->data, o->window));
+    if (!t->windows.n) return ramet__fail(RAMET_E_ARGUMENT, "ramet_tuner_create: the dataset (%lld tokens) has nothing to predict", (long long)t->data->n);
+    if (!o->steps) o->steps = RAMET__MAX(1, (int64_t)ceil(o->epochs * (double)t->windows.n / (double)o->batch));
+    ramet__dataset_digest(t->data_digest, t->data);
+    if (o->full) RAMET__TRY(set_masters(t));
+    else RAMET__TRY(set_adapter(t, given->initial));
+    if (given->teacher && o->teacher_weight > 0.0f) {
+        const char *digest = ramet_model_digest(given->teacher);
+        if (!digest) return ramet__fail(RAMET_E_INTERNAL, "ramet_tuner_create: the teacher has no digest");
+        memcpy(t->teacher_digest, digest, sizeof t->teacher_digest);
+        RAMET__TRY(ramet__teacher_create(&t->teacher, given->teacher, o->mode, o->window, o->teacher_top));
+        const size_t cells = (size_t)o->micro_batch * (size_t)o->window * (size_t)o->teacher_top;
+        if (!(t->teacher_ids = ramet__calloc(mem, cells, sizeof *t->teacher_ids))) return ramet__alloc_status();
+        if (!(t->teacher_p = ramet__calloc(mem, cells, sizeof *t->teacher_p))) return ramet__alloc_status();
+    }
+    RAMET__TRY(ramet__rows_init(&t->rows, mem, (int64_t)o->micro_batch * o->window));
+    return make_plan(t, given->initial != NULL);
+}
+
+ramet_status ramet_tuner_create(ramet_tuner **out, ramet_model *model, ramet_dataset *data, const ramet_tuner_options *options) {
+    ramet_status st = RAMET_OK;
+    ramet_tuner *t = NULL;
+    ramet_tuner_options o;
+    ramet_tuner_options_init(&o, sizeof o);
+    if (!out || !model || !data) return ramet__fail(RAMET_E_ARGUMENT, "ramet_tuner_create: %s is NULL", !out ? "out" : !model ? "model" : "data");
+    RAMET__TRY(ramet__runtime_check(model->rt));
+    RAMET__TRY(ramet__options(&o, sizeof o, options, "ramet_tuner_create"));
+    RAMET__TRY(check_options(&o, model, data));
+    RAMET__NEW(t, ramet__calloc(model->rt->mem, 1, sizeof *t));
+    t->rt = ramet__runtime_retain(model->rt);
+    t->model = ramet_model_retain(model);
+    t->data = ramet__dataset_retain(data);
+    ramet__dataset_seal(data);
+    RAMET__GO(set_up(t, &o));
+    ramet__log(t->rt, RAMET_LOG_INFO, "tuner: %lld parameters, %lld windows, %lld steps; plan %llu bytes, parameters and optimizer %llu, teacher %llu",
+               (long long)t->params.total, (long long)t->windows.n, (long long)t->o.steps, (unsigned long long)ramet__plan_bytes(t->plan),
+               (unsigned long long)t->params.total * sizeof(float) * (unsigned long long)(2 + t->params.optimizer->moments), (unsigned long long)ramet__teacher_bytes(t->teacher));
+    *out = t;
+    t = NULL;
+out:
+    ramet_tuner_free(t);
+    return st;
+}
+
+void ramet_tuner_free(ramet_tuner *t) {
+    if (!t) return;
+    ramet_runtime *rt = t->rt;
+    ramet__plan_free(t->plan);
+    ramet__teacher_free(t->teacher);
+    ramet__free(t->teacher_ids);
+    ramet__free(t->teacher_p);
+    ramet__free(t->entries);
+    ramet__rows_free(&t->rows);
+    ramet__params_free(&t->params);
+    for (int64_t i = 0; t->target && i < t->n_targets; i++) ramet__free(t->target[i].name);
+    ramet__free(t->target);
+    ramet__windows_free(&t->windows);
+    ramet__free(t->targets);
+    ramet_dataset_free(t->data);
+    ramet_model_free(t->model);
+    ramet__free(t);
+    ramet_runtime_free(rt);
+}
+
+/* ---- stepping ---- */
+
+typedef struct watch { const ramet_tuner *t; ramet_progress_fn fn; void *user; double base, share; } watch;
+
+/* The plan's fraction of a micro-batch as a fraction of the whole work. */
+static int32_t watch_plan(double fraction, const char *what, void *user) {
+    const watch *w = user;
+    (void)what;
+    return w->fn(w->base + (fraction > 0 ? fraction * w->share : 0.0), "tuning", w->user);
+}
+
+static int64_t micro_count(const ramet_tuner *t) { return (t->o.batch + t->o.micro_batch - 1) / t->o.micro_batch; }
+
+/* The batch's predictions, on which every micro-batch's weights depend. */
+static int64_t batch_predictions(const ramet_tuner *t) {
+    int64_t count = 0, from, to;
+    for (int64_t i = 0; i < t->o.batch; i++) {
+        ramet__windows_at(&from, &to, &t->windows, t->o.seed, t->step * t->o.batch + i);
+        count += ramet__rows_count(t->data, from, to);
+    }
+    return count;
+}
+
+/* Forget the present step's gradients: it begins again. */
+static void restart_step(ramet_tuner *t) {
+    ramet__params_clear(&t->params);
+    t->micro = t->step_tokens = 0;
+    t->loss_sum = 0.0;
+}
+
+static ramet_status micro_batch(ramet_tuner *t, watch *w) {
+    ramet__run run = {0};
+    const int64_t first = t->micro * t->o.micro_batch, last = RAMET__MIN(first + t->o.micro_batch, t->o.batch);
+    int64_t from, to;
+    ramet_progress_fn fn = w->fn ? watch_plan : NULL;
+    w->share = 1.0 / ((double)t->o.steps * (double)micro_count(t));
+    w->base = w->share * ((double)t->step * (double)micro_count(t) + (double)t->micro);
+    RAMET__TRY(ramet__progress(w->fn, w->user, w->base, "tuning"));
+    ramet__rows_clear(&t->rows);
+    for (int64_t i = first; i < last; i++) {
+        ramet__windows_at(&from, &to, &t->windows, t->o.seed, t->step * t->o.batch + i);
+        const int64_t at = t->rows.outs * t->o.teacher_top;
+        ramet__rows_add(&t->rows, t->data, from, to);
+        if (t->teacher) RAMET__TRY(ramet__teacher_run(t->teacher, t->teacher_ids + at, t->teacher_p + at, t->data, from, to, fn, w));
+    }
+    const float weight = (float)(1.0 / (double)batch_predictions(t));
+    for (int64_t i = 0; i < t->rows.outs; i++) t->rows.weight[i] = weight;
+    ramet__rows_bind(&t->rows, &run, 1);
+    if (t->teacher) {
+        run.input[run.n_inputs].name = "teacher_ids";
+        run.input[run.n_inputs++].data = t->teacher_ids;
+        run.input[run.n_inputs].name = "teacher_p";
+        run.input[run.n_inputs++].data = t->teacher_p;
+    }
+    run.adapters = t->adapter;
+    run.n_adapters = t->o.full ? 0 : 1;
+    run.progress = fn;
+    run.progress_user = w;
+    RAMET__TRY(ramet__plan_run(t->plan, &run));
+    const float *loss = ramet__plan_output(t->plan, "loss", NULL, NULL);
+    if (!loss) return ramet__fail(RAMET_E_INTERNAL, "tuner: the plan lacks its loss");
+    if (!isfinite(*loss)) {
+        restart_step(t);
+        return ramet__fail(RAMET_E_NUMERIC, "ramet_tuner_step: the loss of step %lld is not finite; no weight was changed. Lower the learning rate or check the data", (long long)t->step + 1);
+    }
+    t->loss_sum += *loss;
+    t->step_tokens += t->rows.outs;
+    t->micro++;
+    return RAMET_OK;
+}
+
+static ramet_status update(ramet_tuner *t) {
+    double norm = 0.0;
+    RAMET__TRY(ramet__params_norm(&norm, &t->params, t->rt));
+    if (!isfinite(norm)) {
+        restart_step(t);
+        return ramet__fail(RAMET_E_NUMERIC, "ramet_tuner_step: the gradients of step %lld are not finite; no weight was changed. Lower the learning rate or check the data", (long long)t->step + 1);
+    }
+    const double rate = ramet__schedule(t->o.schedule, t->o.learning_rate, t->o.warmup, t->step, t->o.steps);
+    const ramet__update u = {.kernels = t->rt->kernels, .step = t->step + 1, .rate = (float)rate, .beta1 = t->o.beta1, .beta2 = t->o.beta2, .epsilon = t->o.epsilon,
+                             .scale = t->o.clip > 0.0f && norm > (double)t->o.clip ? (float)((double)t->o.clip / norm) : 1.0f};
+    RAMET__TRY(ramet__params_update(&t->params, t->rt, &u, t->o.weight_decay));
+    t->norm = norm;
+    t->rate = rate;
+    t->loss = t->loss_sum;
+    t->tokens += t->step_tokens;
+    t->loss_sum = 0.0;
+    t->micro = t->step_tokens = 0;
+    t->step++;
+    return RAMET_OK;
+}
+
+static void fill_report(ramet_tuner_report *out, const ramet_tuner *t) {
+    const ramet_tuner_report r = {.done = t->step >= t->o.steps, .step = t->step, .steps = t->o.steps, .loss = t->loss, .gradient_norm = t->norm, .learning_rate = t->rate,
+                                  .tokens = t->tokens + t->step_tokens, .seconds = t->seconds};
+    ramet__options_init(out, out->struct_size, &r, sizeof r);
+}
+
+ramet_status ramet_tuner_step(ramet_tuner_report *report, ramet_tuner *t, int64_t max_steps, double deadline, ramet_progress_fn progress, void *user) {
+    ramet_status st = RAMET_OK;
+    if (!t) return ramet__fail(RAMET_E_ARGUMENT, "ramet_tuner_step: tuner is NULL");
+    RAMET__TRY(ramet__runtime_check(t->rt));
+    if (max_steps < 0 || !(deadline >= 0)) return ramet__fail(RAMET_E_ARGUMENT, "ramet_tuner_step: max_steps or deadline is negative");
+    if (report && report->struct_size < sizeof report->struct_size) return ramet__fail(RAMET_E_ARGUMENT, "ramet_tuner_step: set report->struct_size");
+    if (t->busy) return ramet__fail(RAMET_E_STATE, "ramet_tuner_step: called from inside its own callback");
+    if (t->broken) return ramet__fail(RAMET_E_STATE, "ramet_tuner_step: an earlier resume was cut short; resume again");
+    const double begin = now();
+    const int64_t goal = max_steps < t->o.steps - t->step ? t->step + max_steps : t->o.steps;
+    watch w = {t, progress, user, 0, 0};
+    int32_t first = 1; /* a short deadline still makes progress */
+    t->busy = 1;
+    while (!st && t->step < goal && (first || deadline == 0.0 || now() - begin < deadline)) {
+        if (t->micro < micro_count(t)) st = micro_batch(t, &w);
+        if (!st && t->micro == micro_count(t)) st = update(t);
+        first = 0;
+    }
+    t->busy = 0;
+    t->seconds += now() - begin;
+    if (!st && report) fill_report(report, t);
+    return st;
+}

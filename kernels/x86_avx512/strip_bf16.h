@@ -1,0 +1,73 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* strip_bf16.h - transposed products in bf16 with fp32 sums: a strip of W, 1024 outputs x 64 inputs, is decoded once to pairs of outputs
+ * (rows n and n+1 interleaved are what vdpbf16ps reads) and met by all rows of dy, rounded 96 at a time. */
+#ifndef RAMET__STRIP_BF16_H
+#define RAMET__STRIP_BF16_H
+#include "kernels.h"
+#include "simd/vec.h"
+
+enum { STRIP = 64, CHUNK = 1024, ROWS = 12, GROUP = 96 }; /* columns and outputs of a strip of W; rows of a tile; of dy rounded at a time */
+
+static uint64_t strip_scratch(int64_t m, int64_t n, int64_t k) { return CHUNK * STRIP * 2 + GROUP * CHUNK * 2; }
+
+/* two vectors of 16 floats to 16 pairs of bf16 */
+INLINE __m512i pairs_of(__m512 even, __m512 odd) {
+    const __m512i interleave = _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7, 22, 6, 21, 5, 20, 4,
+                                                19, 3, 18, 2, 17, 1, 16, 0);
+    return _mm512_permutexvar_epi16(interleave, (__m512i)_mm512_cvtne2ps_pbh(odd, even));
+}
+
+/* R rows x 32 columns (or the `cols` that are left) over `pairs` pairs of outputs */
+INLINE void tile(const int R, float *y, int64_t ldy, int64_t cols, int start, const uint32_t *dy, const uint16_t *w, int64_t pairs) {
+    vf sum[ROWS][2];
+    UNROLL for (int r = 0; r < R; r++)
+        UNROLL for (int v = 0; v < 2; v++) sum[r][v] = start ? vget(y + r * ldy + 16 * v, cols - 16 * v) : vzero();
+    for (int64_t i = 0; i < pairs; i++, w += 2 * STRIP) {
+        __m512bh w0 = (__m512bh)viload(w), w1 = (__m512bh)viload(w + 32);
+        UNROLL for (int r = 0; r < R; r++) {
+            __m512bh x = (__m512bh)viset((int32_t)dy[r * (CHUNK / 2) + i]);
+            sum[r][0] = _mm512_dpbf16_ps(sum[r][0], x, w0);
+            sum[r][1] = _mm512_dpbf16_ps(sum[r][1], x, w1);
+        }
+    }
+    UNROLL for (int r = 0; r < R; r++)
+        UNROLL for (int v = 0; v < 2; v++) vput(y + r * ldy + 16 * v, sum[r][v], cols - 16 * v);
+}
+
+/* depth floats to bf16, an odd end filled with zero */
+static void round_row(uint16_t *dst, const float *x, int64_t depth) {
+    int64_t i = 0;
+    for (; i + 16 <= depth; i += 16) _mm256_storeu_si256((__m256i *)(void *)(dst + i), (__m256i)_mm512_cvtneps_pbh(vload(x + i)));
+    if (i < depth) _mm256_storeu_si256((__m256i *)(void *)(dst + i), (__m256i)_mm512_cvtneps_pbh(vload_n(x + i, depth - i)));
+}
+
+/* Writes dst[8 pairs][STRIP][2]: outputs n..n+16 (zeros past the last) x inputs k..k+32 (anything past the last). */
+typedef void strip_decoder(uint16_t *dst, const ramet__product_args *a, int64_t n, int64_t k);
+
+INLINE void strip_transposed(strip_decoder *decode, const ramet__product_args *a) {
+    uint16_t *w = a->scratch, *dy = w + CHUNK * STRIP;
+    for (int64_t k = a->from; k < a->to; k += STRIP) {
+        int64_t width = a->to - k < STRIP ? a->to - k : STRIP;
+        for (int64_t n = 0; n < a->n; n += CHUNK) {
+            int64_t depth = a->n - n < CHUNK ? a->n - n : CHUNK, pairs = (depth + 1) / 2;
+            int start = n > 0 || a->accumulate;
+            for (int64_t o = 0; o < depth; o += 16)
+                for (int64_t i = 0; i < width; i += 32)
+                    decode(w + (o / 2 * STRIP + i) * 2, a, n + o, k + i);
+            for (int64_t r0 = 0; r0 < a->m; r0 += GROUP) {
+                int64_t rows = a->m - r0 < GROUP ? a->m - r0 : GROUP;
+                for (int64_t r = 0; r < rows; r++) round_row(dy + r * CHUNK, (const float *)a->x + (r0 + r) * a->x_stride + n, depth);
+                for (int64_t i = 0; i < width; i += 32) {
+                    float *y = a->y + r0 * a->y_stride + k + i;
+                    int64_t r = 0;
+#define TILE(R) tile(R, y + r * a->y_stride, a->y_stride, width - i, start, (const uint32_t *)(const void *)(dy + r * CHUNK), w + 2 * i, pairs)
+                    for (; r + ROWS <= rows; r += ROWS) TILE(ROWS);
+                    for (; r + 4 <= rows; r += 4) TILE(4);
+                    for (; r < rows; r++) TILE(1);
+                }
+            }
+        }
+    }
+}
+#undef TILE
+#endif

@@ -37,16 +37,16 @@ static const int32_t *channels(const ramet__lineage *l, const ramet__weight_spec
     return dim == RAMET__DIM_FF && l->ff && strchr(s->name, '%') ? l->ff + (int64_t)layer * l->n_ff : NULL;
 }
 
-static ramet_status lift_one(ramet__lora *dst, const ramet__lora *src, const ramet_model *variant, const ramet_model *parent, ramet__mem *mem) {
-    const ramet__lineage *l = variant->lineage;
+static ramet_status lift_one(ramet__lora *dst, const ramet__lora *src, const ramet__lineage *l, const char *variant, const ramet_model *parent) {
+    ramet__mem *mem = parent->rt->mem;
     int32_t layer = 0;
     char name[64];
-    const ramet__weight_spec *s = ramet__model_spec(variant, src->name, &layer);
-    if (!s) return ramet__fail(RAMET_E_INCONSISTENT, "adapter names %s, which %s does not have", src->name, variant->name);
+    const ramet__weight_spec *s = ramet__model_spec(parent, src->name, &layer); /* names are the family's: a variant has the parent's, and fewer layers */
+    if (!s || layer >= l->n_layer) return ramet__fail(RAMET_E_INCONSISTENT, "adapter names %s, which %s does not have", src->name, variant);
     if (strchr(s->name, '%')) snprintf(name, sizeof name, s->name, l->layer ? l->layer[layer] : layer);
     else snprintf(name, sizeof name, "%s", s->name);
     const ramet__weight *w = ramet__model_weight(parent, name);
-    if (!w) return ramet__fail(RAMET_E_INCONSISTENT, "%s: has no %s, where the lineage of %s points", parent->name, name, variant->name);
+    if (!w) return ramet__fail(RAMET_E_INCONSISTENT, "%s: has no %s, where the lineage of %s points", parent->name, name, variant);
     const int32_t *rows = channels(l, s, s->rows, layer), *cols = channels(l, s, s->cols, layer);
     *dst = (ramet__lora){.n = ramet__shape_rows(ramet__weight_shape(w)), .k = ramet__shape_cols(ramet__weight_shape(w)), .rank = src->rank, .scale = src->scale};
     if ((!rows && dst->n != src->n) || (!cols && dst->k != src->k))
@@ -62,25 +62,28 @@ static ramet_status lift_one(ramet__lora *dst, const ramet__lora *src, const ram
     return RAMET_OK;
 }
 
-ramet_status ramet_adapter_lift(ramet_adapter **out, const ramet_adapter *adapter, const ramet_model *variant, const ramet_model *parent) {
-    if (!out || !adapter || !variant || !parent) return ramet__fail(RAMET_E_ARGUMENT, "ramet_adapter_lift: no argument may be NULL");
-    RAMET__TRY(ramet__runtime_check(parent->rt));
-    const ramet__lineage *l = variant->lineage;
-    if (!l || !l->parent_digest) return ramet__fail(RAMET_E_INCONSISTENT, "%s: has no lineage, so nothing says where its weights come from", variant->name);
-    ramet__mem *mem = parent->rt->mem;
+ramet_status ramet__lift(ramet_adapter **out, const ramet_adapter *adapter, const ramet__lineage *l, const char *variant, const ramet_model *parent) {
     ramet_adapter *a = NULL;
     ramet_status st;
-    for (int32_t i = 0; i < l->n_layer; i++)
+    for (int32_t i = 0; l->layer && i < l->n_layer; i++)
         if (l->layer[i] < 0 || l->layer[i] >= parent->h.n_layer)
-            return ramet__fail(RAMET_E_INCONSISTENT, "lineage of %s names layer %d; %s has %d", variant->name, l->layer[i], parent->name, parent->h.n_layer);
+            return ramet__fail(RAMET_E_INCONSISTENT, "lineage of %s names layer %d; %s has %d", variant, l->layer[i], parent->name, parent->h.n_layer);
     for (int64_t i = 0; l->ff && i < l->n_layer * l->n_ff; i++)
         if (l->ff[i] < 0 || l->ff[i] >= parent->h.n_ff)
-            return ramet__fail(RAMET_E_INCONSISTENT, "lineage of %s names channel %d; %s has %lld", variant->name, l->ff[i], parent->name, (long long)parent->h.n_ff);
+            return ramet__fail(RAMET_E_INCONSISTENT, "lineage of %s names channel %d; %s has %lld", variant, l->ff[i], parent->name, (long long)parent->h.n_ff);
     RAMET__TRY(ramet__adapter_empty(&a, parent, adapter->n, adapter->alpha));
-    for (int64_t i = 0; i < adapter->n; i++) RAMET__GO(lift_one(&a->lora[i], &adapter->lora[i], variant, parent, mem));
+    for (int64_t i = 0; i < adapter->n; i++) RAMET__GO(lift_one(&a->lora[i], &adapter->lora[i], l, variant, parent));
     *out = a;
     return RAMET_OK;
 out:
     ramet_adapter_free(a);
     return st;
+}
+
+ramet_status ramet_adapter_lift(ramet_adapter **out, const ramet_adapter *adapter, const ramet_model *variant, const ramet_model *parent) {
+    if (!out || !adapter || !variant || !parent) return ramet__fail(RAMET_E_ARGUMENT, "ramet_adapter_lift: no argument may be NULL");
+    RAMET__TRY(ramet__runtime_check(parent->rt));
+    if (!variant->lineage || !variant->lineage->parent_digest)
+        return ramet__fail(RAMET_E_INCONSISTENT, "%s: has no lineage, so nothing says where its weights come from", variant->name);
+    return ramet__lift(out, adapter, variant->lineage, variant->name, parent);
 }

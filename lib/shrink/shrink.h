@@ -24,6 +24,9 @@ ramet_status ramet__lineage_child(ramet__lineage **map, ramet__lineage **record,
 /* dst weight = src weight re-encoded, optionally with chosen rows/columns (NULL: all), in parallel over rows. */
 ramet_status ramet__weight_select(ramet__weight **out, ramet_runtime *rt, const ramet__weight *src, const char *name, ramet__enc enc,
                                   const int32_t *rows, int64_t n_rows, const int32_t *cols, int64_t n_cols);
+/* An adapter of a variant with `lineage` carried into `parent`'s shape. variant: its name for messages. */
+ramet_status ramet__lift(ramet_adapter **out, const ramet_adapter *adapter, const ramet__lineage *lineage, const char *variant, const ramet_model *parent);
+
 /* The encoding to use when `wanted` may not divide a row of `cols`: wanted itself, or F16. */
 ramet__enc ramet__enc_fit(ramet__enc wanted, int64_t cols);
 #endif

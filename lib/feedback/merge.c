@@ -1,0 +1,118 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* merge.c - weight-space methods: parent + f(differences), weight by weight, in parallel, and the choice of encoding.
+ *
+ * Requantizing to the parent's own 4 bits would round away most of a small change. "auto" takes for each changed weight the
+ * first of its own encoding, Q8_0, BF16, F32 whose rounding error is at most MAX_ROUNDING of the change's norm. */
+#include "feedback/feedback.h"
+#include <math.h>
+#include <string.h>
+
+#define MAX_ROUNDING .5
+
+typedef struct merge_job {
+    ramet__feed *f;
+    ramet__merge_fn fn;
+    ramet__weight **result;      /* one for each of the parent's weights */
+    double *change2, *rounding2; /* squared norms, one for each */
+    float *room;                 /* per worker: (n + 4) * max_count floats */
+    int64_t max_count;
+} merge_job;
+
+static ramet_status encode_to(ramet__weight **out, double *error2, ramet_runtime *rt, const ramet__weight *like, ramet__enc enc, const float *values, float *back) {
+    const ramet__shape *shape = ramet__weight_shape(like);
+    int64_t count = ramet__shape_count(shape);
+    RAMET__TRY(ramet__weight_new(out, rt, ramet__weight_name(like), enc, shape));
+    ramet__encoding_get(enc)->encode(ramet__weight_mutable(*out), values, count);
+    ramet__weight_decode(back, *out, 0, ramet__shape_rows(shape));
+    *error2 = 0;
+    for (int64_t i = 0; i < count; i++) *error2 += ((double)back[i] - values[i]) * ((double)back[i] - values[i]);
+    return RAMET_OK;
+}
+
+static ramet_status merge_piece(void *context, int64_t piece, int32_t worker) {
+    merge_job *j = context;
+    ramet__feed *f = j->f;
+    const ramet__weight *w = f->parent->weights[piece];
+    const char *name = ramet__weight_name(w);
+    int64_t count = ramet__shape_count(ramet__weight_shape(w)), cols = ramet__shape_cols(ramet__weight_shape(w));
+    float *room = j->room + (int64_t)worker * (f->n + 4) * j->max_count;
+    float *sum = room, *merged = room + j->max_count, *scratch = merged + j->max_count, *back = scratch + j->max_count;
+    const float *delta[RAMET__MAX_UPDATES];
+    double weight[RAMET__MAX_UPDATES], change2 = 0;
+    int32_t any = 0;
+    for (int32_t u = 0; u < f->n; u++) {
+        delta[u] = NULL;
+        weight[u] = f->updates[u].weight;
+        const ramet_adapter *a = f->updates[u].delta;
+        if (!a || !ramet__adapter_find(a, name)) continue;
+        float *dense = back + (u + 1) * j->max_count, one = 1;
+        ramet__adapter_delta(dense, &a, &one, 1, w);
+        delta[u] = dense;
+        any = 1;
+    }
+    if (any) {
+        j->fn(merged, delta, weight, f->n, count, f->option, scratch);
+        for (int64_t i = 0; i < count; i++) change2 += (double)merged[i] * merged[i];
+    }
+    if (!(change2 > 0)) {
+        j->result[piece] = ramet__weight_retain((ramet__weight *)(uintptr_t)w);
+        return isfinite(change2) ? RAMET_OK : RAMET_E_NUMERIC;
+    }
+    ramet__weight_decode(sum, w, 0, ramet__shape_rows(ramet__weight_shape(w)));
+    for (int64_t i = 0; i < count; i++) sum[i] += merged[i];
+    const int32_t ladder[] = {(int32_t)ramet__weight_enc(w), RAMET__ENC_Q8_0, RAMET__ENC_BF16, RAMET__ENC_F32};
+    j->change2[piece] = change2;
+    for (int32_t i = f->encoding < 0 ? 0 : RAMET__COUNT(ladder) - 1; i < RAMET__COUNT(ladder); i++) {
+        ramet__enc enc = (ramet__enc)(f->encoding < 0 ? ladder[i] : f->encoding);
+        if (cols % ramet__encoding_get(enc)->block) {
+            if (f->encoding >= 0) enc = RAMET__ENC_F16;
+            else continue;
+        }
+        ramet__weight_free(j->result[piece]);
+        j->result[piece] = NULL;
+        RAMET__TRY(encode_to(&j->result[piece], &j->rounding2[piece], f->parent->rt, w, enc, sum, back));
+        if (j->rounding2[piece] <= MAX_ROUNDING * MAX_ROUNDING * change2) break;
+    }
+    return RAMET_OK;
+}
+
+ramet_status ramet__merge(ramet_model **out, ramet__feed *f, ramet__merge_fn fn) {
+    ramet_model *p = f->parent;
+    ramet__mem *mem = p->rt->mem;
+    merge_job j = {.f = f, .fn = fn};
+    int64_t failed = -1;
+    ramet_status st;
+    for (int64_t i = 0; i < p->n_weights; i++) { /* room for the largest weight that an update names, not for the embedding */
+        int32_t named = 0;
+        for (int32_t u = 0; u < f->n; u++) named |= f->updates[u].delta && ramet__adapter_find(f->updates[u].delta, ramet__weight_name(p->weights[i])) != NULL;
+        if (named) j.max_count = RAMET__MAX(j.max_count, RAMET__ROUND_UP(ramet__shape_count(ramet__weight_shape(p->weights[i])), 16));
+    }
+    RAMET__NEW(j.result, ramet__calloc(mem, (size_t)p->n_weights, sizeof *j.result));
+    RAMET__NEW(j.change2, ramet__calloc(mem, (size_t)p->n_weights, sizeof *j.change2));
+    RAMET__NEW(j.rounding2, ramet__calloc(mem, (size_t)p->n_weights, sizeof *j.rounding2));
+    RAMET__NEW(j.room, ramet__calloc(mem, (size_t)ramet__threads_count(p->rt->threads) * (size_t)(f->n + 4) * (size_t)RAMET__MAX(j.max_count, 1), sizeof(float)));
+    RAMET__GO(ramet__progress(f->progress, f->progress_user, -1, "merging weights"));
+    st = ramet__parallel_for(p->rt->threads, p->n_weights, merge_piece, &j, &failed);
+    if (st) {
+        st = ramet__fail(st, "merging %s failed: %s", failed >= 0 ? ramet__weight_name(p->weights[failed]) : "weights",
+                         st == RAMET_E_NUMERIC ? "the merged change is not finite" : "no memory for the new weight; raise the byte budget");
+        goto out;
+    }
+    f->change = f->rounding = 0;
+    f->changed = 0;
+    for (int64_t i = 0; i < p->n_weights; i++) {
+        f->change += j.change2[i];
+        f->rounding += j.rounding2[i];
+        f->changed += j.change2[i] > 0;
+    }
+    f->change = sqrt(f->change);
+    f->rounding = sqrt(f->rounding);
+    RAMET__GO(ramet__model_derive(out, p, &p->h, j.result, p->n_weights, NULL));
+out:
+    for (int64_t i = 0; j.result && i < p->n_weights; i++) ramet__weight_free(j.result[i]);
+    ramet__free(j.result);
+    ramet__free(j.change2);
+    ramet__free(j.rounding2);
+    ramet__free(j.room);
+    return st;
+}

@@ -45,59 +45,56 @@ static ramet_status read_lineage(ramet__update *u, const ramet_model *parent) {
     return RAMET_OK; /* ramet__lift checks the numbers against the parent */
 }
 
-static ramet_status read_matrix(float **out, const ramet__update *u, const ramet__st_tensor *t, ramet__mem *mem) {
-    if (t->dtype != RAMET__ST_F32 || t->rank != 2 || t->dim[0] < 1 || t->dim[1] < 1)
-        return ramet__fail(RAMET_E_INCONSISTENT, "%s: %s must be an F32 matrix", u->path, t->name);
-    if (!(*out = ramet__alloc(mem, t->bytes))) return ramet__alloc_status();
-    RAMET__TRY(ramet__safetensors_read(u->file, t, *out, t->bytes));
+static ramet_status read_matrix(float *dst, const ramet__update *u, const ramet__st_tensor *t) {
+    RAMET__TRY(ramet__safetensors_read(u->file, t, dst, t->bytes));
     for (int64_t i = 0; i < t->dim[0] * t->dim[1]; i++)
-        if (!isfinite((*out)[i])) return ramet__fail(RAMET_E_REFUSED, "%s: refused: %s holds NaN or infinity at element %lld", u->path, t->name, (long long)i);
+        if (!isfinite(dst[i])) return ramet__fail(RAMET_E_REFUSED, "%s: refused: %s holds NaN or infinity at element %lld", u->path, t->name, (long long)i);
     return RAMET_OK;
+}
+
+static int32_t is_delta_a(const char *name) {
+    size_t len = strlen(name);
+    return !strncmp(name, "delta.", 6) && len > 8 && !strcmp(name + len - 2, ".a");
+}
+
+static int32_t is_matrix(const ramet__st_tensor *t) { return t->dtype == RAMET__ST_F32 && t->rank == 2 && t->dim[0] > 0 && t->dim[1] > 0; }
+
+/* One pair delta.<weight>.a, .b: shapes are checked against what the lineage says of the variant before anything is allocated. */
+static ramet_status read_pair(ramet_adapter *a, const ramet__update *u, const ramet__st_tensor *ta, const ramet_model *parent) {
+    char name[RAMET__NAME_MAX], other[RAMET__NAME_MAX + 16];
+    size_t len = strlen(ta->name) - 8;
+    if (len >= sizeof name) return ramet__fail(RAMET_E_REFUSED, "%s: refused: %.64s... is no matrix of this family", u->path, ta->name);
+    memcpy(name, ta->name + 6, len);
+    name[len] = 0;
+    snprintf(other, sizeof other, "delta.%s.b", name);
+    const ramet__st_tensor *tb = ramet__safetensors_find(u->file, other);
+    if (!tb) return ramet__fail(RAMET_E_INCONSISTENT, "%s: %s without %s", u->path, ta->name, other);
+    if (!is_matrix(ta) || !is_matrix(tb)) return ramet__fail(RAMET_E_INCONSISTENT, "%s: %s and %s must be F32 matrices", u->path, ta->name, other);
+    if (ta->dim[0] != tb->dim[1] || ta->dim[0] > 4096)
+        return ramet__fail(RAMET_E_INCONSISTENT, "%s: %s has rank %lld, %s %lld", u->path, ta->name, (long long)ta->dim[0], other, (long long)tb->dim[1]);
+    int32_t layer;
+    const ramet__weight_spec *spec = ramet__model_spec(parent, name, &layer);
+    if (!spec || spec->rows == RAMET__DIM_ONE || layer >= u->lineage->n_layer) return ramet__fail(RAMET_E_REFUSED, "%s: refused: %s is no matrix of the variant", u->path, name);
+    ramet__hparams own = parent->h; /* the variant's sizes */
+    own.n_ff = u->lineage->n_ff;
+    int64_t n = ramet__dim_size(&own, spec->rows), k = ramet__dim_size(&own, spec->cols);
+    if (tb->dim[0] != n || ta->dim[1] != k)
+        return ramet__fail(RAMET_E_INCONSISTENT, "%s: the change of %s is %lldx%lld, the variant's weight %lldx%lld", u->path, name, (long long)tb->dim[0], (long long)ta->dim[1], (long long)n, (long long)k);
+    RAMET__TRY(ramet__adapter_add(a, name, n, k, ta->dim[0], 1));
+    RAMET__TRY(read_matrix(a->lora[a->n - 1].a, u, ta));
+    return read_matrix(a->lora[a->n - 1].b, u, tb);
 }
 
 /* The low-rank differences, in the variant's own shape. */
 static ramet_status read_delta(ramet_adapter **out, const ramet__update *u, const ramet_model *parent) {
-    ramet__mem *mem = parent->rt->mem;
     ramet_adapter *a = NULL;
     int64_t n = 0;
     ramet_status st;
-    for (int64_t i = 0; i < u->file->n_tensors; i++) {
-        const char *name = u->file->tensors[i].name;
-        size_t len = strlen(name);
-        n += !strncmp(name, "delta.", 6) && len > 8 && !strcmp(name + len - 2, ".a");
-    }
+    for (int64_t i = 0; i < u->file->n_tensors; i++) n += is_delta_a(u->file->tensors[i].name);
     if (!n) return ramet__fail(RAMET_E_FORMAT, "%s: says it carries differences, but has no delta tensors", u->path);
-    RAMET__TRY(ramet__adapter_empty(&a, parent, n, 0));
-    n = 0;
-    for (int64_t i = 0; i < u->file->n_tensors; i++) {
-        const ramet__st_tensor *ta = &u->file->tensors[i];
-        size_t len = strlen(ta->name);
-        char other[160];
-        if (strncmp(ta->name, "delta.", 6) || len <= 8 || len >= sizeof other || strcmp(ta->name + len - 2, ".a")) continue;
-        ramet__lora *l = &a->lora[n++];
-        memcpy(other, ta->name, len + 1);
-        other[len - 1] = 'b';
-        const ramet__st_tensor *tb = ramet__safetensors_find(u->file, other);
-        if (!tb) { st = ramet__fail(RAMET_E_INCONSISTENT, "%s: %s without %s", u->path, ta->name, other); goto out; }
-        RAMET__NEW(l->name, ramet__strndup(mem, ta->name + 6, len - 8));
-        RAMET__GO(read_matrix(&l->a, u, ta, mem));
-        RAMET__GO(read_matrix(&l->b, u, tb, mem));
-        if (ta->dim[0] != tb->dim[1] || ta->dim[0] > 4096) { st = ramet__fail(RAMET_E_INCONSISTENT, "%s: %s has rank %lld, %s %lld", u->path, ta->name, (long long)ta->dim[0], other, (long long)tb->dim[1]); goto out; }
-        int32_t layer;
-        const ramet__weight_spec *spec = ramet__model_spec(parent, l->name, &layer);
-        if (!spec || spec->rows == RAMET__DIM_ONE) { st = ramet__fail(RAMET_E_REFUSED, "%s: refused: %s is no matrix of this family", u->path, l->name); goto out; }
-        ramet__hparams vh = parent->h; /* the variant's sizes: what its lineage says of layers and channels */
-        vh.n_ff = u->lineage->n_ff;
-        if (tb->dim[0] != ramet__dim_size(&vh, spec->rows) || ta->dim[1] != ramet__dim_size(&vh, spec->cols)) {
-            st = ramet__fail(RAMET_E_INCONSISTENT, "%s: the change of %s is %lldx%lld, the variant's weight %lldx%lld", u->path, l->name, (long long)tb->dim[0],
-                             (long long)ta->dim[1], (long long)ramet__dim_size(&vh, spec->rows), (long long)ramet__dim_size(&vh, spec->cols));
-            goto out;
-        }
-        l->n = tb->dim[0];
-        l->k = ta->dim[1];
-        l->rank = (int32_t)ta->dim[0];
-        l->scale = 1;
-    }
+    RAMET__TRY(ramet__adapter_alloc(&a, parent->rt, parent, parent->arch->name, 1, n));
+    for (int64_t i = 0; i < u->file->n_tensors; i++)
+        if (is_delta_a(u->file->tensors[i].name)) RAMET__GO(read_pair(a, u, &u->file->tensors[i], parent));
     *out = a;
     return RAMET_OK;
 out:

@@ -48,7 +48,7 @@ static ramet_status make_labels(labels *out, ramet_model *variant, const int32_t
     ramet_session_options_init(&so, sizeof so);
     so.max_context = so.max_rows = so.max_outputs = (int32_t)window;
     so.max_sequences = 1;
-    so.max_rank = RAMET__MAX(so.max_rank, ramet__adapter_rank(o->adapter));
+    for (int64_t i = 0; i < o->adapter->n; i++) so.max_rank = RAMET__MAX(so.max_rank, o->adapter->lora[i].rank);
     RAMET__TRY(ramet_session_create(&s, variant, &so));
     RAMET__GO(ramet_session_attach(&adapter, s, o->adapter, 1));
     RAMET__NEW(want, ramet__alloc(mem, (size_t)window));

@@ -2,7 +2,6 @@
 /* rebase.c - the loop's second turn: a variant's shape cut from a newer parent, and an adapter carried from a variant to the
  * parent through the variant's lineage (the way back of Zhang et al., "Train Small, Infer Large", 2025). */
 #include "shrink/shrink.h"
-#include <stdio.h>
 #include <string.h>
 
 static ramet__enc like_variant(const char *name, const ramet__weight *source, void *user) {
@@ -37,28 +36,24 @@ static const int32_t *channels(const ramet__lineage *l, const ramet__weight_spec
     return dim == RAMET__DIM_FF && l->ff && strchr(s->name, '%') ? l->ff + (int64_t)layer * l->n_ff : NULL;
 }
 
-static ramet_status lift_one(ramet__lora *dst, const ramet__lora *src, const ramet__lineage *l, const char *variant, const ramet_model *parent) {
-    ramet__mem *mem = parent->rt->mem;
+static ramet_status lift_one(ramet_adapter *dst, const ramet__lora *src, const ramet__lineage *l, const char *variant, const ramet_model *parent) {
     int32_t layer = 0;
-    char name[64];
+    char name[RAMET__NAME_MAX];
     const ramet__weight_spec *s = ramet__model_spec(parent, src->name, &layer); /* names are the family's: a variant has the parent's, and fewer layers */
     if (!s || layer >= l->n_layer) return ramet__fail(RAMET_E_INCONSISTENT, "adapter names %s, which %s does not have", src->name, variant);
-    if (strchr(s->name, '%')) snprintf(name, sizeof name, s->name, l->layer ? l->layer[layer] : layer);
-    else snprintf(name, sizeof name, "%s", s->name);
+    ramet__spec_name(name, s, layer >= 0 && l->layer ? l->layer[layer] : layer);
     const ramet__weight *w = ramet__model_weight(parent, name);
     if (!w) return ramet__fail(RAMET_E_INCONSISTENT, "%s: has no %s, where the lineage of %s points", parent->name, name, variant);
     const int32_t *rows = channels(l, s, s->rows, layer), *cols = channels(l, s, s->cols, layer);
-    *dst = (ramet__lora){.n = ramet__shape_rows(ramet__weight_shape(w)), .k = ramet__shape_cols(ramet__weight_shape(w)), .rank = src->rank, .scale = src->scale};
-    if ((!rows && dst->n != src->n) || (!cols && dst->k != src->k))
+    int64_t n = ramet__shape_rows(ramet__weight_shape(w)), k = ramet__shape_cols(ramet__weight_shape(w));
+    if ((!rows && n != src->n) || (!cols && k != src->k) || (rows && src->n != l->n_ff) || (cols && src->k != l->n_ff))
         return ramet__fail(RAMET_E_INCONSISTENT, "%s: %s is %lldx%lld, the adapter's is %lldx%lld and the lineage does not say how they map", parent->name, name,
-                           (long long)dst->n, (long long)dst->k, (long long)src->n, (long long)src->k);
-    if (!(dst->name = ramet__strdup(mem, name)) || !(dst->a = ramet__calloc(mem, (size_t)dst->rank * (size_t)dst->k, sizeof(float))) ||
-        !(dst->b = ramet__calloc(mem, (size_t)dst->n * (size_t)dst->rank, sizeof(float))))
-        return ramet__alloc_status();
+                           (long long)n, (long long)k, (long long)src->n, (long long)src->k);
+    RAMET__TRY(ramet__adapter_add(dst, name, n, k, src->rank, src->scale));
+    ramet__lora *to = &dst->lora[dst->n - 1];
     for (int32_t r = 0; r < src->rank; r++)
-        for (int64_t c = 0; c < src->k; c++) dst->a[r * dst->k + (cols ? cols[c] : c)] = src->a[r * src->k + c];
-    for (int64_t n = 0; n < src->n; n++)
-        memcpy(dst->b + (rows ? rows[n] : n) * dst->rank, src->b + n * src->rank, (size_t)src->rank * sizeof(float));
+        for (int64_t c = 0; c < src->k; c++) to->a[r * k + (cols ? cols[c] : c)] = src->a[r * src->k + c];
+    for (int64_t r = 0; r < src->n; r++) memcpy(to->b + (rows ? rows[r] : r) * src->rank, src->b + r * src->rank, (size_t)src->rank * sizeof(float));
     return RAMET_OK;
 }
 
@@ -71,8 +66,8 @@ ramet_status ramet__lift(ramet_adapter **out, const ramet_adapter *adapter, cons
     for (int64_t i = 0; l->ff && i < l->n_layer * l->n_ff; i++)
         if (l->ff[i] < 0 || l->ff[i] >= parent->h.n_ff)
             return ramet__fail(RAMET_E_INCONSISTENT, "lineage of %s names channel %d; %s has %lld", variant, l->ff[i], parent->name, (long long)parent->h.n_ff);
-    RAMET__TRY(ramet__adapter_empty(&a, parent, adapter->n, adapter->alpha));
-    for (int64_t i = 0; i < adapter->n; i++) RAMET__GO(lift_one(&a->lora[i], &adapter->lora[i], l, variant, parent));
+    RAMET__TRY(ramet__adapter_alloc(&a, parent->rt, parent, parent->arch->name, adapter->alpha, adapter->n));
+    for (int64_t i = 0; i < adapter->n; i++) RAMET__GO(lift_one(a, &adapter->lora[i], l, variant, parent));
     *out = a;
     return RAMET_OK;
 out:

@@ -84,7 +84,7 @@ ramet_status ramet_gate(int32_t *passed, char **json, ramet_store *store, ramet_
     RAMET__GO(ramet__store_model(&parent, store));
     ramet__text_add(&r, "\"tasks\":[");
     for (int32_t i = 0; i < count; i++) {
-        paired p;
+        paired p = {0};
         const char *name = ramet__task_name(tasks[i]);
         RAMET__GO(measure(&p, parent, candidate->model, tasks[i], &o));
         int32_t guard = i >= count - o.guards, worse = !(p.candidate <= p.parent * (1 + o.max_worse));

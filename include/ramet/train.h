@@ -23,6 +23,8 @@ RAMET_API ramet_status ramet_dataset_add_file(ramet_dataset *dataset, const char
 RAMET_API void ramet_dataset_free(ramet_dataset *dataset);
 RAMET_API int64_t ramet_dataset_tokens(const ramet_dataset *dataset);
 RAMET_API int64_t ramet_dataset_documents(const ramet_dataset *dataset);
+/** Copy tokens [from, from + count) of the stream of all documents. E_ARGUMENT: outside 0..ramet_dataset_tokens(). */
+RAMET_API ramet_status ramet_dataset_read(int32_t *ids, const ramet_dataset *dataset, int64_t from, int64_t count);
 
 #define RAMET_SCHEDULE_COSINE 0
 #define RAMET_SCHEDULE_CONSTANT 1

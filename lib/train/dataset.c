@@ -214,3 +214,12 @@ out:
     ramet__free(piece);
     return st;
 }
+
+ramet_status ramet_dataset_read(int32_t *ids, const ramet_dataset *dataset, int64_t from, int64_t count) {
+    if (!dataset || (!ids && count)) return ramet__fail(RAMET_E_ARGUMENT, "ramet_dataset_read: %s is NULL", dataset ? "ids" : "dataset");
+    RAMET__TRY(ramet__runtime_check(dataset->rt));
+    if (from < 0 || count < 0 || from > dataset->n || count > dataset->n - from)
+        return ramet__fail(RAMET_E_ARGUMENT, "ramet_dataset_read: tokens %lld..%lld are outside 0..%lld", (long long)from, (long long)(from + count), (long long)dataset->n);
+    if (count) memcpy(ids, dataset->ids + from, (size_t)count * sizeof *ids);
+    return RAMET_OK;
+}

@@ -52,7 +52,7 @@ void ramet__params_free(ramet__params *p) {
     memset(p, 0, sizeof *p);
 }
 
-typedef struct work { const ramet__params *p; const ramet__kernels *k; const ramet__update *u; float decay; } work;
+typedef struct work { const ramet__params *p; const ramet__kernels *k; const ramet__optimizer_step *u; float decay; } work;
 
 static ramet_status square(void *context, int64_t piece, int32_t worker) {
     const work *w = context;
@@ -82,7 +82,7 @@ static ramet_status step(void *context, int64_t piece, int32_t worker) {
     return RAMET_OK;
 }
 
-ramet_status ramet__params_update(const ramet__params *p, ramet_runtime *rt, const ramet__update *u, float decay) {
+ramet_status ramet__params_update(const ramet__params *p, ramet_runtime *rt, const ramet__optimizer_step *u, float decay) {
     work w = {p, rt->kernels, u, decay};
     return ramet__parallel_for(rt->threads, p->n_pieces, step, &w, NULL);
 }

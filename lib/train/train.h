@@ -55,16 +55,16 @@ void ramet__windows_free(ramet__windows *w);
 void ramet__windows_at(int64_t *from, int64_t *to, const ramet__windows *w, uint64_t seed, int64_t index);
 
 /* ---- optimizers (optimizers.def, optimizers/<name>.c) ---- */
-typedef struct ramet__update { /* one step's settings, the same for every piece */
+typedef struct ramet__optimizer_step { /* one step's settings, the same for every piece */
     const ramet__kernels *kernels;
     int64_t step;                /* from 1 */
     float rate, beta1, beta2, epsilon;
     float scale;                 /* gradients are multiplied by it first (clipping) */
-} ramet__update;
+} ramet__optimizer_step;
 typedef struct ramet__optimizer {
     const char *name, *summary;
     int32_t moments;             /* floats of state a parameter, at most RAMET__MOMENTS */
-    void (*update)(const ramet__update *u, float *p, float *g, float *const *moment, int64_t n, float decay); /* zeroes g */
+    void (*update)(const ramet__optimizer_step *u, float *p, float *g, float *const *moment, int64_t n, float decay); /* zeroes g */
 } ramet__optimizer;
 #define RAMET__MOMENTS 2
 const ramet__optimizer *ramet__optimizer_find(const char *name); /* NULL: no such */
@@ -92,7 +92,7 @@ ramet_status ramet__params_init(ramet__params *p, ramet_runtime *rt, const ramet
 void ramet__params_free(ramet__params *p);
 /* L2 norm of all gradients: pieces of constant size, added in order, so any thread count gives the same bits. NaN and infinity show in it. */
 ramet_status ramet__params_norm(double *norm, const ramet__params *p, ramet_runtime *rt);
-ramet_status ramet__params_update(const ramet__params *p, ramet_runtime *rt, const ramet__update *u, float decay);
+ramet_status ramet__params_update(const ramet__params *p, ramet_runtime *rt, const ramet__optimizer_step *u, float decay);
 void ramet__params_clear(const ramet__params *p); /* gradients := 0 */
 
 /* ---- the teacher of a distillation (teacher.c) ---- */
@@ -104,6 +104,12 @@ uint64_t ramet__teacher_bytes(const ramet__teacher *t);
 ramet_status ramet__teacher_run(ramet__teacher *t, int32_t *ids, float *p, const ramet_dataset *d, int64_t from, int64_t to, ramet_progress_fn progress, void *user);
 /* Most likely `top` of n logits, likeliest first (lower id first among equals), with their probabilities. */
 void ramet__top_probabilities(int32_t *ids, float *p, int32_t top, const float *logits, int64_t n, const ramet__kernels *k);
+
+/* Soft labels that somebody made before: the same answer as ramet__teacher_run for stream tokens [from, to), one window. */
+typedef struct ramet__labels {
+    ramet_status (*give)(int32_t *ids, float *p, const ramet_dataset *d, int64_t from, int64_t to, void *user);
+    void *user;
+} ramet__labels;
 
 /* ---- the tuner (tuner.c, result.c, checkpoint.c) ---- */
 typedef struct ramet__tuner_target { char *name; float scale; int64_t n, k; } ramet__tuner_target; /* of LoRA: params 2i is A, 2i+1 is B */
@@ -120,7 +126,8 @@ struct ramet_tuner {
     ramet__slot_entry *entries; const ramet__slot_entry *adapter[1]; int32_t n_slots;
     ramet__plan *plan;
     ramet__rows rows;
-    ramet__teacher *teacher; int32_t *teacher_ids; float *teacher_p; char teacher_digest[65];
+    ramet__teacher *teacher; ramet__labels labels; /* one of them, or none */
+    int32_t *teacher_ids; float *teacher_p; char teacher_digest[65];
     char data_digest[65], initial_digest[65];
     /* what a checkpoint holds besides the pool */
     int64_t step, micro;           /* steps made; micro-batches of the present step made */
@@ -130,4 +137,6 @@ struct ramet_tuner {
     double seconds;
     int32_t busy, broken;
 };
+/* ramet_tuner_create with labels in a teacher's place (NULL: none); the loss is the KL to them alone. */
+ramet_status ramet__tuner_create(ramet_tuner **out, ramet_model *model, ramet_dataset *data, const ramet_tuner_options *options, const ramet__labels *labels);
 #endif

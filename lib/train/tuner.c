@@ -151,7 +151,7 @@ static ramet__var *master_of(const char *name, void *user) {
 static ramet__val loss_of(const ramet_tuner *t, ramet__graph *g, ramet__val logits) {
     const ramet__val labels = ramet__graph_input(g, "labels", RAMET__TYPE_I32, RAMET__AXIS_OUTS, 0);
     const ramet__val weight = ramet__graph_input(g, "weight", RAMET__TYPE_F32, RAMET__AXIS_OUTS, 0);
-    const float soft = t->teacher ? t->o.teacher_weight : 0.0f;
+    const float soft = t->labels.give ? 1.0f : t->teacher ? t->o.teacher_weight : 0.0f;
     ramet__val hard = -1, kl = -1;
     if (soft < 1.0f) hard = ramet__op_cross_entropy(g, logits, labels, weight, NULL);
     if (soft <= 0.0f) return hard;
@@ -230,6 +230,8 @@ static ramet_status set_up(ramet_tuner *t, const ramet_tuner_options *given) {
         if (!digest) return ramet__fail(RAMET_E_INTERNAL, "ramet_tuner_create: the teacher has no digest");
         memcpy(t->teacher_digest, digest, sizeof t->teacher_digest);
         RAMET__TRY(ramet__teacher_create(&t->teacher, given->teacher, o->mode, o->window, o->teacher_top));
+    }
+    if (t->teacher || t->labels.give) {
         const size_t cells = (size_t)o->micro_batch * (size_t)o->window * (size_t)o->teacher_top;
         if (!(t->teacher_ids = ramet__calloc(mem, cells, sizeof *t->teacher_ids))) return ramet__alloc_status();
         if (!(t->teacher_p = ramet__calloc(mem, cells, sizeof *t->teacher_p))) return ramet__alloc_status();
@@ -239,6 +241,10 @@ static ramet_status set_up(ramet_tuner *t, const ramet_tuner_options *given) {
 }
 
 ramet_status ramet_tuner_create(ramet_tuner **out, ramet_model *model, ramet_dataset *data, const ramet_tuner_options *options) {
+    return ramet__tuner_create(out, model, data, options, NULL);
+}
+
+ramet_status ramet__tuner_create(ramet_tuner **out, ramet_model *model, ramet_dataset *data, const ramet_tuner_options *options, const ramet__labels *labels) {
     ramet_status st = RAMET_OK;
     ramet_tuner *t = NULL;
     ramet_tuner_options o;
@@ -252,6 +258,7 @@ ramet_status ramet_tuner_create(ramet_tuner **out, ramet_model *model, ramet_dat
     t->model = ramet_model_retain(model);
     t->data = ramet__dataset_retain(data);
     ramet__dataset_seal(data);
+    if (labels) t->labels = *labels;
     RAMET__GO(set_up(t, &o));
     ramet__log(t->rt, RAMET_LOG_INFO, "tuner: %lld parameters, %lld windows, %lld steps; plan %llu bytes, parameters and optimizer %llu, teacher %llu",
                (long long)t->params.total, (long long)t->windows.n, (long long)t->o.steps, (unsigned long long)ramet__plan_bytes(t->plan),
@@ -327,11 +334,12 @@ static ramet_status micro_batch(ramet_tuner *t, watch *w) {
         const int64_t at = t->rows.outs * t->o.teacher_top;
         ramet__rows_add(&t->rows, t->data, from, to);
         if (t->teacher) RAMET__TRY(ramet__teacher_run(t->teacher, t->teacher_ids + at, t->teacher_p + at, t->data, from, to, fn, w));
+        if (t->labels.give) RAMET__TRY(t->labels.give(t->teacher_ids + at, t->teacher_p + at, t->data, from, to, t->labels.user));
     }
     const float weight = (float)(1.0 / (double)batch_predictions(t));
     for (int64_t i = 0; i < t->rows.outs; i++) t->rows.weight[i] = weight;
     ramet__rows_bind(&t->rows, &run, 1);
-    if (t->teacher) {
+    if (t->teacher_ids) {
         run.input[run.n_inputs].name = "teacher_ids";
         run.input[run.n_inputs++].data = t->teacher_ids;
         run.input[run.n_inputs].name = "teacher_p";
@@ -362,7 +370,7 @@ static ramet_status update(ramet_tuner *t) {
         return ramet__fail(RAMET_E_NUMERIC, "ramet_tuner_step: the gradients of step %lld are not finite; no weight was changed. Lower the learning rate or check the data", (long long)t->step + 1);
     }
     const double rate = ramet__schedule(t->o.schedule, t->o.learning_rate, t->o.warmup, t->step, t->o.steps);
-    const ramet__update u = {.kernels = t->rt->kernels, .step = t->step + 1, .rate = (float)rate, .beta1 = t->o.beta1, .beta2 = t->o.beta2, .epsilon = t->o.epsilon,
+    const ramet__optimizer_step u = {.kernels = t->rt->kernels, .step = t->step + 1, .rate = (float)rate, .beta1 = t->o.beta1, .beta2 = t->o.beta2, .epsilon = t->o.epsilon,
                              .scale = t->o.clip > 0.0f && norm > (double)t->o.clip ? (float)((double)t->o.clip / norm) : 1.0f};
     RAMET__TRY(ramet__params_update(&t->params, t->rt, &u, t->o.weight_decay));
     t->norm = norm;

@@ -3,7 +3,7 @@
 #include <string.h>
 #include "train/train.h"
 
-static void update(const ramet__update *u, float *p, float *g, float *const *moment, int64_t n, float decay) {
+static void update(const ramet__optimizer_step *u, float *p, float *g, float *const *moment, int64_t n, float decay) {
     const ramet__kernels *k = u->kernels;
     k->scale(moment[0], u->beta1, moment[0], n);
     k->axpy(moment[0], u->scale, g, n);

@@ -1,0 +1,131 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* cmd_tune.c - measuring a model on a text and adapting it to one. */
+#include "cli.h"
+#include <inttypes.h>
+#include <string.h>
+#include <sys/stat.h>
+
+int cmd_eval(cli *c, int argc, char **argv) {
+    ramet_evaluate_options o;
+    ramet_evaluate_options_init(&o, sizeof o);
+    list text = {0};
+    const char *score = "half", *lora = NULL, *mode = "balanced", *path;
+    const opt opts[] = {{"--text", OPT_LIST, &text, "FILE", "the text (.jsonl: a document a line)"}, {"-c", OPT_INT, &o.window, "N", "tokens of a window (default 512)"},
+                        {"--score", OPT_TEXT, &score, "half|all", "predictions scored: of the second half of each window (default), or all"}, {"--lora", OPT_TEXT, &lora, "A[:scale]", "an adapter"},
+                        {"--max-tokens", OPT_LONG, &o.max_tokens, "N", "stop after so many scored tokens"}, {"--mode", OPT_TEXT, &mode, "MODE", "exact, balanced (default), fast"}, {NULL, OPT_FLAG, NULL, NULL, NULL}};
+    int done, code = cli_parse(c, argc, argv, opts, &path, 1, 1, NULL, &done);
+    if (code || done) return code;
+    if (!text.n) return cli_usage(c, "--text is needed");
+    if (strcmp(score, "half") && strcmp(score, "all")) return cli_usage(c, "--score is half or all, not \"%s\"", score);
+    if ((o.mode = mode_named(mode)) < 0) return cli_usage(c, "--mode is exact, balanced or fast, not \"%s\"", mode);
+    o.score = strcmp(score, "half") ? RAMET_SCORE_ALL : RAMET_SCORE_HALF;
+    o.progress = cli_progress;
+    ramet_evaluation e = {.struct_size = sizeof e};
+    ramet_model *m = load_model(c, path);
+    ramet_dataset *d = m ? load_dataset(c, m, text.item, text.n) : NULL;
+    code = d ? 0 : EXIT_FAILED;
+    if (!code && lora && !(o.adapter = load_adapter(c, m, lora, &o.adapter_scale))) code = EXIT_FAILED;
+    if (!code && ramet_evaluate(&e, m, d, &o)) code = cli_fail(c, NULL);
+    cli_progress_clear();
+    if (!code && c->json)
+        printf("{\"tokens\":%" PRId64 ",\"loss\":%.6f,\"standard_error\":%.6f,\"perplexity\":%.6g,\"windows\":%d,\"seconds\":%.6g}\n", e.tokens, e.loss, e.standard_error, e.perplexity, e.windows, e.seconds);
+    else if (!code)
+        printf("loss %.4f +- %.4f (standard error over %d windows), perplexity %.3f, %" PRId64 " tokens scored in %.1f s\n", e.loss, e.standard_error, e.windows, e.perplexity, e.tokens, e.seconds);
+    ramet_adapter_free(o.adapter);
+    ramet_dataset_free(d);
+    ramet_model_free(m);
+    return code;
+}
+
+static int write_result(cli *c, ramet_tuner *t, int full, const char *type, const char *path) {
+    ramet_adapter *a = NULL;
+    ramet_model *m = NULL;
+    int failed = full ? ramet_tuner_model(&m, t, type) || ramet_model_save(m, path, cli_progress, NULL) : ramet_tuner_adapter(&a, t) || ramet_adapter_save(a, path);
+    ramet_adapter_free(a);
+    ramet_model_free(m);
+    return failed ? cli_fail(c, NULL) : 0;
+}
+
+int cmd_tune(cli *c, int argc, char **argv) {
+    ramet_tuner_options o;
+    ramet_tuner_options_init(&o, sizeof o);
+    list data = {0};
+    double alpha = o.alpha, lr = 0, warmup = o.warmup, clip = o.clip, decay = o.weight_decay;
+    int64_t seed = 0, every = 0;
+    const char *teacher = NULL, *resume = NULL, *checkpoint = NULL, *out = NULL, *mode = "balanced", *type = NULL, *lora = NULL, *path;
+    const opt opts[] = {{"--data", OPT_LIST, &data, "FILE", ".txt: one document; .jsonl: a document a line"}, {"-o", OPT_TEXT, &out, "OUT", "adapter (.gguf, or a PEFT folder); with --full a model"},
+                        {"--rank", OPT_INT, &o.rank, "N", "of the adapter (default 16)"}, {"--alpha", OPT_DOUBLE, &alpha, "X", "its scale is alpha / rank (default 32)"},
+                        {"--target-modules", OPT_TEXT, &o.targets, "LIST", "q_proj,v_proj,... (default: all linear layers)"}, {"--full", OPT_FLAG, &o.full, NULL, "tune every weight"},
+                        {"--type", OPT_TEXT, &type, "NAME", "encoding of the result of --full (default F32)"}, {"--steps", OPT_LONG, &o.steps, "N", "optimizer steps"}, {"--epochs", OPT_DOUBLE, &o.epochs, "E", "or passes over the text (default 1)"},
+                        {"--batch", OPT_INT, &o.batch, "B", "windows a step (default 4)"}, {"--micro-batch", OPT_INT, &o.micro_batch, "B", "windows run at once (default 2)"}, {"-c", OPT_INT, &o.window, "W", "tokens a window (default 256)"},
+                        {"--lr", OPT_DOUBLE, &lr, "X", "learning rate (default 2e-4, with --full 2e-5)"}, {"--warmup", OPT_DOUBLE, &warmup, "F", "fraction of the steps (default .03)"},
+                        {"--clip", OPT_DOUBLE, &clip, "X", "global gradient norm (default 1, 0: off)"}, {"--weight-decay", OPT_DOUBLE, &decay, "X", "(default 0)"}, {"--seed", OPT_LONG, &seed, "S", "order of windows, initial weights (default 0)"},
+                        {"--teacher", OPT_TEXT, &teacher, "PARENT", "distil: match this model's predictions"}, {"--lora", OPT_TEXT, &lora, "A", "start from this adapter"}, {"--mode", OPT_TEXT, &mode, "MODE", "exact, balanced (default), fast"},
+                        {"--checkpoint", OPT_TEXT, &checkpoint, "FILE", "write the tuner's state here, at the end and on Ctrl-C"}, {"--every", OPT_LONG, &every, "N", "and every N steps"}, {"--resume", OPT_TEXT, &resume, "CKPT", "continue from it"},
+                        {NULL, OPT_FLAG, NULL, NULL, NULL}};
+    int done, code = cli_parse(c, argc, argv, opts, &path, 1, 1, NULL, &done);
+    if (code || done) return code;
+    if (!data.n || !out) return cli_usage(c, "--data and -o are needed");
+    if (every && !checkpoint) return cli_usage(c, "--every needs --checkpoint");
+    if (type && !o.full) return cli_usage(c, "--type needs --full; an adapter is F32");
+    if ((o.mode = mode_named(mode)) < 0) return cli_usage(c, "--mode is exact, balanced or fast, not \"%s\"", mode);
+    o.alpha = (float)alpha;
+    o.learning_rate = (float)lr;
+    o.warmup = (float)warmup;
+    o.clip = (float)clip;
+    o.weight_decay = (float)decay;
+    o.seed = (uint64_t)seed;
+    ramet_tuner *t = NULL;
+    ramet_tuner_report r = {.struct_size = sizeof r};
+    double first = 0;
+    float unused;
+    ramet_status st = RAMET_OK;
+    ramet_model *m = load_model(c, path);
+    ramet_dataset *d = m ? load_dataset(c, m, data.item, data.n) : NULL;
+    code = EXIT_FAILED;
+    if (!d || (teacher && !(o.teacher = load_model(c, teacher))) || (lora && !(o.initial = load_adapter(c, m, lora, &unused)))) goto out;
+    if (ramet_tuner_create(&t, m, d, &o) || (resume && ramet_tuner_resume(t, resume))) {
+        code = cli_fail(c, NULL);
+        goto out;
+    }
+    do {
+        st = ramet_tuner_step(&r, t, 1, 0, cli_progress, NULL);
+        if (st) break;
+        if (r.step == 1) first = r.loss;
+        char line[128];
+        snprintf(line, sizeof line, "step %" PRId64 "/%" PRId64 "  loss %.4f  %.0f tok/s", r.step, r.steps, r.loss, r.seconds > 0 ? (double)r.tokens / r.seconds : 0);
+        cli_progress((double)r.step / (double)r.steps, line, NULL);
+        if (every && r.step % every == 0 && ramet_tuner_save(t, checkpoint)) st = RAMET_E_IO;
+    } while (!st && !r.done);
+    if (st && st != RAMET_E_CANCELLED) {
+        code = cli_fail(c, NULL);
+        goto out;
+    }
+    if (checkpoint && ramet_tuner_save(t, checkpoint)) {
+        code = cli_fail(c, NULL);
+        goto out;
+    }
+    if (st) {
+        cli_progress_clear();
+        fprintf(stderr, "ramet tune: stopped%s%s\n", checkpoint ? "; continue with --resume " : "; nothing written (--checkpoint FILE keeps the state)", checkpoint ? checkpoint : "");
+        goto out;
+    }
+    if ((code = write_result(c, t, o.full, type, out))) goto out;
+    cli_progress_clear();
+    double speed = r.seconds > 0 ? (double)r.tokens / r.seconds : 0;
+    if (c->json) {
+        jbuf b = {0};
+        j_add(&b, "{\"out\":");
+        j_str(&b, out, strlen(out));
+        printf("%s,\"steps\":%" PRId64 ",\"tokens\":%" PRId64 ",\"loss_first\":%.6f,\"loss\":%.6f,\"seconds\":%.6g,\"tok_s\":%.6g}\n", b.data, r.step, r.tokens, first, r.loss, r.seconds, speed);
+        j_free(&b);
+    } else
+        printf("%s: %" PRId64 " steps, %" PRId64 " tokens, last loss %.4f, %.1f s (%.0f tok/s)\n", out, r.step, r.tokens, r.loss, r.seconds, speed);
+out:
+    ramet_tuner_free(t);
+    ramet_adapter_free(o.initial);
+    ramet_model_free(o.teacher);
+    ramet_dataset_free(d);
+    ramet_model_free(m);
+    return code;
+}

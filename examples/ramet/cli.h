@@ -54,6 +54,7 @@ ramet_dataset *load_dataset(cli *c, ramet_model *m, const char *const *paths, in
 /* "FILE[:scale]" */
 ramet_adapter *load_adapter(cli *c, const ramet_model *m, const char *spec, float *scale);
 double now_seconds(void);
+double student95(int64_t degrees_of_freedom);          /* two-sided 95% point of Student's t */
 int mode_named(const char *name);                      /* RAMET_MODE_*, -1 */
 
 #define COMMAND(name) int cmd_##name(cli *c, int argc, char **argv);

@@ -2,37 +2,76 @@
 /* cmd_tune.c - measuring a model on a text and adapting it to one. */
 #include "cli.h"
 #include <inttypes.h>
+#include <math.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+
+/* The difference of two evaluations over the same windows: its mean is e.loss - other.loss; *half: half of the paired 95% interval. */
+static double paired_half(const float *a, const float *b, const ramet_evaluation *e, double difference) {
+    int64_t each = e->tokens / e->windows;
+    double var = 0;
+    if (e->windows < 2) return INFINITY;
+    for (int32_t w = 0; w < e->windows; w++) {
+        double d = -difference;
+        for (int64_t t = w * each; t < (w + 1) * each; t++) d += ((double)a[t] - b[t]) / (double)each;
+        var += d * d;
+    }
+    return student95(e->windows - 1) * sqrt(var / (e->windows - 1.0) / e->windows);
+}
 
 int cmd_eval(cli *c, int argc, char **argv) {
     ramet_evaluate_options o;
     ramet_evaluate_options_init(&o, sizeof o);
-    list text = {0};
-    const char *score = "half", *lora = NULL, *mode = "balanced", *path;
-    const opt opts[] = {{"--text", OPT_LIST, &text, "FILE", "the text (.jsonl: a document a line)"}, {"-c", OPT_INT, &o.window, "N", "tokens of a window (default 512)"},
+    list files = {0};
+    const char *score = "half", *lora = NULL, *mode = "balanced", *against = NULL, *path;
+    const opt opts[] = {{"--text", OPT_LIST, &files, "FILE", "the text (.jsonl: a document a line)"}, {"-c", OPT_INT, &o.window, "N", "tokens of a window (default 512)"},
                         {"--score", OPT_TEXT, &score, "half|all", "predictions scored: of the second half of each window (default), or all"}, {"--lora", OPT_TEXT, &lora, "A[:scale]", "an adapter"},
-                        {"--max-tokens", OPT_LONG, &o.max_tokens, "N", "stop after so many scored tokens"}, {"--mode", OPT_TEXT, &mode, "MODE", "exact, balanced (default), fast"}, {NULL, OPT_FLAG, NULL, NULL, NULL}};
+                        {"--against", OPT_TEXT, &against, "OTHER", "a model to compare with: the paired difference and its 95% interval"}, {"--max-tokens", OPT_LONG, &o.max_tokens, "N", "stop after so many scored tokens"},
+                        {"--mode", OPT_TEXT, &mode, "MODE", "exact, balanced (default), fast"}, {NULL, OPT_FLAG, NULL, NULL, NULL}};
     int done, code = cli_parse(c, argc, argv, opts, &path, 1, 1, NULL, &done);
     if (code || done) return code;
-    if (!text.n) return cli_usage(c, "--text is needed");
+    if (!files.n) return cli_usage(c, "--text is needed");
     if (strcmp(score, "half") && strcmp(score, "all")) return cli_usage(c, "--score is half or all, not \"%s\"", score);
     if ((o.mode = mode_named(mode)) < 0) return cli_usage(c, "--mode is exact, balanced or fast, not \"%s\"", mode);
     o.score = strcmp(score, "half") ? RAMET_SCORE_ALL : RAMET_SCORE_HALF;
     o.progress = cli_progress;
-    ramet_evaluation e = {.struct_size = sizeof e};
-    ramet_model *m = load_model(c, path);
-    ramet_dataset *d = m ? load_dataset(c, m, text.item, text.n) : NULL;
+    ramet_evaluation e = {.struct_size = sizeof e}, other = {.struct_size = sizeof other};
+    float *losses[2] = {NULL, NULL};
+    double difference = 0, half = 0;
+    ramet_model *m = load_model(c, path), *with = NULL;
+    ramet_dataset *d = m ? load_dataset(c, m, files.item, files.n) : NULL;
     code = d ? 0 : EXIT_FAILED;
     if (!code && lora && !(o.adapter = load_adapter(c, m, lora, &o.adapter_scale))) code = EXIT_FAILED;
+    if (!code && against && !(with = load_model(c, against))) code = EXIT_FAILED;
+    if (!code && against) {
+        o.losses_capacity = ramet_dataset_tokens(d);
+        for (int i = 0; i < 2; i++) if (!(losses[i] = malloc((size_t)(o.losses_capacity + 1) * sizeof(float)))) code = EXIT_FAILED;
+        o.losses = losses[0];
+    }
     if (!code && ramet_evaluate(&e, m, d, &o)) code = cli_fail(c, NULL);
+    if (!code && against) {
+        ramet_adapter_free(o.adapter);
+        o.adapter = NULL;
+        o.losses = losses[1];
+        if (ramet_evaluate(&other, with, d, &o)) code = cli_fail(c, against);
+        else half = paired_half(losses[0], losses[1], &e, difference = e.loss - other.loss);
+    }
     cli_progress_clear();
-    if (!code && c->json)
-        printf("{\"tokens\":%" PRId64 ",\"loss\":%.6f,\"standard_error\":%.6f,\"perplexity\":%.6g,\"windows\":%d,\"seconds\":%.6g}\n", e.tokens, e.loss, e.standard_error, e.perplexity, e.windows, e.seconds);
-    else if (!code)
+    if (!code && c->json) {
+        printf("{\"tokens\":%" PRId64 ",\"loss\":%.6f,\"standard_error\":%.6f,\"perplexity\":%.6g,\"windows\":%d,\"seconds\":%.6g", e.tokens, e.loss, e.standard_error, e.perplexity, e.windows, e.seconds);
+        if (against && isfinite(half)) printf(",\"difference\":%.6f,\"interval\":[%.6f,%.6f]", difference, difference - half, difference + half);
+        else if (against) printf(",\"difference\":%.6f,\"interval\":null", difference);
+        puts("}");
+    } else if (!code) {
         printf("loss %.4f +- %.4f (standard error over %d windows), perplexity %.3f, %" PRId64 " tokens scored in %.1f s\n", e.loss, e.standard_error, e.windows, e.perplexity, e.tokens, e.seconds);
+        if (against) printf("against %s: %.4f, difference %+.4f [%+.4f, %+.4f]\n", against, other.loss, difference, difference - half, difference + half);
+    }
+    free(losses[0]);
+    free(losses[1]);
     ramet_adapter_free(o.adapter);
     ramet_dataset_free(d);
+    ramet_model_free(with);
     ramet_model_free(m);
     return code;
 }

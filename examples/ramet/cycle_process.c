@@ -71,8 +71,8 @@ static int run_jobs(cycle *y, job *jobs, int n, int at_once, const char *threads
         }
         if (!running) break;
         struct pollfd fds[64];
-        for (int i = 0; i < running; i++) fds[i] = (struct pollfd){p[i].fd, POLLIN, 0};
-        if (poll(fds, (nfds_t)running, 1000) < 0 && errno != EINTR) break;
+        for (int i = 0; i < running && i < 64; i++) fds[i] = (struct pollfd){p[i].fd, POLLIN, 0};
+        if (poll(fds, (nfds_t)(unsigned)running, 1000) < 0 && errno != EINTR) break;
         for (int i = running; i-- > 0;) {
             char part[4096];
             if (!(fds[i].revents & (POLLIN | POLLHUP))) continue;

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* fuse.c - rewrites a plan's copy of the nodes after differentiation: identities disappear, unread nodes too, and patterns
- * become fused operations that are never differentiated; after ordering, cheap results that only the gradient reads again are
- * computed twice rather than kept. Every pass matches on who reads a value, so a value that is an
+/* fuse.c - rewrites a plan's copy of the nodes after differentiation: identities disappear, unread nodes too, and
+ * patterns become fused operations that are never differentiated; after ordering, cheap results that only the gradient
+ * reads again are computed twice rather than kept. Every pass matches on who reads a value, so a value that is an
  * output, is written to a variable, or has a further reader is left alone. */
 #include "graph/op.h"
 #include <string.h>
@@ -22,7 +22,8 @@ void ramet__work_count(ramet__work *w) {
         for (int64_t i = 0; i < w->n_nodes; i++) {
             ramet__node *n = &w->nodes[i];
             if (!n->op) continue;
-            for (int32_t j = 0; j < n->n_in; j++) if (n->in[j] >= 0) w->uses[n->in[j]]++;
+            for (int32_t j = 0; j < n->n_in; j++)
+                if (n->in[j] >= 0) w->uses[n->in[j]]++;
             for (int32_t j = 0; j < n->n_out; j++) w->maker[n->out[j]] = (int32_t)i;
         }
         for (int64_t i = w->n_nodes - 1; i >= 0; i--) { /* readers come after: most of a dead chain goes in one sweep */
@@ -31,7 +32,8 @@ void ramet__work_count(ramet__work *w) {
             int32_t read = 0;
             for (int32_t j = 0; j < n->n_out; j++) read |= w->uses[n->out[j]];
             if (read) continue;
-            for (int32_t j = 0; j < n->n_in; j++) if (n->in[j] >= 0) w->uses[n->in[j]]--;
+            for (int32_t j = 0; j < n->n_in; j++)
+                if (n->in[j] >= 0) w->uses[n->in[j]]--;
             n->op = NULL;
             again = 1;
         }
@@ -39,14 +41,21 @@ void ramet__work_count(ramet__work *w) {
 }
 
 /* The only maker / the single-use test / the next reader of v from node `from` on. */
-static ramet__node *maker(ramet__work *w, ramet__val v) { return v >= 0 && w->maker[v] >= 0 ? &w->nodes[w->maker[v]] : NULL; }
+static ramet__node *maker(ramet__work *w, ramet__val v) {
+    return v >= 0 && w->maker[v] >= 0 ? &w->nodes[w->maker[v]] : NULL;
+}
 static int32_t once(const ramet__work *w, ramet__val v) { return w->uses[v] == 1 && !w->keep[v]; }
 static int32_t reads(const ramet__node *n, ramet__val v) {
-    for (int32_t j = 0; n->op && j < n->n_in; j++) if (n->in[j] == v) return 1;
+    for (int32_t j = 0; n->op && j < n->n_in; j++)
+        if (n->in[j] == v) return 1;
     return 0;
 }
 static ramet__node *reader(ramet__work *w, ramet__val v, int64_t *from) {
-    for (int64_t i = *from; i < w->n_nodes; i++) if (reads(&w->nodes[i], v)) { *from = i + 1; return &w->nodes[i]; }
+    for (int64_t i = *from; i < w->n_nodes; i++)
+        if (reads(&w->nodes[i], v)) {
+            *from = i + 1;
+            return &w->nodes[i];
+        }
     return NULL;
 }
 static ramet__val other(const ramet__node *n, ramet__val v) { return n->in[0] == v ? n->in[1] : n->in[0]; }
@@ -57,11 +66,17 @@ static void drop_identities(ramet__work *w) {
         ramet__node *n = &w->nodes[i];
         for (int32_t j = 0; j < n->n_in; j++) n->in[j] = real(w, n->in[j]);
         int32_t copies = n->op == &ramet__opdef_version && n->attr.i[0];
-        if (n->op != &ramet__opdef_stop_gradient && n->op != &ramet__opdef_reverse_gradient && n->op != &ramet__opdef_tap && (n->op != &ramet__opdef_version || copies)) continue;
+        if (n->op != &ramet__opdef_stop_gradient && n->op != &ramet__opdef_reverse_gradient &&
+            n->op != &ramet__opdef_tap && (n->op != &ramet__opdef_version || copies))
+            continue;
         w->alias[n->out[0]] = n->in[0];
         if (!is_kept_tap(w, n)) n->op = NULL;
     }
-    for (int64_t v = 0; v < w->g->n_values; v++) if (real(w, (ramet__val)v) != v && w->keep[v]) { w->keep[real(w, (ramet__val)v)] += w->keep[v]; w->keep[v] = 0; }
+    for (int64_t v = 0; v < w->g->n_values; v++)
+        if (real(w, (ramet__val)v) != v && w->keep[v]) {
+            w->keep[real(w, (ramet__val)v)] += w->keep[v];
+            w->keep[v] = 0;
+        }
 }
 
 /* ---- silu(g) * u, and its gradient dg = silu_grad(g, dm * u), du = dm * silu(g) ---- */
@@ -81,15 +96,19 @@ static void fuse_swiglu(ramet__work *w) {
             for (int64_t at = 0; (dgate = reader(w, gate, &at));) {
                 if (dgate->op != &ramet__opdef_silu_grad || dgate->in[0] != gate) continue;
                 dsilu = maker(w, dgate->in[1]);
-                if (dsilu && dsilu->op == &ramet__opdef_mul && dsilu->attr.i[0] == 0 && once(w, dsilu->out[0]) && ((dsilu->in[0] == dm && dsilu->in[1] == up) || (dsilu->in[0] == up && dsilu->in[1] == dm))) break;
+                if (dsilu && dsilu->op == &ramet__opdef_mul && dsilu->attr.i[0] == 0 && once(w, dsilu->out[0]) &&
+                    ((dsilu->in[0] == dm && dsilu->in[1] == up) || (dsilu->in[0] == up && dsilu->in[1] == dm)))
+                    break;
             }
             if (!dgate) continue;
             ramet__val out[2] = {dgate->out[0], du->out[0]};
-            *du = (ramet__node){.op = &ramet__opdef_swiglu_grad, .n_in = 3, .n_out = 2, .in = {gate, up, dm}, .out = {out[0], out[1]}};
+            *du = (ramet__node){
+                .op = &ramet__opdef_swiglu_grad, .n_in = 3, .n_out = 2, .in = {gate, up, dm}, .out = {out[0], out[1]}};
             dgate->op = dsilu->op = NULL;
         }
         m->op = &ramet__opdef_swiglu;
-        m->in[0] = gate; m->in[1] = up;
+        m->in[0] = gate;
+        m->in[1] = up;
         s->op = NULL;
         ramet__work_count(w);
     }
@@ -100,7 +119,8 @@ static int32_t depends_on(ramet__work *w, ramet__val v, const ramet__node *node,
     const ramet__node *n = maker(w, v);
     if (!n) return 0;
     if (n == node || depth > 16) return 1; /* deep: say yes, which only leaves the pattern unfused */
-    for (int32_t j = 0; j < n->n_in; j++) if (n->in[j] >= 0 && depends_on(w, n->in[j], node, depth + 1)) return 1;
+    for (int32_t j = 0; j < n->n_in; j++)
+        if (n->in[j] >= 0 && depends_on(w, n->in[j], node, depth + 1)) return 1;
     return 0;
 }
 static void fuse_head(ramet__work *w) {
@@ -110,19 +130,30 @@ static void fuse_head(ramet__work *w) {
         if (l->op != &ramet__opdef_cross_entropy && !kl) continue;
         ramet__val z = l->in[0];
         ramet__node *product = maker(w, z), *grad = NULL, *dx = NULL;
-        if (!product || product->op != &ramet__opdef_linear || w->keep[z] || product->in[2] >= 0 || product->in[3] >= 0 || w->g->values[product->in[1]].leaf != RAMET__LEAF_WEIGHT) continue;
+        if (!product || product->op != &ramet__opdef_linear || w->keep[z] || product->in[2] >= 0 ||
+            product->in[3] >= 0 || w->g->values[product->in[1]].leaf != RAMET__LEAF_WEIGHT)
+            continue;
         if (w->uses[z] == 2) {
             int64_t from = 0;
-            while ((grad = reader(w, z, &from)) == l) {}
+            while ((grad = reader(w, z, &from)) == l) {
+            }
             const ramet__op *want = kl ? &ramet__opdef_kl_top_grad : &ramet__opdef_cross_entropy_grad;
-            if (!grad || grad->op != want || grad->in[0] != z || grad->in[1] != l->in[1] || (kl && grad->in[3] != l->in[3]) || !once(w, grad->out[0])) continue;
+            if (!grad || grad->op != want || grad->in[0] != z || grad->in[1] != l->in[1] ||
+                (kl && grad->in[3] != l->in[3]) || !once(w, grad->out[0]))
+                continue;
             from = 0;
             dx = reader(w, grad->out[0], &from);
-            if (!dx || dx->op != &ramet__opdef_linear_dx || dx->in[0] != grad->out[0] || dx->in[1] != product->in[1] || depends_on(w, grad->in[2], l, 0)) continue;
-        } else if (w->uses[z] != 1) continue;
-        ramet__node n = {.op = &ramet__opdef_head_loss, .n_in = 6, .n_out = dx ? 3 : 2,
-                         .in = {product->in[0], product->in[1], l->in[1], l->in[2], kl ? l->in[3] : -1, grad ? grad->in[2] : -1},
-                         .out = {l->out[0], l->out[1], dx ? dx->out[0] : -1}};
+            if (!dx || dx->op != &ramet__opdef_linear_dx || dx->in[0] != grad->out[0] || dx->in[1] != product->in[1] ||
+                depends_on(w, grad->in[2], l, 0))
+                continue;
+        } else if (w->uses[z] != 1)
+            continue;
+        ramet__node n = {
+            .op = &ramet__opdef_head_loss,
+            .n_in = 6,
+            .n_out = dx ? 3 : 2,
+            .in = {product->in[0], product->in[1], l->in[1], l->in[2], kl ? l->in[3] : -1, grad ? grad->in[2] : -1},
+            .out = {l->out[0], l->out[1], dx ? dx->out[0] : -1}};
         product->op = NULL;
         if (grad) grad->op = dx->op = NULL;
         *l = n;
@@ -134,9 +165,14 @@ static void fuse_head(ramet__work *w) {
 static int32_t into_base(ramet__work *w, ramet__val term, ramet__val sum, const ramet__gshape *shape) {
     for (;;) {
         ramet__node *n = once(w, term) ? maker(w, term) : NULL;
-        if (!n || !n->op->base || n->out[0] != term || !ramet__same_shape(&w->g->values[term].shape, shape) || (n->op == &ramet__opdef_linear && n->attr.i[0] != 1)) return 0;
+        if (!n || !n->op->base || n->out[0] != term || !ramet__same_shape(&w->g->values[term].shape, shape) ||
+            (n->op == &ramet__opdef_linear && n->attr.i[0] != 1))
+            return 0;
         ramet__val *base = &n->in[n->op->base];
-        if (*base < 0) { *base = sum; return 1; }
+        if (*base < 0) {
+            *base = sum;
+            return 1;
+        }
         term = *base;
     }
 }
@@ -157,9 +193,11 @@ static void fuse_add(ramet__work *w) {
     }
 }
 
-/* ---- products of one x: up to three parts of one node, so that its rows are prepared once and there is one barrier ---- */
+/* ---- products of one x: up to three parts of one node, so that its rows are prepared once and there is one barrier
+ * ---- */
 static int32_t groups(const ramet__work *w, const ramet__node *n) {
-    return n->op == &ramet__opdef_linear && n->attr.i[0] == 1 && n->in[3] < 0 && w->maker[n->in[1]] < 0 && (n->in[2] < 0 || w->maker[n->in[2]] < 0);
+    return n->op == &ramet__opdef_linear && n->attr.i[0] == 1 && n->in[3] < 0 && w->maker[n->in[1]] < 0 &&
+           (n->in[2] < 0 || w->maker[n->in[2]] < 0);
 }
 static void fuse_products(ramet__work *w) {
     for (int64_t i = 0; i < w->n_nodes; i++) {
@@ -207,19 +245,30 @@ ramet_status ramet__work_order(ramet__work *w, int32_t **order, int64_t *n) {
             const ramet__node *node = &w->nodes[at];
             for (int32_t j = 0; j < node->n_in && next < 0; j++) {
                 int32_t m = node->in[j] < 0 ? -1 : w->maker[node->in[j]];
-                if (m >= 0 && state[m] == 0) next = m;
-                else if (m >= 0 && state[m] == 1) { st = ramet__fail(RAMET_E_INTERNAL, "plan: a cycle through operation '%s'", node->op->name); goto out; }
+                if (m >= 0 && state[m] == 0)
+                    next = m;
+                else if (m >= 0 && state[m] == 1) {
+                    st = ramet__fail(RAMET_E_INTERNAL, "plan: a cycle through operation '%s'", node->op->name);
+                    goto out;
+                }
             }
-            if (next >= 0) { state[next] = 1; stack[depth++] = next; continue; }
+            if (next >= 0) {
+                state[next] = 1;
+                stack[depth++] = next;
+                continue;
+            }
             state[at] = 2;
             list[count++] = at;
             depth--;
         }
     }
-    *order = list; *n = count;
+    *order = list;
+    *n = count;
     list = NULL;
 out:
-    ramet__free(state); ramet__free(list); ramet__free(stack);
+    ramet__free(state);
+    ramet__free(list);
+    ramet__free(stack);
     return st;
 }
 
@@ -229,14 +278,16 @@ out:
 ramet_status ramet__work_recompute(ramet__work *w, int32_t *order, int64_t *n) {
     ramet_status st = RAMET_OK;
     int64_t n0 = *n, count = 0;
-    int32_t *last = NULL, *before = NULL, *merged = NULL; /* last reader of a value; node to put before a place, -1: none */
+    int32_t *last = NULL, *before = NULL,
+            *merged = NULL; /* last reader of a value; node to put before a place, -1: none */
     RAMET__NEW(last, ramet__calloc(w->mem, (size_t)w->n_values + 1, sizeof *last));
     RAMET__NEW(before, ramet__calloc(w->mem, (size_t)n0 + 1, sizeof *before));
     RAMET__NEW(merged, ramet__calloc(w->mem, 2 * (size_t)n0 + 1, sizeof *merged));
     for (int64_t i = 0; i < n0; i++) {
         const ramet__node *node = &w->nodes[order[i]];
         before[i] = -1;
-        for (int32_t j = 0; j < node->n_in; j++) if (node->in[j] >= 0) last[node->in[j]] = (int32_t)i;
+        for (int32_t j = 0; j < node->n_in; j++)
+            if (node->in[j] >= 0) last[node->in[j]] = (int32_t)i;
     }
     for (int64_t i = 0; i < n0; i++) {
         const ramet__node *node = &w->nodes[order[i]];
@@ -256,10 +307,14 @@ ramet_status ramet__work_recompute(ramet__work *w, int32_t *order, int64_t *n) {
         w->nodes[again] = *node;
         w->nodes[again].out[0] = copy;
         w->copy_of[copy - w->g->n_values] = v;
-        w->uses[copy] = 1; w->keep[copy] = 0; w->alias[copy] = copy; w->maker[copy] = again;
+        w->uses[copy] = 1;
+        w->keep[copy] = 0;
+        w->alias[copy] = copy;
+        w->maker[copy] = again;
         for (int64_t j = far; j <= last[v]; j++) {
             ramet__node *r = &w->nodes[order[j]];
-            for (int32_t k = 0; k < r->n_in; k++) if (r->in[k] == v) r->in[k] = copy;
+            for (int32_t k = 0; k < r->n_in; k++)
+                if (r->in[k] == v) r->in[k] = copy;
         }
         before[far] = again;
     }
@@ -270,6 +325,8 @@ ramet_status ramet__work_recompute(ramet__work *w, int32_t *order, int64_t *n) {
     memcpy(order, merged, (size_t)count * sizeof *order);
     *n = count;
 out:
-    ramet__free(last); ramet__free(before); ramet__free(merged);
+    ramet__free(last);
+    ramet__free(before);
+    ramet__free(merged);
     return st;
 }

@@ -1,23 +1,28 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* gradient.c - reverse-mode differentiation that extends the graph, so that a gradient can be differentiated again.
  *
- * A node without a rule is replaced, for this purpose only, by what its `expand` builds: the new nodes are walked backwards
- * in its place, and what reaches their inputs (the same values as its own) adds up like any other use. */
+ * A node without a rule is replaced, for this purpose only, by what its `expand` builds: the new nodes are walked
+ * backwards in its place, and what reaches their inputs (the same values as its own) adds up like any other use. */
 #include "graph/op.h"
 #include <string.h>
 
 typedef struct reverse {
     ramet__graph *g;
     ramet__mem *mem;
-    ramet__val *grad; int64_t cap_grad;   /* of each value; -1: nothing yet */
-    int32_t *depends; int64_t cap_depends; /* on one of wrt */
-    int64_t known;                         /* values that both arrays cover */
+    ramet__val *grad;
+    int64_t cap_grad; /* of each value; -1: nothing yet */
+    int32_t *depends;
+    int64_t cap_depends; /* on one of wrt */
+    int64_t known;       /* values that both arrays cover */
 } reverse;
 
 static ramet_status cover(reverse *r) {
     RAMET__TRY(ramet__grow(r->mem, &r->grad, &r->cap_grad, r->g->n_values, sizeof *r->grad));
     RAMET__TRY(ramet__grow(r->mem, &r->depends, &r->cap_depends, r->g->n_values, sizeof *r->depends));
-    for (; r->known < r->g->n_values; r->known++) { r->grad[r->known] = -1; r->depends[r->known] = 0; }
+    for (; r->known < r->g->n_values; r->known++) {
+        r->grad[r->known] = -1;
+        r->depends[r->known] = 0;
+    }
     r->g->depends = r->depends;
     return RAMET_OK;
 }
@@ -28,7 +33,8 @@ static void mark(reverse *r, int64_t from, int64_t to) {
         int32_t any = 0;
         for (int32_t j = 0; j < n->n_in; j++) any |= ramet__needs(r->g, n, j);
         if (n->op == &ramet__opdef_stop_gradient) any = 0;
-        for (int32_t j = 0; j < n->n_out; j++) if (any) r->depends[n->out[j]] = 1;
+        for (int32_t j = 0; j < n->n_out; j++)
+            if (any) r->depends[n->out[j]] = 1;
     }
 }
 
@@ -51,7 +57,8 @@ static ramet_status walk(reverse *r, int64_t from, int64_t to) {
             n.op->gradient(g, &n, dout, din);
             RAMET__TRY(ramet__graph_status(g));
             RAMET__TRY(cover(r));
-            for (int32_t j = 0; j < n.n_in; j++) if (ramet__needs(g, &n, j)) flow(r, n.in[j], din[j]);
+            for (int32_t j = 0; j < n.n_in; j++)
+                if (ramet__needs(g, &n, j)) flow(r, n.in[j], din[j]);
         } else if (n.op->expand) {
             int64_t first = g->n_nodes;
             ramet__val out[RAMET__NODE_OUT] = {-1, -1, -1};
@@ -60,13 +67,16 @@ static ramet_status walk(reverse *r, int64_t from, int64_t to) {
             int64_t last = g->n_nodes;
             RAMET__TRY(cover(r));
             mark(r, first, last);
-            for (int32_t j = 0; j < n.n_out; j++) if (out[j] >= 0) flow(r, out[j], dout[j]);
+            for (int32_t j = 0; j < n.n_out; j++)
+                if (out[j] >= 0) flow(r, out[j], dout[j]);
             RAMET__TRY(cover(r));
             RAMET__TRY(walk(r, first, last));
         } else {
             const ramet__var *var = n.op == &ramet__opdef_version ? n.attr.p : NULL;
-            ramet__graph_fail(g, RAMET_E_UNSUPPORTED, var ? "gradient: cannot differentiate through the write of variable '%s'"
-                                                          : "gradient: operation '%s' has no derivative", var ? var->name : n.op->name);
+            ramet__graph_fail(g, RAMET_E_UNSUPPORTED,
+                              var ? "gradient: cannot differentiate through the write of variable '%s'"
+                                  : "gradient: operation '%s' has no derivative",
+                              var ? var->name : n.op->name);
         }
         RAMET__TRY(ramet__graph_status(g));
         RAMET__TRY(cover(r));
@@ -74,11 +84,14 @@ static ramet_status walk(reverse *r, int64_t from, int64_t to) {
     return RAMET_OK;
 }
 
-ramet_status ramet__graph_gradient(ramet__graph *g, ramet__val loss, const ramet__val *wrt, int32_t n, ramet__val *grads) {
+ramet_status ramet__graph_gradient(ramet__graph *g, ramet__val loss, const ramet__val *wrt, int32_t n,
+                                   ramet__val *grads) {
     RAMET__TRY(ramet__graph_status(g));
-    if (!ramet__is_val(g, loss) || !ramet__is_scalar(&g->values[loss].shape)) return ramet__fail(RAMET_E_ARGUMENT, "gradient: the loss must be one number, [1]");
-    for (int32_t i = 0; i < n; i++) if (!ramet__is_val(g, wrt[i]) || g->values[wrt[i]].type != RAMET__TYPE_F32)
-        return ramet__fail(RAMET_E_ARGUMENT, "gradient: wrt[%d] is not a value of numbers", i);
+    if (!ramet__is_val(g, loss) || !ramet__is_scalar(&g->values[loss].shape))
+        return ramet__fail(RAMET_E_ARGUMENT, "gradient: the loss must be one number, [1]");
+    for (int32_t i = 0; i < n; i++)
+        if (!ramet__is_val(g, wrt[i]) || g->values[wrt[i]].type != RAMET__TYPE_F32)
+            return ramet__fail(RAMET_E_ARGUMENT, "gradient: wrt[%d] is not a value of numbers", i);
     reverse r = {.g = g, .mem = g->rt->mem};
     ramet_status st = RAMET_OK;
     int64_t nodes = g->n_nodes;

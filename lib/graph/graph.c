@@ -6,14 +6,20 @@
 #include <stdio.h>
 #include <string.h>
 
-ramet_status ramet__graph_create(ramet__graph **out, ramet_runtime *rt, int64_t max_rows, int64_t max_outs, int32_t max_rank) {
+ramet_status ramet__graph_create(ramet__graph **out, ramet_runtime *rt, int64_t max_rows, int64_t max_outs,
+                                 int32_t max_rank) {
     RAMET__TRY(ramet__runtime_check(rt));
-    if (max_rows < 1 || max_rows > INT32_MAX || max_outs < 0 || max_outs > INT32_MAX || max_rank < 0 || max_rank > 65536)
-        return ramet__fail(RAMET_E_ARGUMENT, "graph: max_rows %" PRId64 ", max_outs %" PRId64 ", max_rank %d: out of range", max_rows, max_outs, max_rank);
+    if (max_rows < 1 || max_rows > INT32_MAX || max_outs < 0 || max_outs > INT32_MAX || max_rank < 0 ||
+        max_rank > 65536)
+        return ramet__fail(RAMET_E_ARGUMENT,
+                           "graph: max_rows %" PRId64 ", max_outs %" PRId64 ", max_rank %d: out of range", max_rows,
+                           max_outs, max_rank);
     ramet__graph *g = ramet__calloc(rt->mem, 1, sizeof *g);
     if (!g) return ramet__alloc_status();
     g->rt = ramet__runtime_retain(rt);
-    g->max_rows = max_rows; g->max_outs = max_outs; g->max_rank = max_rank;
+    g->max_rows = max_rows;
+    g->max_outs = max_outs;
+    g->max_rank = max_rank;
     g->names.mem = rt->mem;
     *out = g;
     return RAMET_OK;
@@ -22,7 +28,12 @@ ramet_status ramet__graph_create(ramet__graph **out, ramet_runtime *rt, int64_t 
 void ramet__graph_free(ramet__graph *g) {
     if (!g) return;
     for (int64_t i = 0; i < g->n_values; i++) ramet__weight_free(g->values[i].weight);
-    ramet__free(g->nodes); ramet__free(g->values); ramet__free(g->outputs); ramet__free(g->slots); ramet__free(g->writes); ramet__free(g->message);
+    ramet__free(g->nodes);
+    ramet__free(g->values);
+    ramet__free(g->outputs);
+    ramet__free(g->slots);
+    ramet__free(g->writes);
+    ramet__free(g->message);
     ramet__arena_free(&g->names);
     ramet_runtime *rt = g->rt;
     ramet__free(g);
@@ -74,19 +85,25 @@ const ramet__gshape *ramet__graph_shape(const ramet__graph *g, ramet__val v) {
     static const ramet__gshape none = {0, RAMET__AXIS_STATIC, {0}};
     return v >= 0 && v < g->n_values ? &g->values[v].shape : &none;
 }
-ramet__type ramet__graph_type(const ramet__graph *g, ramet__val v) { return v >= 0 && v < g->n_values ? g->values[v].type : RAMET__TYPE_F32; }
+ramet__type ramet__graph_type(const ramet__graph *g, ramet__val v) {
+    return v >= 0 && v < g->n_values ? g->values[v].type : RAMET__TYPE_F32;
+}
 const ramet__node *ramet__producer(const ramet__graph *g, ramet__val v) {
     return v >= 0 && v < g->n_values && g->values[v].node >= 0 ? &g->nodes[g->values[v].node] : NULL;
 }
 int32_t ramet__needs(const ramet__graph *g, const ramet__node *n, int32_t i) {
-    return i < n->n_in && n->in[i] >= 0 && g->values[n->in[i]].type == RAMET__TYPE_F32 && (!g->depends || g->depends[n->in[i]]);
+    return i < n->n_in && n->in[i] >= 0 && g->values[n->in[i]].type == RAMET__TYPE_F32 &&
+           (!g->depends || g->depends[n->in[i]]);
 }
 int32_t ramet__same_shape(const ramet__gshape *a, const ramet__gshape *b) {
     if (a->rank != b->rank || a->axis != b->axis) return 0;
-    for (int32_t i = 0; i < a->rank; i++) if (a->dim[i] != b->dim[i]) return 0;
+    for (int32_t i = 0; i < a->rank; i++)
+        if (a->dim[i] != b->dim[i]) return 0;
     return 1;
 }
-int32_t ramet__is_scalar(const ramet__gshape *s) { return s->rank == 1 && s->axis == RAMET__AXIS_STATIC && s->dim[0] == 1; }
+int32_t ramet__is_scalar(const ramet__gshape *s) {
+    return s->rank == 1 && s->axis == RAMET__AXIS_STATIC && s->dim[0] == 1;
+}
 int64_t ramet__gcols(const ramet__gshape *s) {
     if (s->rank == 1) return s->axis == RAMET__AXIS_STATIC ? s->dim[0] : 1;
     int64_t n = 1;
@@ -95,10 +112,13 @@ int64_t ramet__gcols(const ramet__gshape *s) {
 }
 int64_t ramet__grows(const ramet__gshape *s) { return s->rank == 1 && s->axis == RAMET__AXIS_STATIC ? 1 : s->dim[0]; }
 ramet__gshape ramet__gshape1(int64_t n) { return (ramet__gshape){1, RAMET__AXIS_STATIC, {n}}; }
-ramet__gshape ramet__gshape2(ramet__axis axis, int64_t rows, int64_t cols) { return (ramet__gshape){2, axis, {rows, cols}}; }
+ramet__gshape ramet__gshape2(ramet__axis axis, int64_t rows, int64_t cols) {
+    return (ramet__gshape){2, axis, {rows, cols}};
+}
 ramet__gshape ramet__row_shape(const ramet__gshape *s) {
     /* a static [n,k] has no rank-1 form with rows of its own: [n,1] keeps them */
-    return s->axis == RAMET__AXIS_STATIC ? ramet__gshape2(RAMET__AXIS_STATIC, ramet__grows(s), 1) : (ramet__gshape){1, s->axis, {s->dim[0]}};
+    return s->axis == RAMET__AXIS_STATIC ? ramet__gshape2(RAMET__AXIS_STATIC, ramet__grows(s), 1)
+                                         : (ramet__gshape){1, s->axis, {s->dim[0]}};
 }
 void ramet__gshape_text(char text[96], const ramet__gshape *s) {
     size_t n = 0;
@@ -114,15 +134,22 @@ void ramet__gshape_text(char text[96], const ramet__gshape *s) {
 ramet__val ramet__value_new(ramet__graph *g, const ramet__gshape *shape, ramet__type type) {
     if (g->status) return -1;
     ramet_status st = ramet__grow(g->rt->mem, &g->values, &g->cap_values, g->n_values + 1, sizeof *g->values);
-    if (st) { stick(g, st); return -1; }
+    if (st) {
+        stick(g, st);
+        return -1;
+    }
     g->values[g->n_values] = (ramet__value){.shape = *shape, .type = type, .node = -1};
     return (ramet__val)g->n_values++;
 }
 
-ramet__val ramet__node_add(ramet__graph *g, const ramet__op *op, const ramet__val *in, int32_t n_in, const ramet__gshape *shapes, int32_t n_out, const ramet__attr *attr) {
+ramet__val ramet__node_add(ramet__graph *g, const ramet__op *op, const ramet__val *in, int32_t n_in,
+                           const ramet__gshape *shapes, int32_t n_out, const ramet__attr *attr) {
     if (g->status) return -1;
     ramet_status st = ramet__grow(g->rt->mem, &g->nodes, &g->cap_nodes, g->n_nodes + 1, sizeof *g->nodes);
-    if (st) { stick(g, st); return -1; }
+    if (st) {
+        stick(g, st);
+        return -1;
+    }
     ramet__node n = {.op = op, .n_in = n_in, .n_out = n_out};
     if (attr) n.attr = *attr;
     for (int32_t i = 0; i < n_in; i++) n.in[i] = in[i];
@@ -146,16 +173,23 @@ static char *keep_name(ramet__graph *g, const char *name) {
 ramet__val ramet__graph_input(ramet__graph *g, const char *name, ramet__type type, ramet__axis axis, int64_t cols) {
     if (!ramet__want(g, name && *name && cols >= 0, "input", "needs a name and columns >= 0")) return -1;
     int64_t most = axis == RAMET__AXIS_ROWS ? g->max_rows : axis == RAMET__AXIS_OUTS ? g->max_outs : 1;
-    ramet__gshape shape = cols || axis == RAMET__AXIS_STATIC ? ramet__gshape2(axis, most, cols) : (ramet__gshape){1, axis, {most}};
+    ramet__gshape shape =
+        cols || axis == RAMET__AXIS_STATIC ? ramet__gshape2(axis, most, cols) : (ramet__gshape){1, axis, {most}};
     if (axis == RAMET__AXIS_STATIC) shape = ramet__gshape1(RAMET__MAX(1, cols));
     for (int64_t i = 0; i < g->n_values; i++) {
         const ramet__value *v = &g->values[i];
         if (v->leaf != RAMET__LEAF_INPUT || strcmp(v->name, name)) continue;
-        return ramet__want(g, v->type == type && ramet__same_shape(&v->shape, &shape), "input", "'%s' was named before with another type or shape", name) ? (ramet__val)i : -1;
+        return ramet__want(g, v->type == type && ramet__same_shape(&v->shape, &shape), "input",
+                           "'%s' was named before with another type or shape", name)
+                   ? (ramet__val)i
+                   : -1;
     }
     char *copy = keep_name(g, name);
     ramet__val v = copy ? ramet__value_new(g, &shape, type) : -1;
-    if (v >= 0) { g->values[v].leaf = RAMET__LEAF_INPUT; g->values[v].name = copy; }
+    if (v >= 0) {
+        g->values[v].leaf = RAMET__LEAF_INPUT;
+        g->values[v].name = copy;
+    }
     return v;
 }
 
@@ -167,23 +201,35 @@ static ramet__gshape from_shape(const ramet__shape *s) {
 
 ramet__val ramet__graph_weight(ramet__graph *g, ramet__weight *w) {
     if (!ramet__want(g, w != NULL, "weight", "is NULL")) return -1;
-    for (int64_t i = 0; i < g->n_values; i++) if (g->values[i].weight == w) return (ramet__val)i;
+    for (int64_t i = 0; i < g->n_values; i++)
+        if (g->values[i].weight == w) return (ramet__val)i;
     ramet__gshape shape = from_shape(ramet__weight_shape(w));
-    if (!ramet__want(g, shape.rank == 1 || shape.rank == 2, "weight", "'%s' has %d dimensions; 1 or 2 are supported", ramet__weight_name(w), shape.rank)) return -1;
+    if (!ramet__want(g, shape.rank == 1 || shape.rank == 2, "weight", "'%s' has %d dimensions; 1 or 2 are supported",
+                     ramet__weight_name(w), shape.rank))
+        return -1;
     ramet__val v = ramet__value_new(g, &shape, RAMET__TYPE_F32);
-    if (v >= 0) { g->values[v].leaf = RAMET__LEAF_WEIGHT; g->values[v].weight = ramet__weight_retain(w); }
+    if (v >= 0) {
+        g->values[v].leaf = RAMET__LEAF_WEIGHT;
+        g->values[v].weight = ramet__weight_retain(w);
+    }
     return v;
 }
 
 ramet__val ramet__graph_var(ramet__graph *g, ramet__var *var) {
     if (!ramet__want(g, var && var->data && var->name, "variable", "is NULL or has no name or data")) return -1;
     ramet__val leaf = -1;
-    for (int64_t i = 0; i < g->n_values && leaf < 0; i++) if (g->values[i].leaf == RAMET__LEAF_VAR && g->values[i].var == var) leaf = (ramet__val)i;
+    for (int64_t i = 0; i < g->n_values && leaf < 0; i++)
+        if (g->values[i].leaf == RAMET__LEAF_VAR && g->values[i].var == var) leaf = (ramet__val)i;
     ramet__gshape shape = from_shape(&var->shape);
     if (leaf < 0) {
-        if (!ramet__want(g, shape.rank == 1 || shape.rank == 2, "variable", "'%s' has %d dimensions; 1 or 2 are supported", var->name, shape.rank)) return -1;
+        if (!ramet__want(g, shape.rank == 1 || shape.rank == 2, "variable",
+                         "'%s' has %d dimensions; 1 or 2 are supported", var->name, shape.rank))
+            return -1;
         leaf = ramet__value_new(g, &shape, RAMET__TYPE_F32);
-        if (leaf >= 0) { g->values[leaf].leaf = RAMET__LEAF_VAR; g->values[leaf].var = var; }
+        if (leaf >= 0) {
+            g->values[leaf].leaf = RAMET__LEAF_VAR;
+            g->values[leaf].var = var;
+        }
     }
     /* after a write: its value, behind a node that refuses to be differentiated */
     for (int64_t i = 0; i < g->n_writes; i++) {
@@ -202,16 +248,21 @@ ramet__val ramet__graph_var(ramet__graph *g, ramet__var *var) {
 
 ramet__val ramet__graph_const(ramet__graph *g, float value) {
     for (int64_t i = 0; i < g->n_values; i++) {
-        if (g->values[i].leaf == RAMET__LEAF_CONST && !memcmp(&g->values[i].number, &value, sizeof value)) return g->status ? -1 : (ramet__val)i;
+        if (g->values[i].leaf == RAMET__LEAF_CONST && !memcmp(&g->values[i].number, &value, sizeof value))
+            return g->status ? -1 : (ramet__val)i;
     }
     ramet__gshape shape = ramet__gshape1(1);
     ramet__val v = ramet__value_new(g, &shape, RAMET__TYPE_F32);
-    if (v >= 0) { g->values[v].leaf = RAMET__LEAF_CONST; g->values[v].number = value; }
+    if (v >= 0) {
+        g->values[v].leaf = RAMET__LEAF_CONST;
+        g->values[v].number = value;
+    }
     return v;
 }
 
 int32_t ramet__graph_slot_index(const ramet__graph *g, const char *name) {
-    for (int64_t i = 0; i < g->n_slots; i++) if (!strcmp(g->values[g->slots[i].a].name, name)) return (int32_t)i;
+    for (int64_t i = 0; i < g->n_slots; i++)
+        if (!strcmp(g->values[g->slots[i].a].name, name)) return (int32_t)i;
     return -1;
 }
 int32_t ramet__graph_slot_count(const ramet__graph *g) { return (int32_t)g->n_slots; }
@@ -223,17 +274,27 @@ ramet__slot ramet__graph_slot(ramet__graph *g, const char *name, int64_t n, int6
     int32_t at = ramet__graph_slot_index(g, name);
     if (at >= 0) {
         ramet__slot s = g->slots[at];
-        return ramet__want(g, g->values[s.a].shape.dim[1] == k && g->values[s.b].shape.dim[0] == n, "slot", "'%s' was named before with another shape", name) ? s : none;
+        return ramet__want(g, g->values[s.a].shape.dim[1] == k && g->values[s.b].shape.dim[0] == n, "slot",
+                           "'%s' was named before with another shape", name)
+                   ? s
+                   : none;
     }
     ramet_status st = ramet__grow(g->rt->mem, &g->slots, &g->cap_slots, g->n_slots + 1, sizeof *g->slots);
-    if (st) { stick(g, st); return none; }
+    if (st) {
+        stick(g, st);
+        return none;
+    }
     char *copy = keep_name(g, name);
-    ramet__gshape sa = ramet__gshape2(RAMET__AXIS_STATIC, g->max_rank, k), sb = ramet__gshape2(RAMET__AXIS_STATIC, n, g->max_rank);
-    ramet__slot s = {copy ? ramet__value_new(g, &sa, RAMET__TYPE_F32) : -1, copy ? ramet__value_new(g, &sb, RAMET__TYPE_F32) : -1};
+    ramet__gshape sa = ramet__gshape2(RAMET__AXIS_STATIC, g->max_rank, k),
+                  sb = ramet__gshape2(RAMET__AXIS_STATIC, n, g->max_rank);
+    ramet__slot s = {copy ? ramet__value_new(g, &sa, RAMET__TYPE_F32) : -1,
+                     copy ? ramet__value_new(g, &sb, RAMET__TYPE_F32) : -1};
     if (s.a < 0 || s.b < 0) return none;
     for (int32_t i = 0; i < 2; i++) {
         ramet__value *v = &g->values[i ? s.b : s.a];
-        v->leaf = RAMET__LEAF_SLOT; v->name = copy; v->index = (int32_t)g->n_slots * 2 + i;
+        v->leaf = RAMET__LEAF_SLOT;
+        v->name = copy;
+        v->index = (int32_t)g->n_slots * 2 + i;
     }
     g->slots[g->n_slots++] = s;
     return s;
@@ -241,37 +302,58 @@ ramet__slot ramet__graph_slot(ramet__graph *g, const char *name, int64_t n, int6
 
 void ramet__op_write(ramet__graph *g, ramet__var *var, ramet__val v, int32_t accumulate) {
     if (!ramet__want(g, var && var->data && var->name, "write", "the variable is NULL or has no name or data")) return;
-    if (!ramet__want(g, ramet__is_val(g, v) && g->values[v].type == RAMET__TYPE_F32, "write", "'%s': no such value", var->name)) return;
+    if (!ramet__want(g, ramet__is_val(g, v) && g->values[v].type == RAMET__TYPE_F32, "write", "'%s': no such value",
+                     var->name))
+        return;
     ramet__gshape shape = from_shape(&var->shape);
     const ramet__gshape *s = &g->values[v].shape;
-    if (!ramet__want(g, s->axis == RAMET__AXIS_STATIC && ramet__grows(s) * ramet__gcols(s) == ramet__grows(&shape) * ramet__gcols(&shape), "write",
-                     "'%s': the value has another size than the variable", var->name)) return;
-    for (int64_t i = 0; i < g->n_writes; i++) if (!ramet__want(g, g->writes[i].var != var, "write", "'%s' is written twice in one graph", var->name)) return;
+    if (!ramet__want(g,
+                     s->axis == RAMET__AXIS_STATIC &&
+                         ramet__grows(s) * ramet__gcols(s) == ramet__grows(&shape) * ramet__gcols(&shape),
+                     "write", "'%s': the value has another size than the variable", var->name))
+        return;
+    for (int64_t i = 0; i < g->n_writes; i++)
+        if (!ramet__want(g, g->writes[i].var != var, "write", "'%s' is written twice in one graph", var->name)) return;
     const ramet__node *n = ramet__producer(g, v);
     ramet__val from = v;
-    for (; n && n->n_in == 1 && n->op->gradient && (n->op == &ramet__opdef_stop_gradient || n->op == &ramet__opdef_reverse_gradient || n->op == &ramet__opdef_tap); n = ramet__producer(g, from)) from = n->in[0];
+    for (; n && n->n_in == 1 && n->op->gradient &&
+           (n->op == &ramet__opdef_stop_gradient || n->op == &ramet__opdef_reverse_gradient ||
+            n->op == &ramet__opdef_tap);
+         n = ramet__producer(g, from))
+        from = n->in[0];
     if (g->values[from].leaf == RAMET__LEAF_VAR) { /* may be written itself: copy before the last stage */
         ramet__attr attr = {.i = {1}, .p = var};
         v = ramet__node_add(g, &ramet__opdef_version, &v, 1, s, 1, &attr);
     }
     ramet_status st = ramet__grow(g->rt->mem, &g->writes, &g->cap_writes, g->n_writes + 1, sizeof *g->writes);
-    if (st) { stick(g, st); return; }
+    if (st) {
+        stick(g, st);
+        return;
+    }
     g->writes[g->n_writes++] = (ramet__written){var, v, -1, accumulate != 0};
 }
 
 void ramet__graph_output(ramet__graph *g, const char *name, ramet__val v) {
     if (!ramet__want(g, name && *name && ramet__is_val(g, v), "output", "needs a name and a value")) return;
-    if (!ramet__want(g, g->values[v].leaf != RAMET__LEAF_SLOT, "output", "'%s': a slot's matrices are the caller's", name)) return;
-    for (int64_t i = 0; i < g->n_outputs; i++) if (!ramet__want(g, strcmp(g->outputs[i].name, name) != 0, "output", "'%s' is named twice", name)) return;
+    if (!ramet__want(g, g->values[v].leaf != RAMET__LEAF_SLOT, "output", "'%s': a slot's matrices are the caller's",
+                     name))
+        return;
+    for (int64_t i = 0; i < g->n_outputs; i++)
+        if (!ramet__want(g, strcmp(g->outputs[i].name, name) != 0, "output", "'%s' is named twice", name)) return;
     ramet_status st = ramet__grow(g->rt->mem, &g->outputs, &g->cap_outputs, g->n_outputs + 1, sizeof *g->outputs);
-    if (st) { stick(g, st); return; }
+    if (st) {
+        stick(g, st);
+        return;
+    }
     char *copy = keep_name(g, name);
     if (copy) g->outputs[g->n_outputs++] = (ramet__named){copy, v, 0, 0};
 }
 
 /* ---- the list ---- */
 int32_t ramet__op_list(int32_t i, const char **name, const char **detail) {
-    static const struct { const char *name, *detail; } ops[] = {
+    static const struct {
+        const char *name, *detail;
+    } ops[] = {
 #define RAMET__OP(op, summary) {#op, summary},
 #include "graph/ops.def"
 #undef RAMET__OP

@@ -52,7 +52,9 @@ ramet__val ramet__graph_weight(ramet__graph *g, ramet__weight *w);        /* ret
 ramet__val ramet__graph_var(ramet__graph *g, ramet__var *var);            /* its current version */
 ramet__val ramet__graph_const(ramet__graph *g, float value);              /* shape [1] */
 /* The adapter slot of one use of a linear weight [n,k]: two values A [rank,k] and B [n,rank] bound at run time to a table
- * from row to (A, B, scale, rank <= max_rank). Named by the weight ("blk.0.attn_q.weight"). The same name gives the same slot. */
+ * from row to (A, B, scale, rank <= max_rank). Only linear reads them. Gradients have max_rank rows (A) or columns (B), zero
+ * beyond the adapter's own rank, and a run that computes them takes one adapter. Named by the weight ("blk.0.attn_q.weight").
+ * The same name gives the same slot. */
 typedef struct ramet__slot { ramet__val a, b; } ramet__slot;
 ramet__slot ramet__graph_slot(ramet__graph *g, const char *name, int64_t n, int64_t k);
 int32_t ramet__graph_slot_index(const ramet__graph *g, const char *name); /* -1: none */
@@ -65,12 +67,15 @@ ramet__val ramet__op_embed(ramet__graph *g, ramet__val table, ramet__val ids);
 ramet__val ramet__op_linear(ramet__graph *g, ramet__val x, ramet__val w, ramet__val bias, const ramet__slot *slot);
 ramet__val ramet__op_rms_norm(ramet__graph *g, ramet__val x, ramet__val w, float eps);
 /* Rotary embedding (Su et al. 2021) of [R, heads*head_dim] at pos [R]; first `rot` of each head; pairs (2j,2j+1) or halves. */
-ramet__val ramet__op_rope(ramet__graph *g, ramet__val x, ramet__val pos, int64_t heads, int64_t head_dim, int64_t rot, float base, int32_t halves);
+ramet__val ramet__op_rope(ramet__graph *g, ramet__val x, ramet__val pos, int64_t heads, int64_t head_dim, int64_t rot, float base,
+                          int32_t halves);
 /* Causal attention among the rows of this run that have the same seq [R]; rows of one sequence stand together, in order.
  * q [R, n_head*hd], k and v [R, n_kv*hd] -> [R, n_head*hd]. Differentiable. */
-ramet__val ramet__op_attention(ramet__graph *g, ramet__val q, ramet__val k, ramet__val v, ramet__val seq, int64_t n_head, int64_t n_kv, int64_t head_dim);
+ramet__val ramet__op_attention(ramet__graph *g, ramet__val q, ramet__val k, ramet__val v, ramet__val seq, int64_t n_head,
+                               int64_t n_kv, int64_t head_dim);
 /* The same over the sequence's cache, after this run's k and v were written at pos [R]. Not differentiable. */
-ramet__val ramet__op_cache_attention(ramet__graph *g, ramet__val q, ramet__val k, ramet__val v, ramet__val seq, ramet__val pos, const ramet__cache_layout *cache, int32_t layer, int64_t n_head);
+ramet__val ramet__op_cache_attention(ramet__graph *g, ramet__val q, ramet__val k, ramet__val v, ramet__val seq, ramet__val pos,
+                                     const ramet__cache_layout *cache, int32_t layer, int64_t n_head);
 ramet__val ramet__op_add(ramet__graph *g, ramet__val a, ramet__val b);   /* same shape, or b [1], [cols] broadcast */
 ramet__val ramet__op_sub(ramet__graph *g, ramet__val a, ramet__val b);
 ramet__val ramet__op_mul(ramet__graph *g, ramet__val a, ramet__val b);   /* same broadcasts */
@@ -82,7 +87,7 @@ ramet__val ramet__op_sum_rows(ramet__graph *g, ramet__val x);            /* [R,n
 /* Losses: `weight` [O] multiplies each row's term; *row (may be NULL) gets the unweighted terms [O]. -> [1] */
 ramet__val ramet__op_cross_entropy(ramet__graph *g, ramet__val logits, ramet__val labels, ramet__val weight, ramet__val *row); /* label < 0: term 0 */
 /* KL(t || softmax(logits)) in nats against targets given on `top` ids a row plus one bin for the rest: ids [O,top] (negative:
- * unused), p [O,top]; what is missing to 1 is the rest's mass. */
+ * unused; no id twice in a row), p [O,top]; what is missing to 1 is the rest's mass. No derivative for p. */
 ramet__val ramet__op_kl_top(ramet__graph *g, ramet__val logits, ramet__val ids, ramet__val p, ramet__val weight, ramet__val *row);
 ramet__val ramet__op_kl(ramet__graph *g, ramet__val logits, ramet__val target_logits, ramet__val weight, ramet__val *row);
 ramet__val ramet__op_mse(ramet__graph *g, ramet__val x, ramet__val y, ramet__val weight, ramet__val *row); /* mean over columns */

@@ -12,7 +12,11 @@
 #define RAMET__NODE_IN 10
 #define RAMET__NODE_OUT 3
 
-typedef struct ramet__attr { int64_t i[6]; float f[2]; const void *p; } ramet__attr;
+typedef struct ramet__attr {
+    int64_t i[6];
+    float f[2];
+    const void *p;
+} ramet__attr;
 typedef struct ramet__node {
     const ramet__op *op; /* NULL: removed by fusion */
     int32_t n_in, n_out;
@@ -20,53 +24,79 @@ typedef struct ramet__node {
     ramet__attr attr;
 } ramet__node;
 
-typedef enum { RAMET__LEAF_NONE, RAMET__LEAF_INPUT, RAMET__LEAF_WEIGHT, RAMET__LEAF_VAR, RAMET__LEAF_CONST, RAMET__LEAF_SLOT } ramet__leaf;
+typedef enum {
+    RAMET__LEAF_NONE,
+    RAMET__LEAF_INPUT,
+    RAMET__LEAF_WEIGHT,
+    RAMET__LEAF_VAR,
+    RAMET__LEAF_CONST,
+    RAMET__LEAF_SLOT
+} ramet__leaf;
 typedef struct ramet__value {
     ramet__gshape shape;
     ramet__type type;
     ramet__leaf leaf;
-    int32_t node, index;   /* producer and which of its outputs; node -1: a leaf */
-    const char *name;      /* inputs and slots */
+    int32_t node, index; /* producer and which of its outputs; node -1: a leaf */
+    const char *name;    /* inputs and slots */
     ramet__weight *weight;
     ramet__var *var;
-    float number;          /* CONST */
+    float number; /* CONST */
 } ramet__value;
 
-typedef struct ramet__named { const char *name; ramet__val v; int32_t n, k; } ramet__named;
-typedef struct ramet__written { ramet__var *var; ramet__val v, version; int32_t accumulate; } ramet__written;
+typedef struct ramet__named {
+    const char *name;
+    ramet__val v;
+    int32_t n, k;
+} ramet__named;
+typedef struct ramet__written {
+    ramet__var *var;
+    ramet__val v, version;
+    int32_t accumulate;
+} ramet__written;
 
 struct ramet__graph {
     ramet_runtime *rt;
     ramet_status status;
-    char *message;         /* of the first failure */
+    char *message; /* of the first failure */
     int64_t max_rows, max_outs;
     int32_t max_rank;
     ramet__arena names;
-    ramet__node *nodes; int64_t n_nodes, cap_nodes;
-    ramet__value *values; int64_t n_values, cap_values;
-    ramet__named *outputs; int64_t n_outputs, cap_outputs;
-    ramet__slot *slots; int64_t n_slots, cap_slots; /* the name is that of the value a */
-    ramet__written *writes; int64_t n_writes, cap_writes;
+    ramet__node *nodes;
+    int64_t n_nodes, cap_nodes;
+    ramet__value *values;
+    int64_t n_values, cap_values;
+    ramet__named *outputs;
+    int64_t n_outputs, cap_outputs;
+    ramet__slot *slots;
+    int64_t n_slots, cap_slots; /* the name is that of the value a */
+    ramet__written *writes;
+    int64_t n_writes, cap_writes;
     const int32_t *depends; /* while differentiating: values that depend on what is asked for */
 };
 
 /* ---- running ---- */
 typedef struct ramet__pval { /* a value as running code sees it */
     void *data;
-    int64_t fixed, cols;   /* fixed: rows of a static value, else its maximum */
+    int64_t fixed, cols; /* fixed: rows of a static value, else its maximum */
     ramet__axis axis;
     ramet__type type;
     ramet__leaf leaf;
     const char *name;
     ramet__weight *weight;
     ramet__var *var;
-    int32_t slot;          /* SLOT: index * 2 + (0: A, 1: B); else -1 */
-    int32_t buffer;        /* index in the plan's buffers; -1: not in the arena */
+    int32_t slot;   /* SLOT: index * 2 + (0: A, 1: B); else -1 */
+    int32_t buffer; /* index in the plan's buffers; -1: not in the arena */
 } ramet__pval;
 
 /* Runs of rows: neighbours with the same key, cut into chunks of at most `chunk` rows that never cross two runs. */
-typedef struct ramet__span { int32_t row, rows, key, first; } ramet__span; /* first: row where the run of this chunk begins */
-typedef struct ramet__spans { const ramet__pval *key; int64_t chunk, n_runs, n_chunks; ramet__span *runs, *chunks; } ramet__spans;
+typedef struct ramet__span {
+    int32_t row, rows, key, first;
+} ramet__span; /* first: row where the run of this chunk begins */
+typedef struct ramet__spans {
+    const ramet__pval *key;
+    int64_t chunk, n_runs, n_chunks;
+    ramet__span *runs, *chunks;
+} ramet__spans;
 
 typedef struct ramet__step ramet__step;
 typedef struct ramet__exec { /* one run */
@@ -81,12 +111,12 @@ struct ramet__step {
     int32_t n_in, n_out;
     ramet__pval *in[RAMET__NODE_IN], *out[RAMET__NODE_OUT]; /* NULL: not there */
     ramet__attr attr;
-    int64_t chunk;           /* rows of a piece, constant: never depends on the number of threads */
-    uint64_t shared_bytes;   /* room that all pieces of this step share */
-    uint64_t scratch_bytes;  /* room of each worker */
+    int64_t chunk;          /* rows of a piece, constant: never depends on the number of threads */
+    uint64_t shared_bytes;  /* room that all pieces of this step share */
+    uint64_t scratch_bytes; /* room of each worker */
     void *shared;
-    void *extra;             /* the operation's own, from the plan's arena */
-    int64_t batch;           /* pieces between two questions to the progress callback; 0: all */
+    void *extra;   /* the operation's own, from the plan's arena */
+    int64_t batch; /* pieces between two questions to the progress callback; 0: all */
     int32_t shared_buffer;
     uint64_t nanoseconds, runs;
 };
@@ -115,33 +145,61 @@ struct ramet__op {
 #include "graph/ops.def"
 #undef RAMET__OP
 
-typedef struct ramet__buffer { int64_t first, last; uint64_t bytes, offset; } ramet__buffer; /* alive from step first to step last */
-typedef struct ramet__check { const ramet__pval *v; int64_t low, high; const char *op; } ramet__check; /* high -1: rows of the run */
-typedef struct ramet__rope_table { int64_t rot; float base; float *cs; } ramet__rope_table; /* [max_context, rot/2, 2] */
+typedef struct ramet__buffer {
+    int64_t first, last;
+    uint64_t bytes, offset;
+} ramet__buffer; /* alive from step first to step last */
+typedef struct ramet__check {
+    const ramet__pval *v;
+    int64_t low, high;
+    const char *op;
+} ramet__check; /* high -1: rows of the run */
+typedef struct ramet__rope_table {
+    int64_t rot;
+    float base;
+    float *cs;
+} ramet__rope_table; /* [max_context, rot/2, 2] */
 
 struct ramet__plan {
     ramet_runtime *rt;
-    ramet__arena names;      /* every small thing of the plan */
+    ramet__arena names; /* every small thing of the plan */
     ramet__mode mode;
     int64_t max_rows, max_outs, max_context;
     int32_t max_rank, n_slots, workers;
-    int32_t one_adapter;     /* gradients of a slot are those of one adapter */
+    int32_t one_adapter; /* gradients of a slot are those of one adapter */
     int32_t timing;
-    ramet__pval *vals; int64_t n_vals;
-    ramet__step *steps; int64_t n_steps;
-    ramet__buffer *buffers; int64_t n_buffers;
-    ramet__check *checks; int64_t n_checks, cap_checks;
-    ramet__rope_table ropes[4]; int32_t n_ropes;
-    ramet__spans spans[4]; int32_t n_spans;
-    ramet__spans groups;     /* rows by adapter; key NULL: row_adapter of the run */
-    ramet__pval **inputs; int64_t n_inputs; /* that the graph names, used or not */
+    ramet__pval *vals;
+    int64_t n_vals;
+    ramet__step *steps;
+    int64_t n_steps;
+    ramet__buffer *buffers;
+    int64_t n_buffers;
+    ramet__check *checks;
+    int64_t n_checks, cap_checks;
+    ramet__rope_table ropes[4];
+    int32_t n_ropes;
+    ramet__spans spans[4];
+    int32_t n_spans;
+    ramet__spans groups; /* rows by adapter; key NULL: row_adapter of the run */
+    ramet__pval **inputs;
+    int64_t n_inputs; /* that the graph names, used or not */
     uint8_t *input_used;
-    struct ramet__plan_out { const char *name; ramet__pval *v; } *outputs; int64_t n_outputs;
-    struct ramet__plan_write { ramet__var *var; ramet__pval *v; int32_t accumulate; } *writes; int64_t n_writes;
-    ramet__weight **weights; int64_t n_weights; /* retained */
-    void *arena, *scratch, *floats;             /* floats: weights and constants that operations read as floats */
+    struct ramet__plan_out {
+        const char *name;
+        ramet__pval *v;
+    } * outputs;
+    int64_t n_outputs;
+    struct ramet__plan_write {
+        ramet__var *var;
+        ramet__pval *v;
+        int32_t accumulate;
+    } * writes;
+    int64_t n_writes;
+    ramet__weight **weights;
+    int64_t n_weights;              /* retained */
+    void *arena, *scratch, *floats; /* floats: weights and constants that operations read as floats */
     uint64_t arena_bytes, scratch_bytes, worker_bytes, floats_bytes;
-    const ramet__pval *cache_seq, *cache_pos;   /* of attention over caches */
+    const ramet__pval *cache_seq, *cache_pos; /* of attention over caches */
     int64_t cache_block;
     int64_t last_rows, last_outs;
     int32_t running;
@@ -159,19 +217,22 @@ static inline int64_t ramet__piece_rows(int64_t cols) { return RAMET__MAX(1, 163
 /* ---- building, for ops/ and gradient.c ---- */
 ramet__val ramet__value_new(ramet__graph *g, const ramet__gshape *shape, ramet__type type);
 /* Adds a node with n_out F32 results of these shapes; answers the first, or -1 after a failure. */
-ramet__val ramet__node_add(ramet__graph *g, const ramet__op *op, const ramet__val *in, int32_t n_in, const ramet__gshape *shapes, int32_t n_out, const ramet__attr *attr);
-int32_t ramet__is_val(const ramet__graph *g, ramet__val v);          /* a value of this graph, and the graph has not failed */
-int32_t ramet__needs(const ramet__graph *g, const ramet__node *n, int32_t i); /* there, numbers, and a gradient for it is asked for */
+ramet__val ramet__node_add(ramet__graph *g, const ramet__op *op, const ramet__val *in, int32_t n_in,
+                           const ramet__gshape *shapes, int32_t n_out, const ramet__attr *attr);
+int32_t ramet__is_val(const ramet__graph *g, ramet__val v); /* a value of this graph, and the graph has not failed */
+int32_t ramet__needs(const ramet__graph *g, const ramet__node *n,
+                     int32_t i); /* there, numbers, and a gradient for it is asked for */
 const ramet__node *ramet__producer(const ramet__graph *g, ramet__val v); /* NULL: a leaf */
 int32_t ramet__same_shape(const ramet__gshape *a, const ramet__gshape *b);
-int64_t ramet__gcols(const ramet__gshape *s);                        /* columns as running code sees them */
-int64_t ramet__grows(const ramet__gshape *s);                        /* most rows */
-ramet__gshape ramet__gshape1(int64_t n);                             /* static [n] */
+int64_t ramet__gcols(const ramet__gshape *s); /* columns as running code sees them */
+int64_t ramet__grows(const ramet__gshape *s); /* most rows */
+ramet__gshape ramet__gshape1(int64_t n);      /* static [n] */
 ramet__gshape ramet__gshape2(ramet__axis axis, int64_t rows, int64_t cols);
-ramet__gshape ramet__row_shape(const ramet__gshape *s);              /* [R] for [R,n] */
-void ramet__gshape_text(char text[96], const ramet__gshape *s);      /* "[R<=512, 576]" */
+ramet__gshape ramet__row_shape(const ramet__gshape *s);         /* [R] for [R,n] */
+void ramet__gshape_text(char text[96], const ramet__gshape *s); /* "[R<=512, 576]" */
 int32_t ramet__is_scalar(const ramet__gshape *s);
-int32_t ramet__want(ramet__graph *g, int32_t ok, const char *op, const char *format, ...) RAMET__PRINTF(4, 5); /* fails the graph when !ok */
+int32_t ramet__want(ramet__graph *g, int32_t ok, const char *op, const char *format, ...)
+    RAMET__PRINTF(4, 5);                                                             /* fails the graph when !ok */
 ramet__val ramet__sum_to(ramet__graph *g, ramet__val v, const ramet__gshape *shape); /* undo a broadcast */
 
 /* Primitive operations that gradients and `expand` use besides those of graph.h. */
@@ -181,27 +242,29 @@ ramet__val ramet__op_exp(ramet__graph *g, ramet__val x);
 ramet__val ramet__op_log(ramet__graph *g, ramet__val x);
 ramet__val ramet__op_recip(ramet__graph *g, ramet__val x);
 ramet__val ramet__op_rsqrt(ramet__graph *g, ramet__val x);
-ramet__val ramet__op_row_sum(ramet__graph *g, ramet__val x);                   /* [R,n] -> [R] */
-ramet__val ramet__op_row_scale(ramet__graph *g, ramet__val x, ramet__val s);   /* [R,n] * s[R] */
-ramet__val ramet__op_row_fill(ramet__graph *g, ramet__val s, int64_t n);       /* [R] -> [R,n] */
+ramet__val ramet__op_row_sum(ramet__graph *g, ramet__val x);                          /* [R,n] -> [R] */
+ramet__val ramet__op_row_scale(ramet__graph *g, ramet__val x, ramet__val s);          /* [R,n] * s[R] */
+ramet__val ramet__op_row_fill(ramet__graph *g, ramet__val s, int64_t n);              /* [R] -> [R,n] */
 ramet__val ramet__op_fill(ramet__graph *g, ramet__val v, const ramet__gshape *shape); /* [1] or [n] -> shape */
 ramet__val ramet__op_softmax(ramet__graph *g, ramet__val x);
-ramet__val ramet__op_lse(ramet__graph *g, ramet__val x);                       /* log-sum-exp of each row [R] */
-ramet__val ramet__op_pick(ramet__graph *g, ramet__val x, ramet__val ids);      /* x[r, ids[r]] [R]; negative: 0 */
-ramet__val ramet__op_onehot(ramet__graph *g, ramet__val s, ramet__val ids, int64_t n); /* s[r] at column ids[r], else 0 */
-ramet__val ramet__op_keep(ramet__graph *g, ramet__val x, ramet__val ids);      /* 0 where ids[r] < 0 */
+ramet__val ramet__op_lse(ramet__graph *g, ramet__val x);                  /* log-sum-exp of each row [R] */
+ramet__val ramet__op_pick(ramet__graph *g, ramet__val x, ramet__val ids); /* x[r, ids[r]] [R]; negative: 0 */
+ramet__val ramet__op_onehot(ramet__graph *g, ramet__val s, ramet__val ids,
+                            int64_t n);                                   /* s[r] at column ids[r], else 0 */
+ramet__val ramet__op_keep(ramet__graph *g, ramet__val x, ramet__val ids); /* 0 where ids[r] < 0 */
 ramet__val ramet__op_rms_norm_grad(ramet__graph *g, ramet__val x, ramet__val w, ramet__val dy, float eps);
 ramet__val ramet__op_rms_norm_dw(ramet__graph *g, ramet__val x, ramet__val dy, float eps);
 ramet__val ramet__op_rope_signed(ramet__graph *g, ramet__val x, ramet__val pos, const ramet__attr *attr, float sign);
-ramet__val ramet__op_embed_grad(ramet__graph *g, ramet__val dy, ramet__val ids, int64_t n);   /* -> [n, d] */
+ramet__val ramet__op_embed_grad(ramet__graph *g, ramet__val dy, ramet__val ids, int64_t n); /* -> [n, d] */
 ramet__val ramet__op_gather_grad(ramet__graph *g, ramet__val dy, ramet__val index, const ramet__gshape *shape);
-ramet__val ramet__op_linear_dx(ramet__graph *g, ramet__val dy, ramet__val w);  /* dy[R,n] w[n,k] -> [R,k] */
-ramet__val ramet__op_linear_dw(ramet__graph *g, ramet__val dy, ramet__val x);  /* dy[R,n]^T x[R,k] -> [n,k] */
-/* Products with one matrix of a slot (which: 0 A, 1 B), rows by adapter, times the adapter's scale for B. m: the slot value,
- * or a plain value of its shape that stands in for it. base: -1, or what the result is added to. */
-ramet__val ramet__op_slot_nt(ramet__graph *g, ramet__val x, ramet__val m, ramet__val base, int64_t slot, int64_t which); /* x m^T */
-ramet__val ramet__op_slot_nn(ramet__graph *g, ramet__val dy, ramet__val m, int64_t slot, int64_t which);                 /* dy m */
-ramet__val ramet__op_slot_tn(ramet__graph *g, ramet__val dy, ramet__val x, int64_t slot, int64_t which);                 /* dy^T x */
+ramet__val ramet__op_linear_dx(ramet__graph *g, ramet__val dy, ramet__val w); /* dy[R,n] w[n,k] -> [R,k] */
+ramet__val ramet__op_linear_dw(ramet__graph *g, ramet__val dy, ramet__val x); /* dy[R,n]^T x[R,k] -> [n,k] */
+/* Products with one matrix of a slot (which: 0 A, 1 B), rows by adapter, times the adapter's scale for B. m: the slot
+ * value, or a plain value of its shape that stands in for it. base: -1, or what the result is added to. */
+ramet__val ramet__op_slot_nt(ramet__graph *g, ramet__val x, ramet__val m, ramet__val base, int64_t slot,
+                             int64_t which);                                                             /* x m^T */
+ramet__val ramet__op_slot_nn(ramet__graph *g, ramet__val dy, ramet__val m, int64_t slot, int64_t which); /* dy m */
+ramet__val ramet__op_slot_tn(ramet__graph *g, ramet__val dy, ramet__val x, int64_t slot, int64_t which); /* dy^T x */
 
 /* ---- planning, for ops/ ---- */
 ramet_status ramet__plan_check_ids(ramet__plan *p, const ramet__pval *v, int64_t low, int64_t high, const char *op);
@@ -216,18 +279,21 @@ void ramet__spans_build(ramet__spans *s, const int32_t *key, int64_t rows);
 typedef struct ramet__work {
     const ramet__graph *g;
     ramet__mem *mem;
-    ramet__node *nodes; int64_t n_nodes;  /* op NULL: removed */
-    int32_t *uses;                        /* of each value, by living nodes, outputs and writes */
-    int32_t *keep;                        /* of each value: outputs and writes that read it */
-    int32_t *maker;                       /* node that makes it, or -1 */
-    ramet__val *copy_of;                  /* of values beyond the graph's: the value that is computed again */
+    ramet__node *nodes;
+    int64_t n_nodes;     /* op NULL: removed */
+    int32_t *uses;       /* of each value, by living nodes, outputs and writes */
+    int32_t *keep;       /* of each value: outputs and writes that read it */
+    int32_t *maker;      /* node that makes it, or -1 */
+    ramet__val *copy_of; /* of values beyond the graph's: the value that is computed again */
     int64_t n_values;
-    ramet__val *alias;                    /* value that stands for it */
+    ramet__val *alias; /* value that stands for it */
     const char *tap_prefix;
 } ramet__work;
 ramet_status ramet__fuse(ramet__work *w);
-void ramet__work_count(ramet__work *w);   /* recount uses and makers, remove what nobody reads */
-ramet_status ramet__work_order(ramet__work *w, int32_t **order, int64_t *n); /* topological; room for two a node; caller frees */
-/* Cheap results that are read again much later are computed again there instead of being kept. Adds nodes and values. */
+void ramet__work_count(ramet__work *w); /* recount uses and makers, remove what nobody reads */
+ramet_status ramet__work_order(ramet__work *w, int32_t **order,
+                               int64_t *n); /* topological; room for two a node; caller frees */
+/* Cheap results that are read again much later are computed again there instead of being kept. Adds nodes and values.
+ */
 ramet_status ramet__work_recompute(ramet__work *w, int32_t *order, int64_t *n);
 #endif

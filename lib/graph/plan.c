@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* plan.c - from a graph to steps in one arena: copy the nodes, fuse (fuse.c), order, pack the weights, let every operation
- * prepare itself, then place values by how long they live. run.c runs it. */
+/* plan.c - from a graph to steps in one arena: copy the nodes, fuse (fuse.c), order, pack the weights, let every
+ * operation prepare itself, then place values by how long they live. run.c runs it. */
 #include "graph/op.h"
 #include <inttypes.h>
 #include <math.h>
@@ -8,11 +8,13 @@
 
 /* ---- what operations ask for ---- */
 ramet_status ramet__plan_check_ids(ramet__plan *p, const ramet__pval *v, int64_t low, int64_t high, const char *op) {
-    if (v->leaf != RAMET__LEAF_INPUT) return ramet__fail(RAMET_E_UNSUPPORTED, "plan: indices of %s must be an input", op);
+    if (v->leaf != RAMET__LEAF_INPUT)
+        return ramet__fail(RAMET_E_UNSUPPORTED, "plan: indices of %s must be an input", op);
     for (int64_t i = 0; i < p->n_checks; i++) {
         ramet__check *c = &p->checks[i];
         if (c->v != v || (c->high < 0) != (high < 0)) continue;
-        c->low = RAMET__MAX(c->low, low); c->high = RAMET__MIN(c->high, high);
+        c->low = RAMET__MAX(c->low, low);
+        c->high = RAMET__MIN(c->high, high);
         return RAMET_OK;
     }
     RAMET__TRY(ramet__grow(p->rt->mem, &p->checks, &p->cap_checks, p->n_checks + 1, sizeof *p->checks));
@@ -21,9 +23,15 @@ ramet_status ramet__plan_check_ids(ramet__plan *p, const ramet__pval *v, int64_t
 }
 
 ramet_status ramet__plan_rope(ramet__plan *p, int64_t rot, float base, const float **cs) {
-    for (int32_t i = 0; i < p->n_ropes; i++) if (p->ropes[i].rot == rot && p->ropes[i].base == base) { *cs = p->ropes[i].cs; return RAMET_OK; }
-    if (p->n_ropes == RAMET__COUNT(p->ropes)) return ramet__fail(RAMET_E_LIMIT, "plan: more than %d kinds of rotary embedding", RAMET__COUNT(p->ropes));
-    if (p->max_context < 1) return ramet__fail(RAMET_E_ARGUMENT, "plan: max_context must be at least 1 for rotary embedding");
+    for (int32_t i = 0; i < p->n_ropes; i++)
+        if (p->ropes[i].rot == rot && p->ropes[i].base == base) {
+            *cs = p->ropes[i].cs;
+            return RAMET_OK;
+        }
+    if (p->n_ropes == RAMET__COUNT(p->ropes))
+        return ramet__fail(RAMET_E_LIMIT, "plan: more than %d kinds of rotary embedding", RAMET__COUNT(p->ropes));
+    if (p->max_context < 1)
+        return ramet__fail(RAMET_E_ARGUMENT, "plan: max_context must be at least 1 for rotary embedding");
     float *t = ramet__calloc(p->rt->mem, (size_t)p->max_context, (size_t)rot * sizeof *t);
     if (!t) return ramet__alloc_status();
     for (int64_t j = 0; j < rot / 2; j++) {
@@ -39,23 +47,33 @@ ramet_status ramet__plan_rope(ramet__plan *p, int64_t rot, float base, const flo
 }
 
 static ramet_status spans_room(ramet__plan *p, ramet__spans *s, const ramet__pval *key, int64_t chunk) {
-    s->key = key; s->chunk = chunk;
+    s->key = key;
+    s->chunk = chunk;
     s->runs = ramet__arena_alloc(&p->names, (size_t)p->max_rows * sizeof *s->runs);
     s->chunks = ramet__arena_alloc(&p->names, (size_t)p->max_rows * sizeof *s->chunks);
     return s->runs && s->chunks ? RAMET_OK : ramet__alloc_status();
 }
 ramet_status ramet__plan_spans(ramet__plan *p, const ramet__pval *key, int64_t chunk, const ramet__spans **out) {
-    if (key->leaf != RAMET__LEAF_INPUT) return ramet__fail(RAMET_E_UNSUPPORTED, "plan: the sequence of each row must be an input");
-    for (int32_t i = 0; i < p->n_spans; i++) if (p->spans[i].key == key && p->spans[i].chunk == chunk) { *out = &p->spans[i]; return RAMET_OK; }
-    if (p->n_spans == RAMET__COUNT(p->spans)) return ramet__fail(RAMET_E_LIMIT, "plan: more than %d inputs that group rows", RAMET__COUNT(p->spans));
+    if (key->leaf != RAMET__LEAF_INPUT)
+        return ramet__fail(RAMET_E_UNSUPPORTED, "plan: the sequence of each row must be an input");
+    for (int32_t i = 0; i < p->n_spans; i++)
+        if (p->spans[i].key == key && p->spans[i].chunk == chunk) {
+            *out = &p->spans[i];
+            return RAMET_OK;
+        }
+    if (p->n_spans == RAMET__COUNT(p->spans))
+        return ramet__fail(RAMET_E_LIMIT, "plan: more than %d inputs that group rows", RAMET__COUNT(p->spans));
     RAMET__TRY(spans_room(p, &p->spans[p->n_spans], key, chunk));
     *out = &p->spans[p->n_spans++];
     return RAMET_OK;
 }
 ramet_status ramet__plan_cache(ramet__plan *p, const ramet__pval *seq, const ramet__pval *pos, int64_t block) {
     if (p->cache_block && (p->cache_seq != seq || p->cache_pos != pos || p->cache_block != block))
-        return ramet__fail(RAMET_E_UNSUPPORTED, "plan: caches with different sequences, positions or block sizes in one graph");
-    p->cache_seq = seq; p->cache_pos = pos; p->cache_block = block;
+        return ramet__fail(RAMET_E_UNSUPPORTED,
+                           "plan: caches with different sequences, positions or block sizes in one graph");
+    p->cache_seq = seq;
+    p->cache_pos = pos;
+    p->cache_block = block;
     return ramet__plan_check_ids(p, pos, 0, p->max_context, "cache_attention");
 }
 
@@ -70,15 +88,30 @@ static ramet_status make_values(ramet__plan *p, const ramet__graph *g, const ram
     for (int64_t i = 0; i < g->n_values; i++) {
         const ramet__value *v = &g->values[i];
         ramet__pval *to = &p->vals[i];
-        *to = (ramet__pval){.fixed = ramet__grows(&v->shape), .cols = ramet__gcols(&v->shape), .axis = v->shape.axis, .type = v->type, .leaf = v->leaf, .slot = -1, .buffer = -1};
+        *to = (ramet__pval){.fixed = ramet__grows(&v->shape),
+                            .cols = ramet__gcols(&v->shape),
+                            .axis = v->shape.axis,
+                            .type = v->type,
+                            .leaf = v->leaf,
+                            .slot = -1,
+                            .buffer = -1};
         if (v->name) {
             to->name = ramet__arena_strndup(&p->names, v->name, strlen(v->name));
             if (!to->name) return ramet__alloc_status();
         }
-        if (v->leaf == RAMET__LEAF_INPUT) { p->input_used[p->n_inputs] = w->uses[i] > 0; p->inputs[p->n_inputs++] = to; }
+        if (v->leaf == RAMET__LEAF_INPUT) {
+            p->input_used[p->n_inputs] = w->uses[i] > 0;
+            p->inputs[p->n_inputs++] = to;
+        }
         if (v->leaf == RAMET__LEAF_SLOT) to->slot = v->index;
-        if (v->leaf == RAMET__LEAF_VAR) { to->var = v->var; to->data = v->var->data; }
-        if (v->leaf == RAMET__LEAF_WEIGHT && w->uses[i]) { to->weight = ramet__weight_retain(v->weight); p->weights[p->n_weights++] = to->weight; }
+        if (v->leaf == RAMET__LEAF_VAR) {
+            to->var = v->var;
+            to->data = v->var->data;
+        }
+        if (v->leaf == RAMET__LEAF_WEIGHT && w->uses[i]) {
+            to->weight = ramet__weight_retain(v->weight);
+            p->weights[p->n_weights++] = to->weight;
+        }
     }
     for (int64_t i = g->n_values; i < w->n_values; i++) p->vals[i] = p->vals[w->copy_of[i - g->n_values]];
     return RAMET_OK;
@@ -104,19 +137,31 @@ static ramet_status make_weights(ramet__plan *p, const ramet__graph *g, ramet__w
                 const ramet__node *n = &w->nodes[j];
                 for (int32_t k = 0; n->op && k < n->n_in; k++) {
                     if (n->in[k] != i) continue;
-                    if (!reads_encoded(n, k)) floats = 1;
-                    else if (n->op != &ramet__opdef_embed) product = 1;
+                    if (!reads_encoded(n, k))
+                        floats = 1;
+                    else if (n->op != &ramet__opdef_embed)
+                        product = 1;
                 }
             }
             if (product && pass == 0) RAMET__TRY(ramet__weight_pack(v->weight));
-            if (pass == 0) for (int64_t j = 0; j < w->n_nodes; j++) if (w->nodes[j].op == &ramet__opdef_embed && w->nodes[j].in[0] == i) w->nodes[j].attr.i[0] = product;
+            if (pass == 0)
+                for (int64_t j = 0; j < w->n_nodes; j++)
+                    if (w->nodes[j].op == &ramet__opdef_embed && w->nodes[j].in[0] == i)
+                        w->nodes[j].attr.i[0] = product;
             if (!floats) continue;
-            const void *data = v->leaf == RAMET__LEAF_WEIGHT && ramet__weight_enc(v->weight) == RAMET__ENC_F32 ? ramet__weight_data(v->weight) : NULL;
-            if (data && (uintptr_t)data % sizeof(float) == 0) { v->data = (void *)(uintptr_t)data; continue; }
+            const void *data = v->leaf == RAMET__LEAF_WEIGHT && ramet__weight_enc(v->weight) == RAMET__ENC_F32
+                                   ? ramet__weight_data(v->weight)
+                                   : NULL;
+            if (data && (uintptr_t)data % sizeof(float) == 0) {
+                v->data = (void *)(uintptr_t)data;
+                continue;
+            }
             if (pass == 1) {
                 v->data = (char *)p->floats + at;
-                if (v->leaf == RAMET__LEAF_CONST) *(float *)v->data = g->values[i].number;
-                else ramet__weight_decode(v->data, v->weight, 0, v->fixed);
+                if (v->leaf == RAMET__LEAF_CONST)
+                    *(float *)v->data = g->values[i].number;
+                else
+                    ramet__weight_decode(v->data, v->weight, 0, v->fixed);
             }
             at += ramet__align((uint64_t)(v->fixed * v->cols) * sizeof(float));
         }
@@ -133,7 +178,11 @@ static ramet_status make_steps(ramet__plan *p, const ramet__work *w, const int32
     for (int64_t i = 0; i < n; i++) {
         const ramet__node *node = &w->nodes[order[i]];
         ramet__step *s = &p->steps[i];
-        s->op = node->op; s->n_in = node->n_in; s->n_out = node->n_out; s->attr = node->attr; s->shared_buffer = -1;
+        s->op = node->op;
+        s->n_in = node->n_in;
+        s->n_out = node->n_out;
+        s->attr = node->attr;
+        s->shared_buffer = -1;
         for (int32_t j = 0; j < s->n_in; j++) s->in[j] = node->in[j] < 0 ? NULL : &p->vals[node->in[j]];
         for (int32_t j = 0; j < s->n_out; j++) s->out[j] = node->out[j] < 0 ? NULL : &p->vals[node->out[j]];
         if (s->op == &ramet__opdef_tap) { /* reads only */
@@ -142,27 +191,38 @@ static ramet_status make_steps(ramet__plan *p, const ramet__work *w, const int32
             if (!s->attr.p) return ramet__alloc_status();
         }
         s->chunk = ramet__piece_rows(s->out[0]->cols);
-        for (int32_t j = 0; j < s->n_in; j++) if (s->in[j] && s->in[j]->leaf == RAMET__LEAF_SLOT && s->op != &ramet__opdef_slot_nt && s->op != &ramet__opdef_slot_nn)
-            return ramet__fail(RAMET_E_UNSUPPORTED, "plan: slot '%s' is read by operation '%s'; only linear reads slots", s->in[j]->name, s->op->name);
+        for (int32_t j = 0; j < s->n_in; j++)
+            if (s->in[j] && s->in[j]->leaf == RAMET__LEAF_SLOT && s->op != &ramet__opdef_slot_nt &&
+                s->op != &ramet__opdef_slot_nn)
+                return ramet__fail(RAMET_E_UNSUPPORTED,
+                                   "plan: slot '%s' is read by operation '%s'; only linear reads slots", s->in[j]->name,
+                                   s->op->name);
         if (s->op->prepare) RAMET__TRY(s->op->prepare(p, s));
     }
     return RAMET_OK;
 }
 
 /* ---- layout: a buffer is one or more values that take over from one another, or a step's shared room ---- */
-static uint64_t value_bytes(const ramet__pval *v) { return ramet__align((uint64_t)RAMET__MAX(1, v->fixed * v->cols) * sizeof(float)); }
+static uint64_t value_bytes(const ramet__pval *v) {
+    return ramet__align((uint64_t)RAMET__MAX(1, v->fixed * v->cols) * sizeof(float));
+}
 
-static int32_t same_size(const ramet__pval *a, const ramet__pval *b) { return a->axis == b->axis && a->fixed == b->fixed && a->cols == b->cols; }
+static int32_t same_size(const ramet__pval *a, const ramet__pval *b) {
+    return a->axis == b->axis && a->fixed == b->fixed && a->cols == b->cols;
+}
 
 static ramet_status make_buffers(ramet__plan *p, const ramet__work *w, int64_t *last) {
     p->buffers = ramet__calloc(p->rt->mem, (size_t)(p->n_steps * (RAMET__NODE_OUT + 1)) + 1, sizeof *p->buffers);
     if (!p->buffers) return ramet__alloc_status();
     for (int64_t i = 0; i < p->n_steps; i++) { /* last reader of each value */
         const ramet__step *s = &p->steps[i];
-        for (int32_t j = 0; j < s->n_out; j++) if (s->out[j]) last[s->out[j] - p->vals] = RAMET__MAX(last[s->out[j] - p->vals], i);
-        for (int32_t j = 0; j < s->n_in; j++) if (s->in[j]) last[s->in[j] - p->vals] = i;
+        for (int32_t j = 0; j < s->n_out; j++)
+            if (s->out[j]) last[s->out[j] - p->vals] = RAMET__MAX(last[s->out[j] - p->vals], i);
+        for (int32_t j = 0; j < s->n_in; j++)
+            if (s->in[j]) last[s->in[j] - p->vals] = i;
     }
-    for (int64_t v = 0; v < p->n_vals; v++) if (w->keep[v]) last[v] = p->n_steps;
+    for (int64_t v = 0; v < p->n_vals; v++)
+        if (w->keep[v]) last[v] = p->n_steps;
     for (int64_t i = 0; i < p->n_steps; i++) {
         ramet__step *s = &p->steps[i];
         if (s->op == &ramet__opdef_tap) continue;
@@ -172,9 +232,12 @@ static ramet_status make_buffers(ramet__plan *p, const ramet__work *w, int64_t *
             int64_t until = last[out - p->vals];
             for (int32_t k = 0; k < s->n_in && out->buffer < 0; k++) {
                 const ramet__pval *in = s->in[k];
-                if (!(s->op->overwrites[j] >> k & 1) || !in || in->buffer < 0 || p->buffers[in->buffer].last != i || !same_size(in, out)) continue;
+                if (!(s->op->overwrites[j] >> k & 1) || !in || in->buffer < 0 || p->buffers[in->buffer].last != i ||
+                    !same_size(in, out))
+                    continue;
                 int32_t clash = 0; /* another role of the same memory in this step that may not be overwritten */
-                for (int32_t m = 0; m < s->n_in; m++) clash |= s->in[m] && s->in[m]->buffer == in->buffer && !(s->op->overwrites[j] >> m & 1);
+                for (int32_t m = 0; m < s->n_in; m++)
+                    clash |= s->in[m] && s->in[m]->buffer == in->buffer && !(s->op->overwrites[j] >> m & 1);
                 for (int32_t m = 0; m < j; m++) clash |= s->out[m] && s->out[m]->buffer == in->buffer;
                 if (clash) continue;
                 out->buffer = in->buffer;
@@ -205,7 +268,9 @@ static ramet_status place(ramet__plan *p) {
             int64_t j = i;
             for (; j >= gap; j -= gap) {
                 int32_t o = by_size[j - gap];
-                if (p->buffers[o].bytes > p->buffers[item].bytes || (p->buffers[o].bytes == p->buffers[item].bytes && o < item)) break;
+                if (p->buffers[o].bytes > p->buffers[item].bytes ||
+                    (p->buffers[o].bytes == p->buffers[item].bytes && o < item))
+                    break;
                 by_size[j] = o;
             }
             by_size[j] = item;
@@ -226,7 +291,8 @@ static ramet_status place(ramet__plan *p) {
         placed[j] = by_size[i];
     }
 out:
-    ramet__free(by_size); ramet__free(placed);
+    ramet__free(by_size);
+    ramet__free(placed);
     return st;
 }
 
@@ -236,20 +302,30 @@ static ramet_status allocate(ramet__plan *p, uint64_t budget) {
     p->worker_bytes = worker;
     p->scratch_bytes = worker * (uint64_t)p->workers;
     uint64_t need = ramet__plan_bytes(p);
-    if (budget && need > budget) return ramet__fail(RAMET_E_BUDGET, "plan: %" PRIu64 " rows need %" PRIu64 " bytes of activations and scratch, the budget is %" PRIu64 "; use fewer rows",
-                                                    (uint64_t)p->max_rows, need, budget);
+    if (budget && need > budget)
+        return ramet__fail(RAMET_E_BUDGET,
+                           "plan: %" PRIu64 " rows need %" PRIu64
+                           " bytes of activations and scratch, the budget is %" PRIu64 "; use fewer rows",
+                           (uint64_t)p->max_rows, need, budget);
     if (p->arena_bytes) {
         p->arena = ramet__alloc(p->rt->mem, (size_t)p->arena_bytes);
-        if (!p->arena) return ramet__prefix(ramet__alloc_status(), "plan: needs %" PRIu64 " bytes of activations and scratch: ", need);
+        if (!p->arena)
+            return ramet__prefix(ramet__alloc_status(),
+                                 "plan: needs %" PRIu64 " bytes of activations and scratch: ", need);
         memset(p->arena, 0, (size_t)p->arena_bytes); /* touched now, so that a run meets no page fault */
     }
     if (p->scratch_bytes) {
         p->scratch = ramet__alloc(p->rt->mem, (size_t)p->scratch_bytes);
-        if (!p->scratch) return ramet__prefix(ramet__alloc_status(), "plan: needs %" PRIu64 " bytes of activations and scratch: ", need);
+        if (!p->scratch)
+            return ramet__prefix(ramet__alloc_status(),
+                                 "plan: needs %" PRIu64 " bytes of activations and scratch: ", need);
         memset(p->scratch, 0, (size_t)p->scratch_bytes);
     }
-    for (int64_t v = 0; v < p->n_vals; v++) if (p->vals[v].buffer >= 0) p->vals[v].data = (char *)p->arena + p->buffers[p->vals[v].buffer].offset;
-    for (int64_t i = 0; i < p->n_steps; i++) if (p->steps[i].shared_buffer >= 0) p->steps[i].shared = (char *)p->arena + p->buffers[p->steps[i].shared_buffer].offset;
+    for (int64_t v = 0; v < p->n_vals; v++)
+        if (p->vals[v].buffer >= 0) p->vals[v].data = (char *)p->arena + p->buffers[p->vals[v].buffer].offset;
+    for (int64_t i = 0; i < p->n_steps; i++)
+        if (p->steps[i].shared_buffer >= 0)
+            p->steps[i].shared = (char *)p->arena + p->buffers[p->steps[i].shared_buffer].offset;
     return RAMET_OK;
 }
 
@@ -288,8 +364,13 @@ ramet_status ramet__plan_create(ramet__plan **out, ramet__graph *g, const ramet_
     RAMET__NEW(p, ramet__calloc(mem, 1, sizeof *p));
     p->rt = ramet__runtime_retain(g->rt);
     p->names.mem = mem;
-    p->mode = o->mode; p->max_context = o->max_context; p->timing = o->timing;
-    p->max_rows = g->max_rows; p->max_outs = g->max_outs; p->max_rank = g->max_rank; p->n_slots = (int32_t)g->n_slots;
+    p->mode = o->mode;
+    p->max_context = o->max_context;
+    p->timing = o->timing;
+    p->max_rows = g->max_rows;
+    p->max_outs = g->max_outs;
+    p->max_rank = g->max_rank;
+    p->n_slots = (int32_t)g->n_slots;
     p->workers = RAMET__MAX(1, ramet__threads_count(g->rt->threads));
     p->last_rows = p->last_outs = -1;
     size_t nv = (size_t)(g->n_values + g->n_nodes) + 1; /* recomputed ones too */
@@ -318,8 +399,14 @@ ramet_status ramet__plan_create(ramet__plan **out, ramet__graph *g, const ramet_
     *out = p;
     p = NULL;
 out:
-    ramet__free(w.nodes); ramet__free(w.uses); ramet__free(w.keep); ramet__free(w.maker); ramet__free(w.alias); ramet__free(w.copy_of);
-    ramet__free(order); ramet__free(last);
+    ramet__free(w.nodes);
+    ramet__free(w.uses);
+    ramet__free(w.keep);
+    ramet__free(w.maker);
+    ramet__free(w.alias);
+    ramet__free(w.copy_of);
+    ramet__free(order);
+    ramet__free(last);
     ramet__plan_free(p);
     return st;
 }
@@ -328,8 +415,18 @@ void ramet__plan_free(ramet__plan *p) {
     if (!p) return;
     for (int64_t i = 0; i < p->n_weights; i++) ramet__weight_free(p->weights[i]);
     for (int32_t i = 0; i < p->n_ropes; i++) ramet__free(p->ropes[i].cs);
-    ramet__free(p->vals); ramet__free(p->inputs); ramet__free(p->input_used); ramet__free(p->weights); ramet__free(p->steps); ramet__free(p->buffers);
-    ramet__free(p->checks); ramet__free(p->outputs); ramet__free(p->writes); ramet__free(p->arena); ramet__free(p->scratch); ramet__free(p->floats);
+    ramet__free(p->vals);
+    ramet__free(p->inputs);
+    ramet__free(p->input_used);
+    ramet__free(p->weights);
+    ramet__free(p->steps);
+    ramet__free(p->buffers);
+    ramet__free(p->checks);
+    ramet__free(p->outputs);
+    ramet__free(p->writes);
+    ramet__free(p->arena);
+    ramet__free(p->scratch);
+    ramet__free(p->floats);
     ramet__arena_free(&p->names);
     ramet_runtime *rt = p->rt;
     ramet__free(p);
@@ -341,19 +438,32 @@ char *ramet__plan_text(const ramet__plan *p) {
     ramet__text t = {.mem = p->rt->mem};
     for (int64_t i = 0; i < p->n_steps; i++) {
         const ramet__step *s = &p->steps[i];
-        ramet__text_add(&t, "%4" PRId64 " %-18s %6" PRId64 " x %-6" PRId64, i, s->op->name, s->out[0]->fixed, s->out[0]->cols);
-        for (int32_t j = 0; j < s->n_in; j++) if (s->in[j] && s->in[j]->weight) {
-            ramet__text_add(&t, " %s", ramet__weight_name(s->in[j]->weight));
-            if (s->op->encoded >> j & 1 && s->op != &ramet__opdef_embed) ramet__text_add(&t, ":%s", ramet__weight_product(s->in[j]->weight, p->mode == RAMET__MODE_EXACT)->name);
-        }
-        for (int32_t j = 0; j < s->n_in; j++) if (s->in[j] && s->in[j]->leaf == RAMET__LEAF_SLOT) ramet__text_add(&t, " %s.%c", s->in[j]->name, s->attr.i[1] ? 'B' : 'A');
-        if (s->op->base && s->op->base < s->n_in && s->in[s->op->base]) ramet__text_add(&t, " += %s", s->in[s->op->base]->data == s->out[0]->data ? "in place" : "copy");
-        for (int32_t j = 0; j < s->n_in; j++) if (s->in[j] && s->in[j]->buffer >= 0 && s->in[j]->buffer == s->out[0]->buffer && !s->op->base && s->op != &ramet__opdef_tap) { ramet__text_add(&t, " in place"); break; }
+        ramet__text_add(&t, "%4" PRId64 " %-18s %6" PRId64 " x %-6" PRId64, i, s->op->name, s->out[0]->fixed,
+                        s->out[0]->cols);
+        for (int32_t j = 0; j < s->n_in; j++)
+            if (s->in[j] && s->in[j]->weight) {
+                ramet__text_add(&t, " %s", ramet__weight_name(s->in[j]->weight));
+                if (s->op->encoded >> j & 1 && s->op != &ramet__opdef_embed)
+                    ramet__text_add(&t, ":%s",
+                                    ramet__weight_product(s->in[j]->weight, p->mode == RAMET__MODE_EXACT)->name);
+            }
+        for (int32_t j = 0; j < s->n_in; j++)
+            if (s->in[j] && s->in[j]->leaf == RAMET__LEAF_SLOT)
+                ramet__text_add(&t, " %s.%c", s->in[j]->name, s->attr.i[1] ? 'B' : 'A');
+        if (s->op->base && s->op->base < s->n_in && s->in[s->op->base])
+            ramet__text_add(&t, " += %s", s->in[s->op->base]->data == s->out[0]->data ? "in place" : "copy");
+        for (int32_t j = 0; j < s->n_in; j++)
+            if (s->in[j] && s->in[j]->buffer >= 0 && s->in[j]->buffer == s->out[0]->buffer && !s->op->base &&
+                s->op != &ramet__opdef_tap) {
+                ramet__text_add(&t, " in place");
+                break;
+            }
         if (s->shared_bytes) ramet__text_add(&t, " shared %" PRIu64, s->shared_bytes);
         if (s->scratch_bytes) ramet__text_add(&t, " scratch %" PRIu64, s->scratch_bytes);
         if (s->runs) ramet__text_add(&t, " %.1f us", (double)s->nanoseconds / 1000.0 / (double)s->runs);
         ramet__text_add(&t, "\n");
     }
-    ramet__text_add(&t, "%" PRId64 " steps, arena %" PRIu64 " bytes, scratch %d x %" PRIu64 " bytes\n", p->n_steps, p->arena_bytes, p->workers, p->worker_bytes);
+    ramet__text_add(&t, "%" PRId64 " steps, arena %" PRIu64 " bytes, scratch %d x %" PRIu64 " bytes\n", p->n_steps,
+                    p->arena_bytes, p->workers, p->worker_bytes);
     return ramet__text_take(&t);
 }

@@ -14,9 +14,23 @@
 #include "base/rng.h"
 #include "graph/op.h"
 
-#define OK(call) do { ramet_status ok_ = (call); if (ok_) { print_error("%s:%d: %s: %s\n", __FILE__, __LINE__, ramet_status_name(ok_), ramet_last_error()); fail(); } } while (0)
-#define FAILS(status, call, text) do { ramet_status got_ = (call); if (got_ != (status) || !strstr(ramet_last_error(), text)) { \
-    print_error("%s:%d: got %s '%s', wanted %s '%s'\n", __FILE__, __LINE__, ramet_status_name(got_), ramet_last_error(), ramet_status_name(status), text); fail(); } } while (0)
+#define OK(call)                                                                                                       \
+    do {                                                                                                               \
+        ramet_status ok_ = (call);                                                                                     \
+        if (ok_) {                                                                                                     \
+            print_error("%s:%d: %s: %s\n", __FILE__, __LINE__, ramet_status_name(ok_), ramet_last_error());            \
+            fail();                                                                                                    \
+        }                                                                                                              \
+    } while (0)
+#define FAILS(status, call, text)                                                                                      \
+    do {                                                                                                               \
+        ramet_status got_ = (call);                                                                                    \
+        if (got_ != (status) || !strstr(ramet_last_error(), text)) {                                                   \
+            print_error("%s:%d: got %s '%s', wanted %s '%s'\n", __FILE__, __LINE__, ramet_status_name(got_),           \
+                        ramet_last_error(), ramet_status_name(status), text);                                          \
+            fail();                                                                                                    \
+        }                                                                                                              \
+    } while (0)
 
 static inline ramet_runtime *test_runtime(int32_t threads) {
     ramet_runtime_options o;
@@ -26,7 +40,9 @@ static inline ramet_runtime *test_runtime(int32_t threads) {
     OK(ramet_runtime_create(&rt, &o));
     return rt;
 }
-static inline float uniform(uint64_t stream, int64_t i) { return (float)(2.0 * ramet__rng_uniform(7, stream, (uint64_t)i) - 1.0); }
+static inline float uniform(uint64_t stream, int64_t i) {
+    return (float)(2.0 * ramet__rng_uniform(7, stream, (uint64_t)i) - 1.0);
+}
 static inline float *random_floats(int64_t n, uint64_t stream, float size) {
     float *x = malloc((size_t)RAMET__MAX(1, n) * sizeof *x);
     for (int64_t i = 0; i < n; i++) x[i] = size * uniform(stream, i);
@@ -38,7 +54,8 @@ static inline ramet__var make_var(const char *name, int64_t n, int64_t k, float 
     v.data = random_floats(k ? n * k : n, (uint64_t)name[0] * 256 + (uint64_t)name[1], size);
     return v;
 }
-static inline ramet__weight *make_weight(ramet_runtime *rt, const char *name, ramet__enc enc, int64_t n, int64_t k, float size) {
+static inline ramet__weight *make_weight(ramet_runtime *rt, const char *name, ramet__enc enc, int64_t n, int64_t k,
+                                         float size) {
     ramet__shape shape = {k ? 2 : 1, {n, k}};
     ramet__weight *w = NULL;
     int64_t count = k ? n * k : n;
@@ -61,9 +78,10 @@ static inline const float *output(const ramet__plan *p, const char *name) {
 static inline void near(const float *got, const double *want, int64_t n, double tolerance, const char *what) {
     double size = 1e-30;
     for (int64_t i = 0; i < n; i++) size = RAMET__MAX(size, fabs(want[i]));
-    for (int64_t i = 0; i < n; i++) if (!(fabs((double)got[i] - want[i]) <= tolerance * size)) {
-        print_error("%s[%lld]: got %.9g, want %.9g (size %.3g)\n", what, (long long)i, got[i], want[i], size);
-        fail();
-    }
+    for (int64_t i = 0; i < n; i++)
+        if (!(fabs((double)got[i] - want[i]) <= tolerance * size)) {
+            print_error("%s[%lld]: got %.9g, want %.9g (size %.3g)\n", what, (long long)i, got[i], want[i], size);
+            fail();
+        }
 }
 #endif

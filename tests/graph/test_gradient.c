@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* test_gradient.c - gradients and Hessian-vector products of every operation against central differences. Each case builds
- * a loss over variables; differences are taken at two steps and extrapolated (error of the fourth order). */
+/* test_gradient.c - gradients and Hessian-vector products of every operation against central differences. Each case
+ * builds a loss over variables; differences are taken at two steps and extrapolated (error of the fourth order). */
 #include "graph_test.h"
 
 #define R 5
@@ -18,7 +18,8 @@ typedef struct scene {
 } scene;
 typedef ramet__val (*build_fn)(scene *s);
 
-static const int32_t ids[R] = {3, 0, 3, -1, 6}, pos[R] = {0, 1, 2, 0, 1}, seq[R] = {4, 4, 4, 9, 9}, outs[O] = {4, 1, 1}, labels[O] = {2, -1, 6}, mask[R] = {0, 1, 0, 0, 2};
+static const int32_t ids[R] = {3, 0, 3, -1, 6}, pos[R] = {0, 1, 2, 0, 1}, seq[R] = {4, 4, 4, 9, 9}, outs[O] = {4, 1, 1},
+                     labels[O] = {2, -1, 6}, mask[R] = {0, 1, 0, 0, 2};
 static const float weights[O] = {0.5f, 1.0f, 2.0f};
 static const int32_t top_ids[O * 3] = {2, 0, 5, 1, -1, -1, 6, 3, 4};
 static const float top_p[O * 3] = {0.5f, 0.2f, 0.1f, 0.9f, 0, 0, 0.3f, 0.3f, 0.4f};
@@ -33,104 +34,220 @@ static ramet__val encoded(scene *s, int32_t i, const char *name, int64_t n, int6
     if (i >= s->n_weights) s->weight[s->n_weights++] = make_weight(s->rt, name, s->enc, n, k, 0.5f);
     return ramet__graph_weight(s->g, s->weight[i]);
 }
-static ramet__val in_rows(scene *s, const char *name) { return ramet__graph_input(s->g, name, RAMET__TYPE_I32, RAMET__AXIS_ROWS, 0); }
-static ramet__val in_outs(scene *s, const char *name) { return ramet__graph_input(s->g, name, RAMET__TYPE_I32, RAMET__AXIS_OUTS, 0); }
+static ramet__val in_rows(scene *s, const char *name) {
+    return ramet__graph_input(s->g, name, RAMET__TYPE_I32, RAMET__AXIS_ROWS, 0);
+}
+static ramet__val in_outs(scene *s, const char *name) {
+    return ramet__graph_input(s->g, name, RAMET__TYPE_I32, RAMET__AXIS_OUTS, 0);
+}
 /* Rows [R, cols] that depend on a variable. */
-static ramet__val rows_of(scene *s, const char *name, int64_t cols) { return ramet__op_embed(s->g, var(s, name, 7, cols, 1.0f), in_rows(s, "ids")); }
+static ramet__val rows_of(scene *s, const char *name, int64_t cols) {
+    return ramet__op_embed(s->g, var(s, name, 7, cols, 1.0f), in_rows(s, "ids"));
+}
 /* A number that weighs every element differently: sum(x * sin-like constants * x) */
 static ramet__val number(scene *s, ramet__val x, const char *probe) {
     int64_t cols = ramet__gcols(ramet__graph_shape(s->g, x));
     ramet__val p = var(s, probe, cols, 0, 1.0f);
-    return ramet__op_add(s->g, ramet__op_sum(s->g, ramet__op_mul(s->g, x, p)), ramet__op_scale(s->g, ramet__op_sum(s->g, ramet__op_mul(s->g, x, x)), 0.25f));
+    return ramet__op_add(s->g, ramet__op_sum(s->g, ramet__op_mul(s->g, x, p)),
+                         ramet__op_scale(s->g, ramet__op_sum(s->g, ramet__op_mul(s->g, x, x)), 0.25f));
 }
 
-static ramet__val case_add(scene *s) { return number(s, ramet__op_add(s->g, ramet__op_add(s->g, rows_of(s, "a", 4), rows_of(s, "b", 4)), var(s, "c", 4, 0, 1)), "p"); }
-static ramet__val case_sub(scene *s) { return number(s, ramet__op_sub(s->g, ramet__op_sub(s->g, rows_of(s, "a", 4), rows_of(s, "b", 4)), var(s, "c", 1, 0, 1)), "p"); }
-static ramet__val case_mul(scene *s) { return number(s, ramet__op_mul(s->g, ramet__op_mul(s->g, rows_of(s, "a", 4), rows_of(s, "b", 4)), var(s, "c", 1, 0, 1)), "p"); }
+static ramet__val case_add(scene *s) {
+    return number(
+        s, ramet__op_add(s->g, ramet__op_add(s->g, rows_of(s, "a", 4), rows_of(s, "b", 4)), var(s, "c", 4, 0, 1)), "p");
+}
+static ramet__val case_sub(scene *s) {
+    return number(
+        s, ramet__op_sub(s->g, ramet__op_sub(s->g, rows_of(s, "a", 4), rows_of(s, "b", 4)), var(s, "c", 1, 0, 1)), "p");
+}
+static ramet__val case_mul(scene *s) {
+    return number(
+        s, ramet__op_mul(s->g, ramet__op_mul(s->g, rows_of(s, "a", 4), rows_of(s, "b", 4)), var(s, "c", 1, 0, 1)), "p");
+}
 static ramet__val case_scale(scene *s) { return number(s, ramet__op_scale(s->g, rows_of(s, "a", 4), -1.7f), "p"); }
 static ramet__val case_silu(scene *s) { return number(s, ramet__op_silu(s->g, rows_of(s, "a", 20)), "p"); }
 static ramet__val case_sigmoid(scene *s) { return number(s, ramet__op_sigmoid(s->g, rows_of(s, "a", 4)), "p"); }
 static ramet__val case_exp(scene *s) { return number(s, ramet__op_exp(s->g, rows_of(s, "a", 4)), "p"); }
-static ramet__val positive(scene *s) { return ramet__op_add(s->g, ramet__op_mul(s->g, rows_of(s, "a", 4), rows_of(s, "a", 4)), ramet__graph_const(s->g, 0.7f)); }
+static ramet__val positive(scene *s) {
+    return ramet__op_add(s->g, ramet__op_mul(s->g, rows_of(s, "a", 4), rows_of(s, "a", 4)),
+                         ramet__graph_const(s->g, 0.7f));
+}
 static ramet__val case_log(scene *s) { return number(s, ramet__op_log(s->g, positive(s)), "p"); }
 static ramet__val case_recip(scene *s) { return number(s, ramet__op_recip(s->g, positive(s)), "p"); }
 static ramet__val case_rsqrt(scene *s) { return number(s, ramet__op_rsqrt(s->g, positive(s)), "p"); }
-static ramet__val case_swiglu(scene *s) { return number(s, ramet__op_mul(s->g, ramet__op_silu(s->g, rows_of(s, "a", 20)), rows_of(s, "b", 20)), "p"); }
+static ramet__val case_swiglu(scene *s) {
+    return number(s, ramet__op_mul(s->g, ramet__op_silu(s->g, rows_of(s, "a", 20)), rows_of(s, "b", 20)), "p");
+}
 static ramet__val case_sums(scene *s) {
     ramet__val x = rows_of(s, "a", 4), r = ramet__op_row_sum(s->g, x), c = ramet__op_sum_rows(s->g, x);
-    return ramet__op_add(s->g, number(s, ramet__op_row_scale(s->g, ramet__op_row_fill(s->g, r, 4), ramet__op_row_sum(s->g, rows_of(s, "b", 3))), "p"), number(s, c, "q"));
+    return ramet__op_add(
+        s->g,
+        number(s,
+               ramet__op_row_scale(s->g, ramet__op_row_fill(s->g, r, 4), ramet__op_row_sum(s->g, rows_of(s, "b", 3))),
+               "p"),
+        number(s, c, "q"));
 }
 static ramet__val case_softmax(scene *s) { return number(s, ramet__op_softmax(s->g, rows_of(s, "a", 9)), "p"); }
 static ramet__val case_lse(scene *s) { return number(s, ramet__op_lse(s->g, rows_of(s, "a", 9)), "p"); }
-static ramet__val case_pick(scene *s) { return number(s, ramet__op_onehot(s->g, ramet__op_keep(s->g, ramet__op_pick(s->g, rows_of(s, "a", 7), in_rows(s, "ids")), in_rows(s, "ids")), in_rows(s, "ids"), 8), "p"); }
-static ramet__val case_edit(scene *s) { return number(s, ramet__op_edit(s->g, rows_of(s, "a", 4), rows_of(s, "b", 4), in_rows(s, "mask")), "p"); }
-static ramet__val case_gather(scene *s) { return number(s, ramet__op_gather(s->g, rows_of(s, "a", 4), in_outs(s, "outs")), "p"); }
+static ramet__val case_pick(scene *s) {
+    return number(s,
+                  ramet__op_onehot(s->g,
+                                   ramet__op_keep(s->g, ramet__op_pick(s->g, rows_of(s, "a", 7), in_rows(s, "ids")),
+                                                  in_rows(s, "ids")),
+                                   in_rows(s, "ids"), 8),
+                  "p");
+}
+static ramet__val case_edit(scene *s) {
+    return number(s, ramet__op_edit(s->g, rows_of(s, "a", 4), rows_of(s, "b", 4), in_rows(s, "mask")), "p");
+}
+static ramet__val case_gather(scene *s) {
+    return number(s, ramet__op_gather(s->g, rows_of(s, "a", 4), in_outs(s, "outs")), "p");
+}
 static ramet__val case_fill(scene *s) {
     ramet__gshape shape = *ramet__graph_shape(s->g, rows_of(s, "a", 4));
     return number(s, ramet__op_mul(s->g, ramet__op_fill(s->g, var(s, "c", 4, 0, 1), &shape), rows_of(s, "a", 4)), "p");
 }
-static ramet__val case_rms_norm(scene *s) { return number(s, ramet__op_rms_norm(s->g, rows_of(s, "a", 20), var(s, "w", 20, 0, 1), 1e-3f), "p"); }
-static ramet__val case_rope(scene *s) { return number(s, ramet__op_rope(s->g, rows_of(s, "a", 16), in_rows(s, "pos"), 2, 8, 6, 100.0f, 0), "p"); }
-static ramet__val case_rope_halves(scene *s) { return number(s, ramet__op_rope(s->g, rows_of(s, "a", 16), in_rows(s, "pos"), 2, 8, 8, 100.0f, 1), "p"); }
-static ramet__val case_linear(scene *s) { return number(s, ramet__op_linear(s->g, rows_of(s, "a", 20), var(s, "w", 6, 20, 1), var(s, "b", 6, 0, 1), NULL), "p"); }
-static ramet__val case_linear_encoded(scene *s) { return number(s, ramet__op_silu(s->g, ramet__op_linear(s->g, rows_of(s, "a", 32), encoded(s, 0, "W", 18, 32), -1, NULL)), "p"); }
-static ramet__val case_attention(scene *s) {
-    return number(s, ramet__op_attention(s->g, rows_of(s, "a", 32), rows_of(s, "k", 16), rows_of(s, "v", 16), in_rows(s, "seq"), 4, 2, 8), "p");
+static ramet__val case_rms_norm(scene *s) {
+    return number(s, ramet__op_rms_norm(s->g, rows_of(s, "a", 20), var(s, "w", 20, 0, 1), 1e-3f), "p");
 }
-static ramet__val loss_weight(scene *s) { return ramet__graph_input(s->g, "weight", RAMET__TYPE_F32, RAMET__AXIS_OUTS, 0); }
-static ramet__val picked(scene *s, const char *name) { return ramet__op_gather(s->g, rows_of(s, name, 8), in_outs(s, "outs")); }
+static ramet__val case_rope(scene *s) {
+    return number(s, ramet__op_rope(s->g, rows_of(s, "a", 16), in_rows(s, "pos"), 2, 8, 6, 100.0f, 0), "p");
+}
+static ramet__val case_rope_halves(scene *s) {
+    return number(s, ramet__op_rope(s->g, rows_of(s, "a", 16), in_rows(s, "pos"), 2, 8, 8, 100.0f, 1), "p");
+}
+static ramet__val case_linear(scene *s) {
+    return number(s, ramet__op_linear(s->g, rows_of(s, "a", 20), var(s, "w", 6, 20, 1), var(s, "b", 6, 0, 1), NULL),
+                  "p");
+}
+static ramet__val case_linear_encoded(scene *s) {
+    return number(
+        s, ramet__op_silu(s->g, ramet__op_linear(s->g, rows_of(s, "a", 32), encoded(s, 0, "W", 18, 32), -1, NULL)),
+        "p");
+}
+static ramet__val case_attention(scene *s) {
+    return number(s,
+                  ramet__op_attention(s->g, rows_of(s, "a", 32), rows_of(s, "k", 16), rows_of(s, "v", 16),
+                                      in_rows(s, "seq"), 4, 2, 8),
+                  "p");
+}
+static ramet__val loss_weight(scene *s) {
+    return ramet__graph_input(s->g, "weight", RAMET__TYPE_F32, RAMET__AXIS_OUTS, 0);
+}
+static ramet__val picked(scene *s, const char *name) {
+    return ramet__op_gather(s->g, rows_of(s, name, 8), in_outs(s, "outs"));
+}
 static ramet__val case_cross_entropy(scene *s) {
     ramet__val row, l = ramet__op_cross_entropy(s->g, picked(s, "a"), in_outs(s, "labels"), loss_weight(s), &row);
     return ramet__op_add(s->g, l, ramet__op_sum(s->g, ramet__op_mul(s->g, row, row)));
 }
 static ramet__val case_kl_top(scene *s) {
-    ramet__val row, k = ramet__graph_input(s->g, "top_ids", RAMET__TYPE_I32, RAMET__AXIS_OUTS, 3), p = ramet__graph_input(s->g, "top_p", RAMET__TYPE_F32, RAMET__AXIS_OUTS, 3);
+    ramet__val row, k = ramet__graph_input(s->g, "top_ids", RAMET__TYPE_I32, RAMET__AXIS_OUTS, 3),
+                    p = ramet__graph_input(s->g, "top_p", RAMET__TYPE_F32, RAMET__AXIS_OUTS, 3);
     ramet__val l = ramet__op_kl_top(s->g, picked(s, "a"), k, p, loss_weight(s), &row);
     return ramet__op_add(s->g, l, ramet__op_sum(s->g, ramet__op_mul(s->g, row, row)));
 }
 static ramet__val case_kl(scene *s) { return ramet__op_kl(s->g, picked(s, "a"), picked(s, "b"), loss_weight(s), NULL); }
-static ramet__val case_mse(scene *s) { return ramet__op_mse(s->g, picked(s, "a"), picked(s, "b"), loss_weight(s), NULL); }
+static ramet__val case_mse(scene *s) {
+    return ramet__op_mse(s->g, picked(s, "a"), picked(s, "b"), loss_weight(s), NULL);
+}
 static ramet__val case_head(scene *s) { /* fuses into head_loss */
     ramet__val x = ramet__op_gather(s->g, rows_of(s, "a", 32), in_outs(s, "outs"));
-    return ramet__op_cross_entropy(s->g, ramet__op_linear(s->g, x, encoded(s, 0, "W", 48, 32), -1, NULL), in_outs(s, "labels"), loss_weight(s), NULL);
+    return ramet__op_cross_entropy(s->g, ramet__op_linear(s->g, x, encoded(s, 0, "W", 48, 32), -1, NULL),
+                                   in_outs(s, "labels"), loss_weight(s), NULL);
 }
 static ramet__val case_head_kl(scene *s) {
     ramet__val x = ramet__op_gather(s->g, rows_of(s, "a", 32), in_outs(s, "outs"));
-    ramet__val k = ramet__graph_input(s->g, "top_ids", RAMET__TYPE_I32, RAMET__AXIS_OUTS, 3), p = ramet__graph_input(s->g, "top_p", RAMET__TYPE_F32, RAMET__AXIS_OUTS, 3);
-    return ramet__op_kl_top(s->g, ramet__op_linear(s->g, x, encoded(s, 0, "W", 48, 32), -1, NULL), k, p, loss_weight(s), NULL);
+    ramet__val k = ramet__graph_input(s->g, "top_ids", RAMET__TYPE_I32, RAMET__AXIS_OUTS, 3),
+               p = ramet__graph_input(s->g, "top_p", RAMET__TYPE_F32, RAMET__AXIS_OUTS, 3);
+    return ramet__op_kl_top(s->g, ramet__op_linear(s->g, x, encoded(s, 0, "W", 48, 32), -1, NULL), k, p, loss_weight(s),
+                            NULL);
 }
 /* One whole layer: every fusion at once. */
 static ramet__val case_layer(scene *s) {
     ramet__graph *g = s->g;
-    ramet__val x = rows_of(s, "x", 32), n = ramet__op_rms_norm(g, x, var(s, "n", 32, 0, 1), 1e-3f), w = encoded(s, 0, "W", 32, 32), v = encoded(s, 1, "V", 64, 32), d = encoded(s, 2, "D", 32, 64);
-    ramet__val q = ramet__op_rope(g, ramet__op_linear(g, n, w, -1, NULL), in_rows(s, "pos"), 4, 8, 8, 100.0f, 0), k = ramet__op_linear(g, n, var(s, "k", 16, 32, 0.5f), -1, NULL);
-    ramet__val a = ramet__op_attention(g, q, ramet__op_rope(g, k, in_rows(s, "pos"), 2, 8, 8, 100.0f, 0), ramet__op_linear(g, n, var(s, "v", 16, 32, 0.5f), -1, NULL), in_rows(s, "seq"), 4, 2, 8);
+    ramet__val x = rows_of(s, "x", 32), n = ramet__op_rms_norm(g, x, var(s, "n", 32, 0, 1), 1e-3f),
+               w = encoded(s, 0, "W", 32, 32), v = encoded(s, 1, "V", 64, 32), d = encoded(s, 2, "D", 32, 64);
+    ramet__val q = ramet__op_rope(g, ramet__op_linear(g, n, w, -1, NULL), in_rows(s, "pos"), 4, 8, 8, 100.0f, 0),
+               k = ramet__op_linear(g, n, var(s, "k", 16, 32, 0.5f), -1, NULL);
+    ramet__val a =
+        ramet__op_attention(g, q, ramet__op_rope(g, k, in_rows(s, "pos"), 2, 8, 8, 100.0f, 0),
+                            ramet__op_linear(g, n, var(s, "v", 16, 32, 0.5f), -1, NULL), in_rows(s, "seq"), 4, 2, 8);
     x = ramet__op_add(g, x, ramet__op_linear(g, a, w, -1, NULL));
     ramet__val m = ramet__op_rms_norm(g, x, var(s, "m", 32, 0, 1), 1e-3f);
-    ramet__val f = ramet__op_mul(g, ramet__op_silu(g, ramet__op_linear(g, m, v, -1, NULL)), ramet__op_linear(g, m, var(s, "u", 64, 32, 0.5f), -1, NULL));
+    ramet__val f = ramet__op_mul(g, ramet__op_silu(g, ramet__op_linear(g, m, v, -1, NULL)),
+                                 ramet__op_linear(g, m, var(s, "u", 64, 32, 0.5f), -1, NULL));
     x = ramet__op_add(g, x, ramet__op_linear(g, f, d, -1, NULL));
-    ramet__val y = ramet__op_linear(g, ramet__op_gather(g, x, in_outs(s, "outs")), encoded(s, 3, "H", 48, 32), -1, NULL);
+    ramet__val y =
+        ramet__op_linear(g, ramet__op_gather(g, x, in_outs(s, "outs")), encoded(s, 3, "H", 48, 32), -1, NULL);
     return ramet__op_cross_entropy(g, y, in_outs(s, "labels"), loss_weight(s), NULL);
 }
 
-typedef struct test_case { const char *name; build_fn build; int32_t second, encodings; } test_case;
+typedef struct test_case {
+    const char *name;
+    build_fn build;
+    int32_t second, encodings;
+} test_case;
 static const test_case cases[] = {
-    {"add", case_add, 1, 0}, {"sub", case_sub, 1, 0}, {"mul", case_mul, 1, 0}, {"scale", case_scale, 1, 0}, {"silu", case_silu, 1, 0}, {"sigmoid", case_sigmoid, 1, 0},
-    {"exp", case_exp, 1, 0}, {"log", case_log, 1, 0}, {"recip", case_recip, 1, 0}, {"rsqrt", case_rsqrt, 1, 0}, {"swiglu", case_swiglu, 1, 0}, {"sums", case_sums, 1, 0},
-    {"softmax", case_softmax, 1, 0}, {"lse", case_lse, 1, 0}, {"pick onehot keep", case_pick, 1, 0}, {"edit", case_edit, 1, 0}, {"gather", case_gather, 1, 0}, {"fill", case_fill, 1, 0},
-    {"rms_norm", case_rms_norm, 1, 0}, {"rope", case_rope, 1, 0}, {"rope halves", case_rope_halves, 1, 0}, {"linear", case_linear, 1, 0}, {"linear encoded", case_linear_encoded, 1, 1},
-    {"attention", case_attention, 0, 0}, {"cross_entropy", case_cross_entropy, 1, 0}, {"kl_top", case_kl_top, 0, 0}, {"kl", case_kl, 1, 0}, {"mse", case_mse, 1, 0},
-    {"head_loss", case_head, 0, 1}, {"head_loss kl_top", case_head_kl, 0, 1}, {"layer", case_layer, 0, 1},
+    {"add", case_add, 1, 0},
+    {"sub", case_sub, 1, 0},
+    {"mul", case_mul, 1, 0},
+    {"scale", case_scale, 1, 0},
+    {"silu", case_silu, 1, 0},
+    {"sigmoid", case_sigmoid, 1, 0},
+    {"exp", case_exp, 1, 0},
+    {"log", case_log, 1, 0},
+    {"recip", case_recip, 1, 0},
+    {"rsqrt", case_rsqrt, 1, 0},
+    {"swiglu", case_swiglu, 1, 0},
+    {"sums", case_sums, 1, 0},
+    {"softmax", case_softmax, 1, 0},
+    {"lse", case_lse, 1, 0},
+    {"pick onehot keep", case_pick, 1, 0},
+    {"edit", case_edit, 1, 0},
+    {"gather", case_gather, 1, 0},
+    {"fill", case_fill, 1, 0},
+    {"rms_norm", case_rms_norm, 1, 0},
+    {"rope", case_rope, 1, 0},
+    {"rope halves", case_rope_halves, 1, 0},
+    {"linear", case_linear, 1, 0},
+    {"linear encoded", case_linear_encoded, 1, 1},
+    {"attention", case_attention, 0, 0},
+    {"cross_entropy", case_cross_entropy, 1, 0},
+    {"kl_top", case_kl_top, 0, 0},
+    {"kl", case_kl, 1, 0},
+    {"mse", case_mse, 1, 0},
+    {"head_loss", case_head, 0, 1},
+    {"head_loss kl_top", case_head_kl, 0, 1},
+    {"layer", case_layer, 0, 1},
 };
+
+/* Operations that some plan of this program held. */
+static const ramet__op *seen[64];
+static int32_t n_seen;
+static int32_t was_seen(const ramet__op *op) {
+    for (int32_t i = 0; i < n_seen; i++)
+        if (seen[i] == op) return 1;
+    return 0;
+}
 
 static void run(ramet__plan *p) {
     ramet__run r = {.rows = R, .outs = O};
     give(&r, "ids", ids);
-    const struct { const char *name; const void *data; } more[] = {{"pos", pos}, {"seq", seq}, {"outs", outs}, {"labels", labels}, {"mask", mask}, {"weight", weights}, {"top_ids", top_ids}, {"top_p", top_p}};
-    for (int32_t i = 0; i < RAMET__COUNT(more); i++) for (int64_t j = 0; j < p->n_inputs; j++) if (!strcmp(p->inputs[j]->name, more[i].name)) give(&r, more[i].name, more[i].data);
+    const struct {
+        const char *name;
+        const void *data;
+    } more[] = {{"pos", pos},   {"seq", seq},        {"outs", outs},       {"labels", labels},
+                {"mask", mask}, {"weight", weights}, {"top_ids", top_ids}, {"top_p", top_p}};
+    for (int32_t i = 0; i < RAMET__COUNT(more); i++)
+        for (int64_t j = 0; j < p->n_inputs; j++)
+            if (!strcmp(p->inputs[j]->name, more[i].name)) give(&r, more[i].name, more[i].data);
     OK(ramet__plan_run(p, &r));
 }
-static double value_at(ramet__plan *p, const char *name, int64_t i) { run(p); return output(p, name)[i]; }
+static double value_at(ramet__plan *p, const char *name, int64_t i) {
+    run(p);
+    return output(p, name)[i];
+}
 /* Moves a variable by h along d and back, extrapolated: f(name[i])' along d */
 static double slope(ramet__plan *p, const char *name, int64_t i, ramet__var *v, const float *d, double h) {
     int64_t n = ramet__shape_count(&v->shape);
@@ -166,7 +283,10 @@ static void check(const test_case *c, ramet__enc enc) {
         OK(ramet__graph_create(&s.g, s.rt, R, O, 0));
         ramet__val loss = c->build(&s);
         OK(ramet__graph_status(s.g));
-        if (pass == 0) { ramet__graph_free(s.g); continue; }
+        if (pass == 0) {
+            ramet__graph_free(s.g);
+            continue;
+        }
         ramet__graph_output(s.g, "loss", loss);
         for (int32_t i = 0; i < s.n; i++) wrt[i] = ramet__graph_var(s.g, &s.var[i]);
         OK(ramet__graph_gradient(s.g, loss, wrt, s.n, grad));
@@ -193,13 +313,18 @@ static void check(const test_case *c, ramet__enc enc) {
     }
     OK(ramet__plan_create(&p, s.g, &po));
     ramet__graph_free(s.g);
+    for (int64_t i = 0; i < p->n_steps; i++)
+        if (!was_seen(p->steps[i].op)) seen[n_seen++] = p->steps[i].op;
     for (int32_t i = 0; i < s.n; i++) {
         int64_t n = ramet__shape_count(&s.var[i].shape);
         double got = 0, norm = 0;
         snprintf(name, sizeof name, "g%d", i);
         run(p);
         const float *g = output(p, name);
-        for (int64_t j = 0; j < n; j++) { got += (double)g[j] * direction[i][j]; norm += (double)g[j] * g[j]; }
+        for (int64_t j = 0; j < n; j++) {
+            got += (double)g[j] * direction[i][j];
+            norm += (double)g[j] * g[j];
+        }
         compare(c->name, s.var[i].name, got, slope(p, "loss", 0, &s.var[i], direction[i], 0.02), 0.1 * sqrt(norm));
         for (int64_t t = 0; t < RAMET__MIN(3, n); t++) { /* single elements */
             int64_t j = (int64_t)ramet__rng_below(3, 5, (uint64_t)t, (uint64_t)n);
@@ -207,7 +332,8 @@ static void check(const test_case *c, ramet__enc enc) {
             unit[j] = 1;
             run(p);
             double one = output(p, name)[j];
-            compare(c->name, s.var[i].name, one, slope(p, "loss", 0, &s.var[i], unit, 0.04), 0.1 * sqrt(norm / (double)n) + 1e-3);
+            compare(c->name, s.var[i].name, one, slope(p, "loss", 0, &s.var[i], unit, 0.04),
+                    0.1 * sqrt(norm / (double)n) + 1e-3);
             free(unit);
         }
         if (!c->second || second[i] < 0) continue;
@@ -216,10 +342,17 @@ static void check(const test_case *c, ramet__enc enc) {
         snprintf(name, sizeof name, "h%d", i);
         run(p);
         const float *h = output(p, name);
-        for (int64_t j = 0; j < n; j++) { twice += (double)h[j] * direction[i][j]; norm += (double)h[j] * h[j]; }
-        compare(c->name, "second order", twice, slope(p, "dot", 0, &s.var[i], direction[i], 0.02), 0.1 * sqrt(norm) + 1e-3);
+        for (int64_t j = 0; j < n; j++) {
+            twice += (double)h[j] * direction[i][j];
+            norm += (double)h[j] * h[j];
+        }
+        compare(c->name, "second order", twice, slope(p, "dot", 0, &s.var[i], direction[i], 0.02),
+                0.1 * sqrt(norm) + 1e-3);
     }
-    for (int32_t i = 0; i < s.n; i++) { free(direction[i]); free(s.var[i].data); }
+    for (int32_t i = 0; i < s.n; i++) {
+        free(direction[i]);
+        free(s.var[i].data);
+    }
     ramet__plan_free(p);
     for (int32_t i = 0; i < s.n_weights; i++) ramet__weight_free(s.weight[i]);
     ramet_runtime_free(s.rt);
@@ -231,10 +364,31 @@ static void test_gradients_match_differences(void **state) {
 }
 static void test_gradients_through_encoded_weights(void **state) {
     (void)state;
-    for (int32_t i = 0; i < RAMET__COUNT(cases); i++) if (cases[i].encodings) for (int32_t e = 1; e < RAMET__ENC_COUNT; e++) check(&cases[i], (ramet__enc)e);
+    for (int32_t i = 0; i < RAMET__COUNT(cases); i++)
+        if (cases[i].encodings)
+            for (int32_t e = 1; e < RAMET__ENC_COUNT; e++) check(&cases[i], (ramet__enc)e);
+}
+
+/* What is registered is differentiated here, but for what test_run.c and test_forward.c are about. */
+static void test_every_operation_took_part(void **state) {
+    (void)state;
+    static const char *const elsewhere[] = {"cache_attention", "slot_nt",          "slot_nn", "slot_tn", "tap",
+                                            "stop_gradient",   "reverse_gradient", "version"};
+    static const ramet__op *const ops[] = {
+#define RAMET__OP(name, summary) &ramet__opdef_##name,
+#include "graph/ops.def"
+#undef RAMET__OP
+    };
+    for (int32_t i = 0; i < RAMET__COUNT(ops); i++) {
+        int32_t other = 0;
+        for (int32_t j = 0; j < RAMET__COUNT(elsewhere); j++) other |= !strcmp(elsewhere[j], ops[i]->name);
+        if (!other && !was_seen(ops[i])) fail_msg("no case reaches operation '%s'", ops[i]->name);
+    }
 }
 
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_gradients_match_differences), cmocka_unit_test(test_gradients_through_encoded_weights)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_gradients_match_differences),
+                                       cmocka_unit_test(test_gradients_through_encoded_weights),
+                                       cmocka_unit_test(test_every_operation_took_part)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

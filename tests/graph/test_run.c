@@ -1,16 +1,24 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* test_run.c - what a run promises: the same bits for any number of threads, rows that do not feel their neighbours in exact
- * mode, adapters by row, writes that come last and whole, taps, no allocation, and an answer to every wrong input. */
+/* test_run.c - what a run promises: the same bits for any number of threads, rows that do not feel their neighbours in
+ * exact mode, adapters by row, writes that come last and whole, taps, no allocation, and an answer to every wrong
+ * input. */
 #include "tiny_llama.h"
 
 #define T 12 /* rows of a training run */
-static const int32_t tokens[T] = {1, 5, 9, 2, 95, 0, 7, 7, 33, 60, 4, 8}, position[T] = {0, 1, 2, 3, 4, 5, 6, 0, 1, 2, 3, 4}, sequence[T] = {0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1};
+static const int32_t tokens[T] = {1, 5, 9, 2, 95, 0, 7, 7, 33, 60, 4, 8},
+                     position[T] = {0, 1, 2, 3, 4, 5, 6, 0, 1, 2, 3, 4},
+                     sequence[T] = {0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1};
 static const int32_t outs[T] = {0, 1, 2, 3, 4, 5, 7, 8, 9, 10}, labels[T] = {5, 9, 2, 95, -1, 7, 33, 60, 4, 8};
 static const float weight[T] = {.1f, .1f, .1f, .1f, .1f, .1f, .1f, .1f, .1f, .1f};
 
 static ramet__run train_run(const ramet__slot_entry *const *adapters, int32_t n) {
     ramet__run r = {.rows = T, .outs = 10, .adapters = adapters, .n_adapters = n};
-    give(&r, "tokens", tokens); give(&r, "pos", position); give(&r, "seq", sequence); give(&r, "outs", outs); give(&r, "labels", labels); give(&r, "weight", weight);
+    give(&r, "tokens", tokens);
+    give(&r, "pos", position);
+    give(&r, "seq", sequence);
+    give(&r, "outs", outs);
+    give(&r, "labels", labels);
+    give(&r, "weight", weight);
     return r;
 }
 static ramet__plan *train_plan(ramet_runtime *rt, const llama *m, ramet__mode mode) {
@@ -52,10 +60,15 @@ static void test_bits_do_not_depend_on_threads(void **state) {
                 n += rows * cols;
             }
             assert_true(n > 2 * SLOTS * RANK * D && isfinite(output(p, "loss")[0]));
-            if (!first) first = all;
-            else { assert_memory_equal(first, all, (size_t)n * sizeof *all); free(all); }
+            if (!first)
+                first = all;
+            else {
+                assert_memory_equal(first, all, (size_t)n * sizeof *all);
+                free(all);
+            }
             ramet__plan_free(p);
-            llama_free(&m); adapter_free(&a);
+            llama_free(&m);
+            adapter_free(&a);
             ramet_runtime_free(rt);
         }
         free(first);
@@ -63,21 +76,45 @@ static void test_bits_do_not_depend_on_threads(void **state) {
 }
 
 /* Logits of every position of a sequence, fed in pieces of `step` rows, beside `other` rows of a second sequence. */
-static void feed(float *logits, ramet__plan *p, int32_t step, int32_t other, const ramet__slot_entry *const *adapters, const int32_t *adapter_of) {
+static void feed(float *logits, ramet__plan *p, int32_t step, int32_t other, const ramet__slot_entry *const *adapters,
+                 const int32_t *adapter_of) {
     ramet__cache_layout layout = {L, KV, HD, BLOCK};
     void *blocks[2][4];
-    for (int32_t s = 0; s < 2; s++) for (int32_t b = 0; b < 4; b++) blocks[s][b] = calloc(1, ramet__cache_block_bytes(&layout));
+    for (int32_t s = 0; s < 2; s++)
+        for (int32_t b = 0; b < 4; b++) blocks[s][b] = calloc(1, ramet__cache_block_bytes(&layout));
     ramet__seq_view views[2] = {{blocks[0], 4}, {blocks[1], 4}};
     for (int32_t at = 0, beside = 0; at < T; at += step) {
-        int32_t tk[2 * T], ps[2 * T], sq[2 * T], os[2 * T], ra[2 * T], n = 0, mine = RAMET__MIN(step, T - at), extra = RAMET__MIN(other, T - beside);
-        for (int32_t i = 0; i < extra; i++, n++, beside++) { tk[n] = tokens[(beside * 5 + 3) % T]; ps[n] = beside; sq[n] = 1; ra[n] = 0; }
-        for (int32_t i = 0; i < mine; i++, n++) { tk[n] = tokens[at + i]; ps[n] = at + i; sq[n] = 0; os[i] = n; ra[n] = adapter_of ? adapter_of[0] : 0; }
-        ramet__run r = {.rows = n, .outs = mine, .seqs = views, .n_seqs = 2, .adapters = adapters, .n_adapters = adapters ? 2 : 0, .row_adapter = adapters ? ra : NULL};
-        give(&r, "tokens", tk); give(&r, "pos", ps); give(&r, "seq", sq); give(&r, "outs", os);
+        int32_t tk[2 * T], ps[2 * T], sq[2 * T], os[2 * T], ra[2 * T], n = 0, mine = RAMET__MIN(step, T - at),
+                                                                       extra = RAMET__MIN(other, T - beside);
+        for (int32_t i = 0; i < extra; i++, n++, beside++) {
+            tk[n] = tokens[(beside * 5 + 3) % T];
+            ps[n] = beside;
+            sq[n] = 1;
+            ra[n] = 0;
+        }
+        for (int32_t i = 0; i < mine; i++, n++) {
+            tk[n] = tokens[at + i];
+            ps[n] = at + i;
+            sq[n] = 0;
+            os[i] = n;
+            ra[n] = adapter_of ? adapter_of[0] : 0;
+        }
+        ramet__run r = {.rows = n,
+                        .outs = mine,
+                        .seqs = views,
+                        .n_seqs = 2,
+                        .adapters = adapters,
+                        .n_adapters = adapters ? 2 : 0,
+                        .row_adapter = adapters ? ra : NULL};
+        give(&r, "tokens", tk);
+        give(&r, "pos", ps);
+        give(&r, "seq", sq);
+        give(&r, "outs", os);
         OK(ramet__plan_run(p, &r));
         memcpy(logits + at * V, output(p, "logits"), (size_t)(mine * V) * sizeof *logits);
     }
-    for (int32_t s = 0; s < 2; s++) for (int32_t b = 0; b < 4; b++) free(blocks[s][b]);
+    for (int32_t s = 0; s < 2; s++)
+        for (int32_t b = 0; b < 4; b++) free(blocks[s][b]);
 }
 static ramet__plan *cache_plan(ramet_runtime *rt, const llama *m, int32_t slots) {
     ramet__graph *g;
@@ -96,7 +133,8 @@ static void test_exact_rows_do_not_feel_their_neighbours(void **state) {
     tiny_adapter a[2];
     static float first[T * V], next[T * V];
     OK(llama_make(&m, rt));
-    adapter_make(&a[0], 50, RANK); adapter_make(&a[1], 90, 2);
+    adapter_make(&a[0], 50, RANK);
+    adapter_make(&a[1], 90, 2);
     const ramet__slot_entry *list[2] = {a[0].e, a[1].e};
     const int32_t one = 1;
     ramet__plan *p = cache_plan(rt, &m, 1);
@@ -109,7 +147,40 @@ static void test_exact_rows_do_not_feel_their_neighbours(void **state) {
         }
     }
     ramet__plan_free(p);
-    llama_free(&m); adapter_free(&a[0]); adapter_free(&a[1]);
+    llama_free(&m);
+    adapter_free(&a[0]);
+    adapter_free(&a[1]);
+    ramet_runtime_free(rt);
+}
+
+static void test_exact_rows_through_a_variable(void **state) {
+    (void)state;
+    enum { N = 70, K = 150, R = 33 };
+    ramet_runtime *rt = test_runtime(1);
+    ramet__var w = make_var("w", N, K, 1);
+    float *x = random_floats(R * K, 1, 1), all[R * N];
+    ramet__graph *g;
+    ramet__plan *p;
+    OK(ramet__graph_create(&g, rt, R, 0, 0));
+    ramet__graph_output(g, "y",
+                        ramet__op_linear(g, ramet__graph_input(g, "x", RAMET__TYPE_F32, RAMET__AXIS_ROWS, K),
+                                         ramet__graph_var(g, &w), -1, NULL));
+    OK(ramet__plan_create(&p, g, NULL));
+    ramet__run r = {.rows = R};
+    give(&r, "x", x);
+    OK(ramet__plan_run(p, &r));
+    memcpy(all, output(p, "y"), sizeof all);
+    for (int32_t i = 0; i < R; i++)
+        for (int32_t n = 1; n <= RAMET__MIN(3, R - i); n++) {
+            r.rows = n;
+            r.input[0].data = x + i * K;
+            OK(ramet__plan_run(p, &r));
+            assert_memory_equal(output(p, "y"), all + i * N, (size_t)(n * N) * sizeof *all);
+        }
+    ramet__plan_free(p);
+    ramet__graph_free(g);
+    free(x);
+    free(w.data);
     ramet_runtime_free(rt);
 }
 
@@ -135,7 +206,10 @@ static void test_cached_and_whole_runs_agree_and_fuse(void **state) {
     int32_t all[T], same[T] = {0};
     for (int32_t i = 0; i < T; i++) all[i] = i;
     ramet__run r = {.rows = T, .outs = T};
-    give(&r, "tokens", tokens); give(&r, "pos", all); give(&r, "seq", same); give(&r, "outs", all);
+    give(&r, "tokens", tokens);
+    give(&r, "pos", all);
+    give(&r, "seq", same);
+    give(&r, "outs", all);
     OK(ramet__plan_run(p, &r));
     double want[T * V];
     for (int32_t i = 0; i < T * V; i++) want[i] = logits[i];
@@ -165,7 +239,8 @@ static void test_rows_use_their_own_adapter(void **state) {
     ramet__weight_decode(f, w, 0, N);
     ramet__slot_entry e[2];
     for (int32_t i = 0; i < 2; i++) {
-        a[i] = random_floats((3 - i) * K, 20 + (uint64_t)i, 1); b[i] = random_floats((3 - i) * N, 30 + (uint64_t)i, 1);
+        a[i] = random_floats((3 - i) * K, 20 + (uint64_t)i, 1);
+        b[i] = random_floats((3 - i) * N, 30 + (uint64_t)i, 1);
         e[i] = (ramet__slot_entry){a[i], b[i], 0.7f + (float)i, 3 - i};
     }
     const ramet__slot_entry *list[2] = {&e[0], &e[1]};
@@ -174,19 +249,24 @@ static void test_rows_use_their_own_adapter(void **state) {
     ramet__plan *p;
     OK(ramet__graph_create(&g, rt, R, 0, 3));
     ramet__slot s = ramet__graph_slot(g, "weight", N, K);
-    ramet__graph_output(g, "y", ramet__op_linear(g, ramet__graph_input(g, "x", RAMET__TYPE_F32, RAMET__AXIS_ROWS, K), ramet__graph_weight(g, w), -1, &s));
+    ramet__graph_output(g, "y",
+                        ramet__op_linear(g, ramet__graph_input(g, "x", RAMET__TYPE_F32, RAMET__AXIS_ROWS, K),
+                                         ramet__graph_weight(g, w), -1, &s));
     OK(ramet__plan_create(&p, g, NULL));
     for (int32_t with = 0; with < 3; with++) { /* none; all rows the first; rows by number */
         ramet__run r = {.rows = R, .adapters = list, .n_adapters = with ? 2 : 0, .row_adapter = with == 2 ? of : NULL};
         give(&r, "x", x);
         OK(ramet__plan_run(p, &r));
         double want[R * N] = {0};
-        for (int32_t i = 0; i < R; i++) for (int32_t n = 0; n < N; n++) for (int32_t k = 0; k < K; k++) {
-            int32_t which = with == 0 ? -1 : with == 1 ? 0 : of[i];
-            double v = f[n * K + k];
-            for (int32_t q = 0; which >= 0 && q < e[which].rank; q++) v += (double)e[which].scale * b[which][n * e[which].rank + q] * a[which][q * K + k];
-            want[i * N + n] += v * x[i * K + k];
-        }
+        for (int32_t i = 0; i < R; i++)
+            for (int32_t n = 0; n < N; n++)
+                for (int32_t k = 0; k < K; k++) {
+                    int32_t which = with == 0 ? -1 : with == 1 ? 0 : of[i];
+                    double v = f[n * K + k];
+                    for (int32_t q = 0; which >= 0 && q < e[which].rank; q++)
+                        v += (double)e[which].scale * b[which][n * e[which].rank + q] * a[which][q * K + k];
+                    want[i * N + n] += v * x[i * K + k];
+                }
         near(output(p, "y"), want, R * N, 3e-6, "adapters");
     }
     ramet__run r = {.rows = R, .adapters = list, .n_adapters = 2, .row_adapter = of};
@@ -196,8 +276,12 @@ static void test_rows_use_their_own_adapter(void **state) {
     e[1].rank = 2;
     r.n_adapters = 1;
     FAILS(RAMET_E_ARGUMENT, ramet__plan_run(p, &r), "row_adapter[1]");
-    ramet__plan_free(p); ramet__graph_free(g);
-    for (int32_t i = 0; i < 2; i++) { free(a[i]); free(b[i]); }
+    ramet__plan_free(p);
+    ramet__graph_free(g);
+    for (int32_t i = 0; i < 2; i++) {
+        free(a[i]);
+        free(b[i]);
+    }
     free(x);
     ramet__weight_free(w);
     ramet_runtime_free(rt);
@@ -210,17 +294,21 @@ static void test_adapter_gradients_of_both_orders(void **state) {
     ramet_runtime *rt = test_runtime(2);
     ramet__weight *w = make_weight(rt, "weight", RAMET__ENC_Q4_0, N, K, 0.3f);
     float *m[2] = {random_floats(Q * K, 1, .5f), random_floats(Q * N, 2, .5f)}, *x = random_floats(R * K, 3, 1);
-    ramet__var along[2] = {{"da", {2, {4, K}}, random_floats(4 * K, 4, 1)}, {"db", {2, {N, 4}}, random_floats(4 * N, 5, 1)}};
+    ramet__var along[2] = {{"da", {2, {4, K}}, random_floats(4 * K, 4, 1)},
+                           {"db", {2, {N, 4}}, random_floats(4 * N, 5, 1)}};
     ramet__slot_entry e = {m[0], m[1], 1.3f, Q};
     const ramet__slot_entry *list[1] = {&e};
     ramet__graph *g;
     ramet__plan *p;
     OK(ramet__graph_create(&g, rt, R, 0, 4));
     ramet__slot s = ramet__graph_slot(g, "weight", N, K);
-    ramet__val y = ramet__op_linear(g, ramet__graph_input(g, "x", RAMET__TYPE_F32, RAMET__AXIS_ROWS, K), ramet__graph_weight(g, w), -1, &s);
-    ramet__val loss = ramet__op_sum(g, ramet__op_mul(g, ramet__op_silu(g, y), y)), wrt[2] = {s.a, s.b}, grad[2], hess[2];
+    ramet__val y = ramet__op_linear(g, ramet__graph_input(g, "x", RAMET__TYPE_F32, RAMET__AXIS_ROWS, K),
+                                    ramet__graph_weight(g, w), -1, &s);
+    ramet__val loss = ramet__op_sum(g, ramet__op_mul(g, ramet__op_silu(g, y), y)), wrt[2] = {s.a, s.b}, grad[2],
+               hess[2];
     OK(ramet__graph_gradient(g, loss, wrt, 2, grad));
-    ramet__val dot = ramet__op_add(g, ramet__op_sum(g, ramet__op_mul(g, grad[0], ramet__graph_var(g, &along[0]))), ramet__op_sum(g, ramet__op_mul(g, grad[1], ramet__graph_var(g, &along[1]))));
+    ramet__val dot = ramet__op_add(g, ramet__op_sum(g, ramet__op_mul(g, grad[0], ramet__graph_var(g, &along[0]))),
+                                   ramet__op_sum(g, ramet__op_mul(g, grad[1], ramet__graph_var(g, &along[1]))));
     OK(ramet__graph_gradient(g, dot, wrt, 2, hess));
     static const char *const names[] = {"loss", "dot", "a", "b", "ha", "hb"};
     const ramet__val vals[] = {loss, dot, grad[0], grad[1], hess[0], hess[1]};
@@ -229,40 +317,58 @@ static void test_adapter_gradients_of_both_orders(void **state) {
     OK(ramet__plan_create(&p, g, &o));
     ramet__run r = {.rows = R, .adapters = list, .n_adapters = 1};
     give(&r, "x", x);
-    for (int32_t i = 0; i < 2; i++) for (int32_t order = 0; order < 2; order++) {
-        int64_t n = i ? N * Q : Q * K;
-        double got = 0, norm = 0, slope[2];
-        float *saved = malloc((size_t)n * sizeof *saved), *d = malloc((size_t)n * sizeof *d);
-        memcpy(saved, m[i], (size_t)n * sizeof *saved);
-        for (int64_t j = 0; j < n; j++) d[j] = along[i].data[i ? j / Q * 4 + j % Q : j]; /* B's gradient has rows of 4, the adapter's of 3 */
-        OK(ramet__plan_run(p, &r));
-        const float *gr = output(p, names[2 + i + 2 * order]);
-        for (int64_t j = 0; j < n; j++) { double v = gr[i ? j / Q * 4 + j % Q : j]; got += v * d[j]; norm += v * v; }
-        for (int64_t j = 0; j < (i ? N * 4 : 4 * K); j++) if (i ? j % 4 == 3 : j >= 3 * K) assert_true(gr[j] == 0.0f);
-        for (int32_t k = 0; k < 2; k++) {
-            double f[2], h = k ? 0.01 : 0.02;
-            for (int32_t sign = 0; sign < 2; sign++) {
-                for (int64_t j = 0; j < n; j++) m[i][j] = saved[j] + (float)(sign ? -h : h) * d[j];
-                OK(ramet__plan_run(p, &r));
-                f[sign] = output(p, names[order])[0];
+    for (int32_t i = 0; i < 2; i++)
+        for (int32_t order = 0; order < 2; order++) {
+            int64_t n = i ? N * Q : Q * K;
+            double got = 0, norm = 0, slope[2];
+            float *saved = malloc((size_t)n * sizeof *saved), *d = malloc((size_t)n * sizeof *d);
+            memcpy(saved, m[i], (size_t)n * sizeof *saved);
+            for (int64_t j = 0; j < n; j++)
+                d[j] = along[i].data[i ? j / Q * 4 + j % Q : j]; /* B's gradient has rows of 4, the adapter's of 3 */
+            OK(ramet__plan_run(p, &r));
+            const float *gr = output(p, names[2 + i + 2 * order]);
+            for (int64_t j = 0; j < n; j++) {
+                double v = gr[i ? j / Q * 4 + j % Q : j];
+                got += v * d[j];
+                norm += v * v;
             }
-            slope[k] = (f[0] - f[1]) / (2 * h);
+            for (int64_t j = 0; j < (i ? N * 4 : 4 * K); j++)
+                if (i ? j % 4 == 3 : j >= 3 * K) assert_true(gr[j] == 0.0f);
+            for (int32_t k = 0; k < 2; k++) {
+                double f[2], h = k ? 0.01 : 0.02;
+                for (int32_t sign = 0; sign < 2; sign++) {
+                    for (int64_t j = 0; j < n; j++) m[i][j] = saved[j] + (float)(sign ? -h : h) * d[j];
+                    OK(ramet__plan_run(p, &r));
+                    f[sign] = output(p, names[order])[0];
+                }
+                slope[k] = (f[0] - f[1]) / (2 * h);
+            }
+            memcpy(m[i], saved, (size_t)n * sizeof *saved);
+            double want = (4 * slope[1] - slope[0]) / 3;
+            if (!(fabs(got - want) <= 4e-3 * (fabs(want) + 0.1 * sqrt(norm)))) {
+                print_error("%s: %.8g, differences %.8g\n", names[2 + i + 2 * order], got, want);
+                fail();
+            }
+            free(saved);
+            free(d);
         }
-        memcpy(m[i], saved, (size_t)n * sizeof *saved);
-        double want = (4 * slope[1] - slope[0]) / 3;
-        if (!(fabs(got - want) <= 4e-3 * (fabs(want) + 0.1 * sqrt(norm)))) { print_error("%s: %.8g, differences %.8g\n", names[2 + i + 2 * order], got, want); fail(); }
-        free(saved); free(d);
-    }
     const ramet__slot_entry *two[2] = {&e, &e};
-    r.adapters = two; r.n_adapters = 2;
+    r.adapters = two;
+    r.n_adapters = 2;
     FAILS(RAMET_E_ARGUMENT, ramet__plan_run(p, &r), "one adapter");
-    ramet__plan_free(p); ramet__graph_free(g);
-    free(m[0]); free(m[1]); free(x); free(along[0].data); free(along[1].data);
+    ramet__plan_free(p);
+    ramet__graph_free(g);
+    free(m[0]);
+    free(m[1]);
+    free(x);
+    free(along[0].data);
+    free(along[1].data);
     ramet__weight_free(w);
     ramet_runtime_free(rt);
 }
 
-/* The whole training graph, with everything that fusion and recomputation do to it: one direction through all matrices. */
+/* The whole training graph, with everything that fusion and recomputation do to it: one direction through all matrices.
+ */
 static void test_gradient_of_a_whole_model(void **state) {
     (void)state;
     ramet_runtime *rt = test_runtime(2);
@@ -284,14 +390,18 @@ static void test_gradient_of_a_whole_model(void **state) {
         d[i] = random_floats(n, 900 + (uint64_t)i, 0.1f);
         saved[i] = malloc((size_t)n * sizeof **saved);
         memcpy(saved[i], i % 2 ? a.e[i / 2].b : a.e[i / 2].a, (size_t)n * sizeof **saved);
-        for (int64_t j = 0; j < n; j++) { got += (double)g[j] * d[i][j]; norm += (double)g[j] * g[j]; }
+        for (int64_t j = 0; j < n; j++) {
+            got += (double)g[j] * d[i][j];
+            norm += (double)g[j] * g[j];
+        }
     }
     for (int32_t k = 0; k < 2; k++) {
         double f[2], h = k ? 0.02 : 0.04;
         for (int32_t sign = 0; sign < 2; sign++) {
             for (int32_t i = 0; i < 2 * SLOTS; i++) {
                 float *to = (float *)(uintptr_t)(i % 2 ? a.e[i / 2].b : a.e[i / 2].a);
-                for (int64_t j = 0; j < RANK * (i % 2 ? llama_n[i / 2 % PER_LAYER] : llama_k[i / 2 % PER_LAYER]); j++) to[j] = saved[i][j] + (float)(sign ? -h : h) * d[i][j];
+                for (int64_t j = 0; j < RANK * (i % 2 ? llama_n[i / 2 % PER_LAYER] : llama_k[i / 2 % PER_LAYER]); j++)
+                    to[j] = saved[i][j] + (float)(sign ? -h : h) * d[i][j];
             }
             OK(ramet__plan_run(p, &r));
             f[sign] = output(p, "loss")[0];
@@ -299,23 +409,41 @@ static void test_gradient_of_a_whole_model(void **state) {
         slope[k] = (f[0] - f[1]) / (2 * h);
     }
     double want = (4 * slope[1] - slope[0]) / 3;
-    if (!(fabs(got - want) <= 2e-3 * (fabs(want) + 0.1 * 0.1 * sqrt(norm)))) { print_error("gradient %.8g, differences %.8g\n", got, want); fail(); }
-    for (int32_t i = 0; i < 2 * SLOTS; i++) { free(d[i]); free(saved[i]); }
+    if (!(fabs(got - want) <= 2e-3 * (fabs(want) + 0.1 * 0.1 * sqrt(norm)))) {
+        print_error("gradient %.8g, differences %.8g\n", got, want);
+        fail();
+    }
+    for (int32_t i = 0; i < 2 * SLOTS; i++) {
+        free(d[i]);
+        free(saved[i]);
+    }
     ramet__plan_free(p);
-    llama_free(&m); adapter_free(&a);
+    llama_free(&m);
+    adapter_free(&a);
     ramet_runtime_free(rt);
 }
 
 /* ---- variables ---- */
-static int32_t cancel(double fraction, const char *what, void *user) { (void)fraction; (void)what; return *(int32_t *)user; }
-static int32_t stop_at(const char *name, const float *rows, int64_t n, int64_t cols, void *user) { (void)rows; (void)n; (void)cols; return !strcmp(name, user); }
+static int32_t cancel(double fraction, const char *what, void *user) {
+    (void)fraction;
+    (void)what;
+    return *(int32_t *)user;
+}
+static int32_t stop_at(const char *name, const float *rows, int64_t n, int64_t cols, void *user) {
+    (void)rows;
+    (void)n;
+    (void)cols;
+    return !strcmp(name, user);
+}
 
 static void test_writes_commit_last(void **state) {
     (void)state;
     ramet_runtime *rt = test_runtime(1);
     ramet__var a = make_var("a", 4, 0, 1), b = make_var("b", 4, 0, 1), sum = make_var("sum", 4, 0, 1);
     float a0[4], b0[4], s0[4];
-    memcpy(a0, a.data, sizeof a0); memcpy(b0, b.data, sizeof b0); memcpy(s0, sum.data, sizeof s0);
+    memcpy(a0, a.data, sizeof a0);
+    memcpy(b0, b.data, sizeof b0);
+    memcpy(s0, sum.data, sizeof s0);
     ramet__graph *g;
     ramet__plan *p;
     OK(ramet__graph_create(&g, rt, 1, 1, 0));
@@ -343,8 +471,11 @@ static void test_writes_commit_last(void **state) {
         assert_true(output(p, "later")[i] == (s0[i] + a0[i] * b0[i]) * b0[i]);
     }
     FAILS(RAMET_E_UNSUPPORTED, ramet__graph_gradient(bad, total, &av, 1, &grad), "through the write of variable");
-    ramet__plan_free(p); ramet__graph_free(g);
-    free(a.data); free(b.data); free(sum.data);
+    ramet__plan_free(p);
+    ramet__graph_free(g);
+    free(a.data);
+    free(b.data);
+    free(sum.data);
     ramet_runtime_free(rt);
 }
 
@@ -355,8 +486,10 @@ static void test_uses_of_one_value_add_up_and_gradients_can_be_stopped_or_revers
     ramet__graph *g;
     ramet__plan *p;
     OK(ramet__graph_create(&g, rt, 1, 1, 0));
-    ramet__val v = ramet__graph_var(g, &a), grad, none, unused = ramet__graph_input(g, "unused", RAMET__TYPE_F32, RAMET__AXIS_STATIC, 4);
-    ramet__val y = ramet__op_add(g, ramet__op_mul(g, v, ramet__op_stop_gradient(g, v)), ramet__op_scale(g, ramet__op_reverse_gradient(g, v, 0.5f), 3));
+    ramet__val v = ramet__graph_var(g, &a), grad, none,
+               unused = ramet__graph_input(g, "unused", RAMET__TYPE_F32, RAMET__AXIS_STATIC, 4);
+    ramet__val y = ramet__op_add(g, ramet__op_mul(g, v, ramet__op_stop_gradient(g, v)),
+                                 ramet__op_scale(g, ramet__op_reverse_gradient(g, v, 0.5f), 3));
     ramet__val loss = ramet__op_sum(g, y);
     OK(ramet__graph_gradient(g, loss, &v, 1, &grad));
     OK(ramet__graph_gradient(g, loss, &unused, 1, &none));
@@ -370,13 +503,18 @@ static void test_uses_of_one_value_add_up_and_gradients_can_be_stopped_or_revers
         assert_true(fabs(output(p, "y")[i] - (a.data[i] * a.data[i] + 3 * a.data[i])) < 1e-6);
         assert_true(fabs(output(p, "grad")[i] - (a.data[i] - 1.5)) < 1e-6);
     }
-    ramet__plan_free(p); ramet__graph_free(g);
+    ramet__plan_free(p);
+    ramet__graph_free(g);
     free(a.data);
     ramet_runtime_free(rt);
 }
 
 /* ---- taps, progress, allocation ---- */
-typedef struct seen { int32_t n; char names[4][16]; double sum; } seen;
+typedef struct seen {
+    int32_t n;
+    char names[4][16];
+    double sum;
+} seen;
 static int32_t look(const char *name, const float *rows, int64_t n, int64_t cols, void *user) {
     seen *s = user;
     if (s->n < 4) snprintf(s->names[s->n], sizeof s->names[0], "%s", name);
@@ -388,10 +526,16 @@ static int64_t alloc_calls;
 static void *counting(void *ptr, size_t old, size_t size, size_t alignment, void *user) {
     (void)user;
     __atomic_fetch_add(&alloc_calls, 1, __ATOMIC_RELAXED);
-    if (!size) { free(ptr); return NULL; }
+    if (!size) {
+        free(ptr);
+        return NULL;
+    }
     void *p = NULL;
     if (posix_memalign(&p, alignment < sizeof p ? sizeof p : alignment, size)) return NULL;
-    if (ptr) { memcpy(p, ptr, old < size ? old : size); free(ptr); }
+    if (ptr) {
+        memcpy(p, ptr, old < size ? old : size);
+        free(ptr);
+    }
     return p;
 }
 static void test_taps_progress_and_no_allocation_while_running(void **state) {
@@ -399,7 +543,8 @@ static void test_taps_progress_and_no_allocation_while_running(void **state) {
     ramet_runtime_options o;
     ramet_runtime *rt;
     ramet_runtime_options_init(&o, sizeof o);
-    o.threads = 2; o.alloc = counting;
+    o.threads = 2;
+    o.alloc = counting;
     OK(ramet_runtime_create(&rt, &o));
     llama m;
     tiny_adapter a;
@@ -410,7 +555,8 @@ static void test_taps_progress_and_no_allocation_while_running(void **state) {
     ramet__plan *p, *tapped;
     OK(ramet__graph_create(&g, rt, T, T, RANK));
     llama_train(g, &m);
-    ramet__plan_options po = {.mode = RAMET__MODE_BALANCED, .max_context = 16, .timing = 1}, pt = {.mode = RAMET__MODE_BALANCED, .max_context = 16, .tap_prefix = "blk."};
+    ramet__plan_options po = {.mode = RAMET__MODE_BALANCED, .max_context = 16, .timing = 1},
+                        pt = {.mode = RAMET__MODE_BALANCED, .max_context = 16, .tap_prefix = "blk."};
     OK(ramet__plan_create(&p, g, &po));
     OK(ramet__plan_create(&tapped, g, &pt));
     ramet__graph_free(g);
@@ -419,7 +565,8 @@ static void test_taps_progress_and_no_allocation_while_running(void **state) {
     for (int32_t i = 0; i < 3; i++) OK(ramet__plan_run(p, &r));
     assert_int_equal(alloc_calls, before);
     seen s = {0};
-    r.tap = look; r.tap_user = &s;
+    r.tap = look;
+    r.tap_user = &s;
     float loss = output(p, "loss")[0];
     OK(ramet__plan_run(p, &r));
     assert_int_equal(s.n, 0); /* this plan was made without taps */
@@ -429,12 +576,15 @@ static void test_taps_progress_and_no_allocation_while_running(void **state) {
     assert_string_equal(s.names[1], "blk.1.in");
     assert_true(s.sum != 0 && output(tapped, "loss")[0] == loss);
     int32_t stop = 0;
-    r.progress = cancel; r.progress_user = &stop;
+    r.progress = cancel;
+    r.progress_user = &stop;
     OK(ramet__plan_run(p, &r));
     stop = 1;
     FAILS(RAMET_E_CANCELLED, ramet__plan_run(p, &r), "");
-    ramet__plan_free(p); ramet__plan_free(tapped);
-    llama_free(&m); adapter_free(&a);
+    ramet__plan_free(p);
+    ramet__plan_free(tapped);
+    llama_free(&m);
+    adapter_free(&a);
     ramet_runtime_free(rt);
 }
 
@@ -451,7 +601,8 @@ static void test_every_wrong_input_is_answered(void **state) {
     ramet__graph_output(g, "logits", llama_build(g, &m, 1, 0));
     o.byte_budget = 1000;
     FAILS(RAMET_E_BUDGET, ramet__plan_create(&p, g, &o), "bytes");
-    o.byte_budget = 0; o.max_context = 0;
+    o.byte_budget = 0;
+    o.max_context = 0;
     FAILS(RAMET_E_ARGUMENT, ramet__plan_create(&p, g, &o), "max_context");
     o.max_context = 16;
     OK(ramet__plan_create(&p, g, &o));
@@ -464,27 +615,51 @@ static void test_every_wrong_input_is_answered(void **state) {
     ramet__seq_view views[2] = {{blocks, 4}, {blocks, 1}};
     int32_t tk[3] = {1, 2, 3}, ps[3] = {0, 1, 2}, sq[3] = {0, 0, 0}, os[2] = {2, 0};
     ramet__run r = {.rows = 3, .outs = 2, .seqs = views, .n_seqs = 2};
-    give(&r, "tokens", tk); give(&r, "pos", ps); give(&r, "seq", sq);
+    give(&r, "tokens", tk);
+    give(&r, "pos", ps);
+    give(&r, "seq", sq);
     FAILS(RAMET_E_ARGUMENT, ramet__plan_run(p, &r), "'outs' is missing");
-    give(&r, "outs", os); give(&r, "typo", os);
+    give(&r, "outs", os);
+    give(&r, "typo", os);
     FAILS(RAMET_E_ARGUMENT, ramet__plan_run(p, &r), "no input 'typo'");
     r.n_inputs--;
     OK(ramet__plan_run(p, &r));
-    tk[1] = V; FAILS(RAMET_E_ARGUMENT, ramet__plan_run(p, &r), "'tokens'[1] is 96"); tk[1] = 2;
-    os[0] = 3; FAILS(RAMET_E_ARGUMENT, ramet__plan_run(p, &r), "'outs'[0] is 3"); os[0] = -1;
-    FAILS(RAMET_E_ARGUMENT, ramet__plan_run(p, &r), "'outs'[0] is -1"); os[0] = 2;
-    ps[2] = 16; FAILS(RAMET_E_ARGUMENT, ramet__plan_run(p, &r), "'pos'[2] is 16"); ps[2] = 3;
-    FAILS(RAMET_E_ARGUMENT, ramet__plan_run(p, &r), "expected 2"); ps[2] = 2;
-    sq[2] = 2; FAILS(RAMET_E_ARGUMENT, ramet__plan_run(p, &r), "sequence 2"); sq[2] = 0; sq[1] = 1; ps[1] = 0;
-    FAILS(RAMET_E_ARGUMENT, ramet__plan_run(p, &r), "together"); sq[1] = 0;
-    sq[0] = sq[1] = sq[2] = 1; ps[0] = 3; ps[1] = 4; ps[2] = 5;
+    tk[1] = V;
+    FAILS(RAMET_E_ARGUMENT, ramet__plan_run(p, &r), "'tokens'[1] is 96");
+    tk[1] = 2;
+    os[0] = 3;
+    FAILS(RAMET_E_ARGUMENT, ramet__plan_run(p, &r), "'outs'[0] is 3");
+    os[0] = -1;
+    FAILS(RAMET_E_ARGUMENT, ramet__plan_run(p, &r), "'outs'[0] is -1");
+    os[0] = 2;
+    ps[2] = 16;
+    FAILS(RAMET_E_ARGUMENT, ramet__plan_run(p, &r), "'pos'[2] is 16");
+    ps[2] = 3;
+    FAILS(RAMET_E_ARGUMENT, ramet__plan_run(p, &r), "expected 2");
+    ps[2] = 2;
+    sq[2] = 2;
+    FAILS(RAMET_E_ARGUMENT, ramet__plan_run(p, &r), "sequence 2");
+    sq[2] = 0;
+    sq[1] = 1;
+    ps[1] = 0;
+    FAILS(RAMET_E_ARGUMENT, ramet__plan_run(p, &r), "together");
+    sq[1] = 0;
+    sq[0] = sq[1] = sq[2] = 1;
+    ps[0] = 3;
+    ps[1] = 4;
+    ps[2] = 5;
     FAILS(RAMET_E_ARGUMENT, ramet__plan_run(p, &r), "1 cache blocks");
-    r.rows = T + 1; FAILS(RAMET_E_ARGUMENT, ramet__plan_run(p, &r), "at most 12"); r.rows = 3;
-    r.outs = 3; FAILS(RAMET_E_ARGUMENT, ramet__plan_run(p, &r), "at most 2"); r.outs = 0;
+    r.rows = T + 1;
+    FAILS(RAMET_E_ARGUMENT, ramet__plan_run(p, &r), "at most 12");
+    r.rows = 3;
+    r.outs = 3;
+    FAILS(RAMET_E_ARGUMENT, ramet__plan_run(p, &r), "at most 2");
+    r.outs = 0;
     ramet__run empty = {.n_inputs = 0};
     OK(ramet__plan_run(p, &empty));
     assert_null(ramet__plan_output(p, "nothing", NULL, NULL));
-    ramet__plan_free(p); ramet__graph_free(g);
+    ramet__plan_free(p);
+    ramet__graph_free(g);
     for (int32_t b = 0; b < 4; b++) free(blocks[b]);
 
     OK(ramet__graph_create(&g, rt, T, 2, 0));
@@ -504,15 +679,19 @@ static void test_operations_without_derivative_say_so(void **state) {
     ramet__graph *g;
     OK(ramet__graph_create(&g, rt, 4, 4, 0));
     ramet__cache_layout layout = {1, 1, 8, 4};
-    ramet__val x = ramet__graph_input(g, "x", RAMET__TYPE_F32, RAMET__AXIS_ROWS, 8), seq = ramet__graph_input(g, "seq", RAMET__TYPE_I32, RAMET__AXIS_ROWS, 0), pos = ramet__graph_input(g, "pos", RAMET__TYPE_I32, RAMET__AXIS_ROWS, 0), d;
+    ramet__val x = ramet__graph_input(g, "x", RAMET__TYPE_F32, RAMET__AXIS_ROWS, 8),
+               seq = ramet__graph_input(g, "seq", RAMET__TYPE_I32, RAMET__AXIS_ROWS, 0),
+               pos = ramet__graph_input(g, "pos", RAMET__TYPE_I32, RAMET__AXIS_ROWS, 0), d;
     ramet__val loss = ramet__op_sum(g, ramet__op_cache_attention(g, x, x, x, seq, pos, &layout, 0, 1));
     FAILS(RAMET_E_UNSUPPORTED, ramet__graph_gradient(g, loss, &x, 1, &d), "cache_attention");
     ramet__graph_free(g);
     OK(ramet__graph_create(&g, rt, 4, 4, 0));
-    x = ramet__graph_input(g, "x", RAMET__TYPE_F32, RAMET__AXIS_ROWS, 8); seq = ramet__graph_input(g, "seq", RAMET__TYPE_I32, RAMET__AXIS_ROWS, 0);
+    x = ramet__graph_input(g, "x", RAMET__TYPE_F32, RAMET__AXIS_ROWS, 8);
+    seq = ramet__graph_input(g, "seq", RAMET__TYPE_I32, RAMET__AXIS_ROWS, 0);
     loss = ramet__op_sum(g, ramet__op_attention(g, x, x, x, seq, 1, 1, 8));
     OK(ramet__graph_gradient(g, loss, &x, 1, &d));
-    FAILS(RAMET_E_UNSUPPORTED, ramet__graph_gradient(g, ramet__op_sum(g, ramet__op_mul(g, d, d)), &x, 1, &d), "attention_grad");
+    FAILS(RAMET_E_UNSUPPORTED, ramet__graph_gradient(g, ramet__op_sum(g, ramet__op_mul(g, d, d)), &x, 1, &d),
+          "attention_grad");
     ramet__graph_free(g);
     ramet_runtime_free(rt);
 }
@@ -535,10 +714,19 @@ static void test_every_operation_is_listed(void **state) {
 }
 
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_bits_do_not_depend_on_threads), cmocka_unit_test(test_exact_rows_do_not_feel_their_neighbours),
-        cmocka_unit_test(test_cached_and_whole_runs_agree_and_fuse), cmocka_unit_test(test_rows_use_their_own_adapter), cmocka_unit_test(test_adapter_gradients_of_both_orders), cmocka_unit_test(test_gradient_of_a_whole_model),
-        cmocka_unit_test(test_writes_commit_last), cmocka_unit_test(test_uses_of_one_value_add_up_and_gradients_can_be_stopped_or_reversed),
-        cmocka_unit_test(test_taps_progress_and_no_allocation_while_running), cmocka_unit_test(test_every_wrong_input_is_answered),
-        cmocka_unit_test(test_operations_without_derivative_say_so), cmocka_unit_test(test_every_operation_is_listed)};
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_bits_do_not_depend_on_threads),
+        cmocka_unit_test(test_exact_rows_do_not_feel_their_neighbours),
+        cmocka_unit_test(test_exact_rows_through_a_variable),
+        cmocka_unit_test(test_cached_and_whole_runs_agree_and_fuse),
+        cmocka_unit_test(test_rows_use_their_own_adapter),
+        cmocka_unit_test(test_adapter_gradients_of_both_orders),
+        cmocka_unit_test(test_gradient_of_a_whole_model),
+        cmocka_unit_test(test_writes_commit_last),
+        cmocka_unit_test(test_uses_of_one_value_add_up_and_gradients_can_be_stopped_or_reversed),
+        cmocka_unit_test(test_taps_progress_and_no_allocation_while_running),
+        cmocka_unit_test(test_every_wrong_input_is_answered),
+        cmocka_unit_test(test_operations_without_derivative_say_so),
+        cmocka_unit_test(test_every_operation_is_listed)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

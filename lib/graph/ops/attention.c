@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* attention.c - causal grouped-query attention among the rows of a run that share a sequence (training, evaluation), its
- * gradient, and the same over a sequence's cache (sessions). Scores never leave a piece: the kernel keeps running maxima and
- * sums (Dao et al. 2022); the second output, the log-sum-exp of each query and head, is what the gradient needs. */
+/* attention.c - causal grouped-query attention among the rows of a run that share a sequence (training, evaluation),
+ * its gradient, and the same over a sequence's cache (sessions). Scores never leave a piece: the kernel keeps running
+ * maxima and sums (Dao et al. 2022); the second output, the log-sum-exp of each query and head, is what the gradient
+ * needs. */
 #include "graph/op.h"
 #include <inttypes.h>
 #include <math.h>
@@ -11,14 +12,26 @@
 #define BLOCK 64   /* keys that a piece without a cache looks at together */
 
 static const ramet__gshape *shape(const ramet__graph *g, ramet__val v) { return ramet__graph_shape(g, v); }
-static int32_t check(ramet__graph *g, ramet__val q, ramet__val k, ramet__val v, ramet__val seq, int64_t n_head, int64_t n_kv, int64_t hd, const char *op) {
-    if (!ramet__want(g, ramet__is_val(g, q) && ramet__is_val(g, k) && ramet__is_val(g, v) && ramet__is_val(g, seq) && ramet__graph_type(g, seq) == RAMET__TYPE_I32, op, "needs q, k, v and the sequence of each row")) return 0;
-    if (!ramet__want(g, n_kv > 0 && hd > 0 && n_head > 0 && n_head % n_kv == 0, op, "heads must be a multiple of key-value heads")) return 0;
-    return ramet__want(g, ramet__gcols(shape(g, q)) == n_head * hd && ramet__gcols(shape(g, k)) == n_kv * hd && ramet__same_shape(shape(g, k), shape(g, v)) && ramet__gcols(shape(g, seq)) == 1 &&
-                          shape(g, q)->axis == RAMET__AXIS_ROWS && shape(g, k)->axis == RAMET__AXIS_ROWS && shape(g, seq)->axis == RAMET__AXIS_ROWS, op, "columns are not heads x head_dim, or rows differ");
+static int32_t check(ramet__graph *g, ramet__val q, ramet__val k, ramet__val v, ramet__val seq, int64_t n_head,
+                     int64_t n_kv, int64_t hd, const char *op) {
+    if (!ramet__want(g,
+                     ramet__is_val(g, q) && ramet__is_val(g, k) && ramet__is_val(g, v) && ramet__is_val(g, seq) &&
+                         ramet__graph_type(g, seq) == RAMET__TYPE_I32,
+                     op, "needs q, k, v and the sequence of each row"))
+        return 0;
+    if (!ramet__want(g, n_kv > 0 && hd > 0 && n_head > 0 && n_head % n_kv == 0, op,
+                     "heads must be a multiple of key-value heads"))
+        return 0;
+    return ramet__want(g,
+                       ramet__gcols(shape(g, q)) == n_head * hd && ramet__gcols(shape(g, k)) == n_kv * hd &&
+                           ramet__same_shape(shape(g, k), shape(g, v)) && ramet__gcols(shape(g, seq)) == 1 &&
+                           shape(g, q)->axis == RAMET__AXIS_ROWS && shape(g, k)->axis == RAMET__AXIS_ROWS &&
+                           shape(g, seq)->axis == RAMET__AXIS_ROWS,
+                       op, "columns are not heads x head_dim, or rows differ");
 }
 /* attr: n_head, n_kv, head_dim */
-ramet__val ramet__op_attention(ramet__graph *g, ramet__val q, ramet__val k, ramet__val v, ramet__val seq, int64_t n_head, int64_t n_kv, int64_t head_dim) {
+ramet__val ramet__op_attention(ramet__graph *g, ramet__val q, ramet__val k, ramet__val v, ramet__val seq,
+                               int64_t n_head, int64_t n_kv, int64_t head_dim) {
     if (!check(g, q, k, v, seq, n_head, n_kv, head_dim, "attention")) return -1;
     ramet__val in[4] = {q, k, v, seq};
     ramet__attr attr = {.i = {n_head, n_kv, head_dim}};
@@ -32,14 +45,20 @@ static void gradient(ramet__graph *g, const ramet__node *n, const ramet__val *do
     memcpy(din, g->nodes[g->n_nodes - 1].out, 3 * sizeof *din);
 }
 
-typedef struct scratch_map { const float **k, **v; int32_t *limit; void *kernel; } scratch_map;
+typedef struct scratch_map {
+    const float **k, **v;
+    int32_t *limit;
+    void *kernel;
+} scratch_map;
 static uint64_t scratch_size(int64_t blocks, uint64_t kernel) {
-    return ramet__align((uint64_t)blocks * sizeof(float *)) * 2 + ramet__align(QUERIES * sizeof(int32_t)) + ramet__align(kernel);
+    return ramet__align((uint64_t)blocks * sizeof(float *)) * 2 + ramet__align(QUERIES * sizeof(int32_t)) +
+           ramet__align(kernel);
 }
 static scratch_map scratch_cut(void *scratch, int64_t blocks) {
     char *at = scratch;
     uint64_t list = ramet__align((uint64_t)blocks * sizeof(float *));
-    return (scratch_map){(const float **)at, (const float **)(at + list), (int32_t *)(at + 2 * list), at + 2 * list + ramet__align(QUERIES * sizeof(int32_t))};
+    return (scratch_map){(const float **)at, (const float **)(at + list), (int32_t *)(at + 2 * list),
+                         at + 2 * list + ramet__align(QUERIES * sizeof(int32_t))};
 }
 
 static ramet_status prepare(ramet__plan *p, ramet__step *s) {
@@ -47,7 +66,8 @@ static ramet_status prepare(ramet__plan *p, ramet__step *s) {
     RAMET__TRY(ramet__plan_spans(p, s->in[3], QUERIES, &spans));
     s->extra = (void *)(uintptr_t)spans;
     int64_t group = s->attr.i[0] / s->attr.i[1], hd = s->attr.i[2];
-    s->scratch_bytes = scratch_size(ramet__ceil_div(p->max_rows, BLOCK), p->rt->kernels->attention_scratch(QUERIES, group, hd, BLOCK));
+    s->scratch_bytes =
+        scratch_size(ramet__ceil_div(p->max_rows, BLOCK), p->rt->kernels->attention_scratch(QUERIES, group, hd, BLOCK));
     return RAMET_OK;
 }
 static int64_t pieces(const ramet__step *s, const ramet__exec *x, int32_t phase) {
@@ -65,12 +85,16 @@ static void run(const ramet__step *s, const ramet__exec *x, int32_t phase, int64
         m.v[b] = ramet__row(s->in[2], c->first + b * BLOCK) + head * hd;
     }
     for (int32_t r = 0; r < c->rows; r++) m.limit[r] = c->row + r - c->first + 1;
-    x->k->attention(ramet__row(s->out[0], c->row) + head * group * hd, n_head * hd, ramet__row(s->out[1], c->row) + head * group, n_head,
-                    ramet__row(s->in[0], c->row) + head * group * hd, n_head * hd, c->rows, group, hd, m.k, m.v, n_kv * hd, BLOCK, m.limit, 1.0f / sqrtf((float)hd), m.kernel);
+    x->k->attention(ramet__row(s->out[0], c->row) + head * group * hd, n_head * hd,
+                    ramet__row(s->out[1], c->row) + head * group, n_head,
+                    ramet__row(s->in[0], c->row) + head * group * hd, n_head * hd, c->rows, group, hd, m.k, m.v,
+                    n_kv * hd, BLOCK, m.limit, 1.0f / sqrtf((float)hd), m.kernel);
 }
-const ramet__op ramet__opdef_attention = {.name = "attention", .gradient = gradient, .prepare = prepare, .pieces = pieces, .run = run};
+const ramet__op ramet__opdef_attention = {
+    .name = "attention", .gradient = gradient, .prepare = prepare, .pieces = pieces, .run = run};
 
-/* ---- gradient: in = q, k, v, seq, o, lse, do; out = dq, dk, dv. A piece owns one key-value head of one run of rows. ---- */
+/* ---- gradient: in = q, k, v, seq, o, lse, do; out = dq, dk, dv. A piece owns one key-value head of one run of rows.
+ * ---- */
 static ramet_status grad_prepare(ramet__plan *p, ramet__step *s) {
     const ramet__spans *spans = NULL;
     RAMET__TRY(ramet__plan_spans(p, s->in[3], QUERIES, &spans));
@@ -87,19 +111,33 @@ static void grad_run(const ramet__step *s, const ramet__exec *x, int32_t phase, 
     int64_t n_head = s->attr.i[0], n_kv = s->attr.i[1], hd = s->attr.i[2], group = n_head / n_kv, head = piece % n_kv;
     const ramet__span *c = &((const ramet__spans *)s->extra)->runs[piece / n_kv];
     int64_t q = head * group * hd, kv = head * hd, r = c->row;
-    x->k->attention_grad(ramet__row(s->out[0], r) + q, ramet__row(s->out[1], r) + kv, ramet__row(s->out[2], r) + kv, ramet__row(s->in[0], r) + q, ramet__row(s->in[1], r) + kv,
-                         ramet__row(s->in[2], r) + kv, ramet__row(s->in[4], r) + q, ramet__row(s->in[6], r) + q, ramet__row(s->in[5], r) + head * group, n_head, n_head * hd,
-                         n_kv * hd, c->rows, group, hd, 1.0f / sqrtf((float)hd), scratch);
+    x->k->attention_grad(ramet__row(s->out[0], r) + q, ramet__row(s->out[1], r) + kv, ramet__row(s->out[2], r) + kv,
+                         ramet__row(s->in[0], r) + q, ramet__row(s->in[1], r) + kv, ramet__row(s->in[2], r) + kv,
+                         ramet__row(s->in[4], r) + q, ramet__row(s->in[6], r) + q,
+                         ramet__row(s->in[5], r) + head * group, n_head, n_head * hd, n_kv * hd, c->rows, group, hd,
+                         1.0f / sqrtf((float)hd), scratch);
 }
-const ramet__op ramet__opdef_attention_grad = {.name = "attention_grad", .prepare = grad_prepare, .pieces = grad_pieces, .run = grad_run};
+const ramet__op ramet__opdef_attention_grad = {
+    .name = "attention_grad", .prepare = grad_prepare, .pieces = grad_pieces, .run = grad_run};
 
 /* ---- over a cache: in = q, k, v, seq, pos. First every row's k and v are written, then every query looks. ---- */
-typedef struct cache_info { ramet__cache_layout layout; const ramet__spans *spans; int64_t blocks; } cache_info;
+typedef struct cache_info {
+    ramet__cache_layout layout;
+    const ramet__spans *spans;
+    int64_t blocks;
+} cache_info;
 /* attr: n_head, n_kv, head_dim, block, layers, layer */
-ramet__val ramet__op_cache_attention(ramet__graph *g, ramet__val q, ramet__val k, ramet__val v, ramet__val seq, ramet__val pos, const ramet__cache_layout *cache, int32_t layer, int64_t n_head) {
-    if (!ramet__want(g, cache && cache->block > 0 && layer >= 0 && layer < cache->layers, "cache_attention", "no such layer in the cache")) return -1;
+ramet__val ramet__op_cache_attention(ramet__graph *g, ramet__val q, ramet__val k, ramet__val v, ramet__val seq,
+                                     ramet__val pos, const ramet__cache_layout *cache, int32_t layer, int64_t n_head) {
+    if (!ramet__want(g, cache && cache->block > 0 && layer >= 0 && layer < cache->layers, "cache_attention",
+                     "no such layer in the cache"))
+        return -1;
     if (!check(g, q, k, v, seq, n_head, cache->n_kv, cache->head_dim, "cache_attention")) return -1;
-    if (!ramet__want(g, ramet__is_val(g, pos) && ramet__graph_type(g, pos) == RAMET__TYPE_I32 && ramet__same_shape(shape(g, pos), shape(g, seq)), "cache_attention", "needs the position of each row")) return -1;
+    if (!ramet__want(g,
+                     ramet__is_val(g, pos) && ramet__graph_type(g, pos) == RAMET__TYPE_I32 &&
+                         ramet__same_shape(shape(g, pos), shape(g, seq)),
+                     "cache_attention", "needs the position of each row"))
+        return -1;
     ramet__val in[5] = {q, k, v, seq, pos};
     ramet__attr attr = {.i = {n_head, cache->n_kv, cache->head_dim, cache->block, cache->layers, layer}};
     ramet__gshape out = *shape(g, q);
@@ -109,7 +147,8 @@ static ramet_status cache_prepare(ramet__plan *p, ramet__step *s) {
     cache_info *info = ramet__arena_alloc(&p->names, sizeof *info);
     if (!info) return ramet__alloc_status();
     s->extra = info;
-    if (p->max_context < 1) return ramet__fail(RAMET_E_ARGUMENT, "plan: max_context must be at least 1 for attention over a cache");
+    if (p->max_context < 1)
+        return ramet__fail(RAMET_E_ARGUMENT, "plan: max_context must be at least 1 for attention over a cache");
     int64_t group = s->attr.i[0] / s->attr.i[1], hd = s->attr.i[2], block = s->attr.i[3];
     info->blocks = ramet__ceil_div(p->max_context, block);
     info->layout = (ramet__cache_layout){(int32_t)s->attr.i[4], (int32_t)s->attr.i[1], (int32_t)hd, (int32_t)block};
@@ -135,11 +174,12 @@ static void cache_run(const ramet__step *s, const ramet__exec *x, int32_t phase,
     const ramet__span *c = &info->spans->chunks[phase ? piece / n_kv : piece];
     const ramet__seq_view *seq = &x->run->seqs[c->key];
     if (phase == 0) {
-        for (int64_t r = c->row; r < c->row + c->rows; r++) for (int64_t head = 0; head < n_kv; head++) {
-            float *k = cache_at(s, seq->blocks[pos[r] / size], head) + pos[r] % size * hd;
-            memcpy(k, ramet__row(s->in[1], r) + head * hd, (size_t)hd * sizeof *k);
-            memcpy(k + n_kv * size * hd, ramet__row(s->in[2], r) + head * hd, (size_t)hd * sizeof *k);
-        }
+        for (int64_t r = c->row; r < c->row + c->rows; r++)
+            for (int64_t head = 0; head < n_kv; head++) {
+                float *k = cache_at(s, seq->blocks[pos[r] / size], head) + pos[r] % size * hd;
+                memcpy(k, ramet__row(s->in[1], r) + head * hd, (size_t)hd * sizeof *k);
+                memcpy(k + n_kv * size * hd, ramet__row(s->in[2], r) + head * hd, (size_t)hd * sizeof *k);
+            }
         return;
     }
     int64_t head = piece % n_kv, last = pos[c->row + c->rows - 1] + 1;
@@ -149,7 +189,9 @@ static void cache_run(const ramet__step *s, const ramet__exec *x, int32_t phase,
         m.v[b] = m.k[b] + n_kv * size * hd;
     }
     for (int32_t r = 0; r < c->rows; r++) m.limit[r] = pos[c->row + r] + 1;
-    x->k->attention(ramet__row(s->out[0], c->row) + head * group * hd, n_head * hd, NULL, 0, ramet__row(s->in[0], c->row) + head * group * hd, n_head * hd, c->rows, group, hd,
-                    m.k, m.v, hd, size, m.limit, 1.0f / sqrtf((float)hd), m.kernel);
+    x->k->attention(ramet__row(s->out[0], c->row) + head * group * hd, n_head * hd, NULL, 0,
+                    ramet__row(s->in[0], c->row) + head * group * hd, n_head * hd, c->rows, group, hd, m.k, m.v, hd,
+                    size, m.limit, 1.0f / sqrtf((float)hd), m.kernel);
 }
-const ramet__op ramet__opdef_cache_attention = {.name = "cache_attention", .overwrites = {1}, .prepare = cache_prepare, .pieces = cache_pieces, .run = cache_run};
+const ramet__op ramet__opdef_cache_attention = {
+    .name = "cache_attention", .overwrites = {1}, .prepare = cache_prepare, .pieces = cache_pieces, .run = cache_run};

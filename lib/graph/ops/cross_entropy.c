@@ -14,12 +14,23 @@
 #define MASKED -1e30f /* a logit that no exponential sees */
 
 static const ramet__gshape *shape(const ramet__graph *g, ramet__val v) { return ramet__graph_shape(g, v); }
-static int32_t check(ramet__graph *g, ramet__val logits, ramet__val ids, ramet__val p, ramet__val weight, const char *op) {
-    if (!ramet__want(g, ramet__is_val(g, logits) && ramet__is_val(g, ids) && ramet__graph_type(g, ids) == RAMET__TYPE_I32 && ramet__is_val(g, weight), op, "needs logits, indices and weights")) return 0;
+static int32_t check(ramet__graph *g, ramet__val logits, ramet__val ids, ramet__val p, ramet__val weight,
+                     const char *op) {
+    if (!ramet__want(g,
+                     ramet__is_val(g, logits) && ramet__is_val(g, ids) &&
+                         ramet__graph_type(g, ids) == RAMET__TYPE_I32 && ramet__is_val(g, weight),
+                     op, "needs logits, indices and weights"))
+        return 0;
     ramet__gshape row = ramet__row_shape(shape(g, logits));
-    if (!ramet__want(g, shape(g, logits)->rank == 2 && shape(g, ids)->axis == shape(g, logits)->axis && ramet__grows(shape(g, ids)) == ramet__grows(shape(g, logits)), op, "indices have other rows than the logits")) return 0;
+    if (!ramet__want(g,
+                     shape(g, logits)->rank == 2 && shape(g, ids)->axis == shape(g, logits)->axis &&
+                         ramet__grows(shape(g, ids)) == ramet__grows(shape(g, logits)),
+                     op, "indices have other rows than the logits"))
+        return 0;
     if (!ramet__want(g, p != -1 || ramet__gcols(shape(g, ids)) == 1, op, "needs one label a row")) return 0;
-    if (p >= 0 && !ramet__want(g, ramet__is_val(g, p) && ramet__same_shape(shape(g, p), shape(g, ids)), op, "probabilities have another shape than the ids")) return 0;
+    if (p >= 0 && !ramet__want(g, ramet__is_val(g, p) && ramet__same_shape(shape(g, p), shape(g, ids)), op,
+                               "probabilities have another shape than the ids"))
+        return 0;
     return ramet__want(g, ramet__same_shape(&row, shape(g, weight)), op, "needs one weight a row");
 }
 static ramet__val loss(ramet__graph *g, const ramet__op *op, const ramet__val *in, int32_t n, ramet__val *row) {
@@ -28,20 +39,27 @@ static ramet__val loss(ramet__graph *g, const ramet__op *op, const ramet__val *i
     if (l >= 0 && row) *row = g->nodes[g->n_nodes - 1].out[1];
     return l;
 }
-ramet__val ramet__op_cross_entropy(ramet__graph *g, ramet__val logits, ramet__val labels, ramet__val weight, ramet__val *row) {
+ramet__val ramet__op_cross_entropy(ramet__graph *g, ramet__val logits, ramet__val labels, ramet__val weight,
+                                   ramet__val *row) {
     if (!check(g, logits, labels, -1, weight, "cross_entropy")) return -1;
     ramet__val in[3] = {logits, labels, weight};
     return loss(g, &ramet__opdef_cross_entropy, in, 3, row);
 }
-ramet__val ramet__op_kl_top(ramet__graph *g, ramet__val logits, ramet__val ids, ramet__val p, ramet__val weight, ramet__val *row) {
-    if (!ramet__want(g, ramet__is_val(g, p), "kl_top", "needs the target's probabilities") || !check(g, logits, ids, p, weight, "kl_top")) return -1;
+ramet__val ramet__op_kl_top(ramet__graph *g, ramet__val logits, ramet__val ids, ramet__val p, ramet__val weight,
+                            ramet__val *row) {
+    if (!ramet__want(g, ramet__is_val(g, p), "kl_top", "needs the target's probabilities") ||
+        !check(g, logits, ids, p, weight, "kl_top"))
+        return -1;
     ramet__val in[4] = {logits, ids, weight, p};
     return loss(g, &ramet__opdef_kl_top, in, 4, row);
 }
 
 /* Both: d(loss) -> coef = weight * dloss (+ drow) */
 static ramet__val coefficient(ramet__graph *g, const ramet__node *n, const ramet__val *dout) {
-    ramet__val c = dout[0] < 0 ? -1 : g->values[dout[0]].leaf == RAMET__LEAF_CONST && g->values[dout[0]].number == 1.0f ? n->in[2] : ramet__op_mul(g, n->in[2], dout[0]);
+    ramet__val c = dout[0] < 0 ? -1
+                   : g->values[dout[0]].leaf == RAMET__LEAF_CONST && g->values[dout[0]].number == 1.0f
+                       ? n->in[2]
+                       : ramet__op_mul(g, n->in[2], dout[0]);
     return dout[1] < 0 ? c : c < 0 ? dout[1] : ramet__op_add(g, c, dout[1]);
 }
 static void loss_gradient(ramet__graph *g, const ramet__node *n, const ramet__val *dout, ramet__val *din) {
@@ -49,18 +67,22 @@ static void loss_gradient(ramet__graph *g, const ramet__node *n, const ramet__va
     if (ramet__needs(g, n, 0)) {
         ramet__val in[4] = {n->in[0], n->in[1], coefficient(g, n, dout), kl ? n->in[3] : -1};
         ramet__gshape out = *shape(g, n->in[0]);
-        din[0] = ramet__node_add(g, kl ? &ramet__opdef_kl_top_grad : &ramet__opdef_cross_entropy_grad, in, 3 + kl, &out, 1, NULL);
+        din[0] = ramet__node_add(g, kl ? &ramet__opdef_kl_top_grad : &ramet__opdef_cross_entropy_grad, in, 3 + kl, &out,
+                                 1, NULL);
     }
     if (ramet__needs(g, n, 2) && dout[0] >= 0) din[2] = ramet__op_mul(g, n->out[1], dout[0]);
-    if (kl && ramet__needs(g, n, 3)) ramet__graph_fail(g, RAMET_E_UNSUPPORTED, "gradient: kl_top has no derivative for the target's probabilities");
+    if (kl && ramet__needs(g, n, 3))
+        ramet__graph_fail(g, RAMET_E_UNSUPPORTED, "gradient: kl_top has no derivative for the target's probabilities");
 }
 /* coef (softmax - onehot), 0 where the label is negative */
 static void grad_expand(ramet__graph *g, const ramet__node *n, ramet__val *out) {
     ramet__val c = ramet__op_keep(g, n->in[2], n->in[1]);
-    out[0] = ramet__op_sub(g, ramet__op_row_scale(g, ramet__op_softmax(g, n->in[0]), c), ramet__op_onehot(g, c, n->in[1], ramet__gcols(shape(g, n->in[0]))));
+    out[0] = ramet__op_sub(g, ramet__op_row_scale(g, ramet__op_softmax(g, n->in[0]), c),
+                           ramet__op_onehot(g, c, n->in[1], ramet__gcols(shape(g, n->in[0]))));
 }
 
-/* ---- one row: the term, and with `grad` the logits become their gradient. `z` is writable and restored otherwise. ---- */
+/* ---- one row: the term, and with `grad` the logits become their gradient. `z` is writable and restored otherwise.
+ * ---- */
 static float entropy_row(const ramet__kernels *k, float *z, int64_t n, int32_t label, int32_t grad, float coef) {
     if (label < 0) {
         if (grad) memset(z, 0, (size_t)n * sizeof *z);
@@ -70,7 +92,8 @@ static float entropy_row(const ramet__kernels *k, float *z, int64_t n, int32_t l
     if (grad) k->softmax_minus_onehot(z, lse, label, coef, n);
     return term;
 }
-static float kl_row(const ramet__kernels *k, float *z, int64_t n, const int32_t *ids, const float *p, int64_t top, float *saved, int32_t grad, float coef) {
+static float kl_row(const ramet__kernels *k, float *z, int64_t n, const int32_t *ids, const float *p, int64_t top,
+                    float *saved, int32_t grad, float coef) {
     double mass = 0, Q = 0, term = 0;
     float lse = k->logsumexp(z, n);
     for (int64_t i = 0; i < top; i++) {
@@ -83,15 +106,18 @@ static float kl_row(const ramet__kernels *k, float *z, int64_t n, const int32_t 
     double rest = RAMET__MAX(0.0, 1.0 - mass), c = mass;
     if (rest < 1e-6) rest = 0;
     if (rest > 0) { /* log of the mass that the model leaves to all other classes, without cancellation */
-        for (int64_t i = 0; i < top; i++) if (ids[i] >= 0) z[ids[i]] = MASKED;
+        for (int64_t i = 0; i < top; i++)
+            if (ids[i] >= 0) z[ids[i]] = MASKED;
         double other = k->logsumexp(z, n);
-        for (int64_t i = 0; i < top; i++) if (ids[i] >= 0) z[ids[i]] = saved[i];
+        for (int64_t i = 0; i < top; i++)
+            if (ids[i] >= 0) z[ids[i]] = saved[i];
         term += rest * (log(rest) - (other - lse));
         c -= rest * Q * exp(RAMET__MIN(80.0, (double)lse - other));
     }
     if (!grad) return (float)term;
     k->softmax_minus_onehot(z, lse, -1, (float)(c * coef), n);
-    for (int64_t i = 0; i < top; i++) if (ids[i] >= 0) z[ids[i]] = (float)((exp((double)saved[i] - lse) * (mass + rest) - p[i]) * coef);
+    for (int64_t i = 0; i < top; i++)
+        if (ids[i] >= 0) z[ids[i]] = (float)((exp((double)saved[i] - lse) * (mass + rest) - p[i]) * coef);
     return (float)term;
 }
 
@@ -101,19 +127,28 @@ static ramet_status loss_prepare(ramet__plan *p, ramet__step *s) {
     s->scratch_bytes = (uint64_t)(s->in[0]->cols + (kl ? s->in[1]->cols : 0)) * sizeof(float);
     return ramet__plan_check_ids(p, s->in[1], INT32_MIN, s->in[0]->cols, s->op->name);
 }
-static int64_t loss_pieces(const ramet__step *s, const ramet__exec *x, int32_t phase) { return phase == 0 ? ramet__count(x, s->in[0]) : phase == 1 ? 1 : -1; }
-static void total(const ramet__step *s, const ramet__exec *x, const ramet__pval *weight) { /* one order: row after row */
+static int64_t loss_pieces(const ramet__step *s, const ramet__exec *x, int32_t phase) {
+    return phase == 0 ? ramet__count(x, s->in[0]) : phase == 1 ? 1 : -1;
+}
+static void total(const ramet__step *s, const ramet__exec *x,
+                  const ramet__pval *weight) { /* one order: row after row */
     const float *row = s->out[1]->data, *w = weight->data;
     double sum = 0;
     for (int64_t r = 0; r < ramet__count(x, s->out[1]); r++) sum += (double)row[r] * w[r];
     *(float *)s->out[0]->data = (float)sum;
 }
 static void loss_run(const ramet__step *s, const ramet__exec *x, int32_t phase, int64_t r, void *scratch) {
-    if (phase == 1) { total(s, x, s->in[2]); return; }
+    if (phase == 1) {
+        total(s, x, s->in[2]);
+        return;
+    }
     int64_t n = s->in[0]->cols, top = s->in[1]->cols;
     float *z = scratch, *row = (float *)s->out[1]->data + r;
     const int32_t *ids = (const int32_t *)s->in[1]->data + r * top;
-    if (s->op == &ramet__opdef_cross_entropy) { *row = entropy_row(x->k, ramet__row(s->in[0], r), n, *ids, 0, 0.0f); return; }
+    if (s->op == &ramet__opdef_cross_entropy) {
+        *row = entropy_row(x->k, ramet__row(s->in[0], r), n, *ids, 0, 0.0f);
+        return;
+    }
     memcpy(z, ramet__row(s->in[0], r), (size_t)n * sizeof *z);
     *row = kl_row(x->k, z, n, ids, ramet__row(s->in[3], r), top, z + n, 0, 0.0f);
 }
@@ -124,17 +159,30 @@ static void grad_rows(const ramet__step *s, const ramet__exec *x, int64_t r0, in
         float *z = ramet__row(s->out[0], r);
         const int32_t *ids = (const int32_t *)s->in[1]->data + r * top;
         if (s->out[0]->data != s->in[0]->data) memcpy(z, ramet__row(s->in[0], r), (size_t)n * sizeof *z);
-        if (s->op == &ramet__opdef_cross_entropy_grad) entropy_row(x->k, z, n, *ids, 1, coef[r]);
-        else kl_row(x->k, z, n, ids, ramet__row(s->in[3], r), top, scratch, 1, coef[r]);
+        if (s->op == &ramet__opdef_cross_entropy_grad)
+            entropy_row(x->k, z, n, *ids, 1, coef[r]);
+        else
+            kl_row(x->k, z, n, ids, ramet__row(s->in[3], r), top, scratch, 1, coef[r]);
     }
 }
-const ramet__op ramet__opdef_cross_entropy = {.name = "cross_entropy", .gradient = loss_gradient, .prepare = loss_prepare, .pieces = loss_pieces, .run = loss_run};
-const ramet__op ramet__opdef_cross_entropy_grad = {.name = "cross_entropy_grad", .overwrites = {1}, .expand = grad_expand, .prepare = loss_prepare, .rows = grad_rows};
-const ramet__op ramet__opdef_kl_top = {.name = "kl_top", .gradient = loss_gradient, .prepare = loss_prepare, .pieces = loss_pieces, .run = loss_run};
-const ramet__op ramet__opdef_kl_top_grad = {.name = "kl_top_grad", .overwrites = {1}, .prepare = loss_prepare, .rows = grad_rows};
+const ramet__op ramet__opdef_cross_entropy = {.name = "cross_entropy",
+                                              .gradient = loss_gradient,
+                                              .prepare = loss_prepare,
+                                              .pieces = loss_pieces,
+                                              .run = loss_run};
+const ramet__op ramet__opdef_cross_entropy_grad = {
+    .name = "cross_entropy_grad", .overwrites = {1}, .expand = grad_expand, .prepare = loss_prepare, .rows = grad_rows};
+const ramet__op ramet__opdef_kl_top = {
+    .name = "kl_top", .gradient = loss_gradient, .prepare = loss_prepare, .pieces = loss_pieces, .run = loss_run};
+const ramet__op ramet__opdef_kl_top_grad = {
+    .name = "kl_top_grad", .overwrites = {1}, .prepare = loss_prepare, .rows = grad_rows};
 
-/* ---- fused with the product, made by fusion only: in = x, W, ids, weight, p (kl_top), coef (with a gradient); out = loss, row, dx ---- */
-typedef struct head_info { const ramet__product *product; uint64_t stride, prepared, logits, saved; } head_info;
+/* ---- fused with the product, made by fusion only: in = x, W, ids, weight, p (kl_top), coef (with a gradient); out =
+ * loss, row, dx ---- */
+typedef struct head_info {
+    const ramet__product *product;
+    uint64_t stride, prepared, logits, saved;
+} head_info;
 static ramet_status head_prepare(ramet__plan *p, ramet__step *s) {
     head_info *info = ramet__arena_alloc(&p->names, sizeof *info);
     if (!info) return ramet__alloc_status();
@@ -145,31 +193,65 @@ static ramet_status head_prepare(ramet__plan *p, ramet__step *s) {
     info->prepared = ramet__align(info->stride * ROWS);
     info->logits = ramet__align((uint64_t)w->fixed * ROWS * sizeof(float));
     info->saved = ramet__align((uint64_t)s->in[2]->cols * sizeof(float));
-    s->scratch_bytes = info->prepared + info->logits + info->saved + info->product->scratch_bytes(ROWS, w->fixed, w->cols);
+    s->scratch_bytes =
+        info->prepared + info->logits + info->saved + info->product->scratch_bytes(ROWS, w->fixed, w->cols);
     s->batch = 2 * p->workers;
     return ramet__plan_check_ids(p, s->in[2], INT32_MIN, w->fixed, "loss");
 }
-static int64_t head_pieces(const ramet__step *s, const ramet__exec *x, int32_t phase) { return phase == 0 ? ramet__ceil_div(ramet__count(x, s->in[0]), ROWS) : phase == 1 ? 1 : -1; }
+static int64_t head_pieces(const ramet__step *s, const ramet__exec *x, int32_t phase) {
+    return phase == 0 ? ramet__ceil_div(ramet__count(x, s->in[0]), ROWS) : phase == 1 ? 1 : -1;
+}
 static void head_run(const ramet__step *s, const ramet__exec *x, int32_t phase, int64_t piece, void *scratch) {
-    if (phase == 1) { total(s, x, s->in[3]); return; }
+    if (phase == 1) {
+        total(s, x, s->in[3]);
+        return;
+    }
     const head_info *info = s->extra;
     const ramet__pval *w = s->in[1], *p = s->in[4];
-    int64_t n = w->fixed, k = w->cols, top = s->in[2]->cols, r0 = piece * ROWS, m = RAMET__MIN(ramet__count(x, s->in[0]) - r0, ROWS);
+    int64_t n = w->fixed, k = w->cols, top = s->in[2]->cols, r0 = piece * ROWS,
+            m = RAMET__MIN(ramet__count(x, s->in[0]) - r0, ROWS);
     char *at = scratch;
-    float *z = (float *)(at + info->prepared), *saved = (float *)(at + info->prepared + info->logits), *row = (float *)s->out[1]->data + r0;
+    float *z = (float *)(at + info->prepared), *saved = (float *)(at + info->prepared + info->logits),
+          *row = (float *)s->out[1]->data + r0;
     void *inner = at + info->prepared + info->logits + info->saved;
-    for (int64_t r = 0; r < m; r++) info->product->prepare(at + (uint64_t)r * info->stride, ramet__row(s->in[0], r0 + r), k);
-    ramet__product_args a = {.m = m, .n = n, .k = k, .from = 0, .to = n, .x = at, .x_stride = (int64_t)info->stride, .packed = ramet__weight_packed(w->weight),
-                             .y = z, .y_stride = n, .scratch = inner};
+    for (int64_t r = 0; r < m; r++)
+        info->product->prepare(at + (uint64_t)r * info->stride, ramet__row(s->in[0], r0 + r), k);
+    ramet__product_args a = {.m = m,
+                             .n = n,
+                             .k = k,
+                             .from = 0,
+                             .to = n,
+                             .x = at,
+                             .x_stride = (int64_t)info->stride,
+                             .packed = ramet__weight_packed(w->weight),
+                             .y = z,
+                             .y_stride = n,
+                             .scratch = inner};
     info->product->forward(&a);
     int32_t grad = s->n_out > 2 && s->out[2] != NULL;
     for (int64_t r = 0; r < m; r++) {
         const int32_t *ids = (const int32_t *)s->in[2]->data + (r0 + r) * top;
         float coef = grad ? ((const float *)s->in[5]->data)[r0 + r] : 0.0f;
-        row[r] = p ? kl_row(x->k, z + r * n, n, ids, ramet__row(p, r0 + r), top, saved, grad, coef) : entropy_row(x->k, z + r * n, n, *ids, grad, coef);
+        row[r] = p ? kl_row(x->k, z + r * n, n, ids, ramet__row(p, r0 + r), top, saved, grad, coef)
+                   : entropy_row(x->k, z + r * n, n, *ids, grad, coef);
     }
     if (!grad) return;
-    ramet__product_args t = {.m = m, .n = n, .k = k, .from = 0, .to = k, .x = z, .x_stride = n, .packed = a.packed, .y = ramet__row(s->out[2], r0), .y_stride = k, .scratch = inner};
+    ramet__product_args t = {.m = m,
+                             .n = n,
+                             .k = k,
+                             .from = 0,
+                             .to = k,
+                             .x = z,
+                             .x_stride = n,
+                             .packed = a.packed,
+                             .y = ramet__row(s->out[2], r0),
+                             .y_stride = k,
+                             .scratch = inner};
     info->product->transposed(&t);
 }
-const ramet__op ramet__opdef_head_loss = {.name = "head_loss", .overwrites = {0, 0, 1}, .encoded = 2, .prepare = head_prepare, .pieces = head_pieces, .run = head_run};
+const ramet__op ramet__opdef_head_loss = {.name = "head_loss",
+                                          .overwrites = {0, 0, 1},
+                                          .encoded = 2,
+                                          .prepare = head_prepare,
+                                          .pieces = head_pieces,
+                                          .run = head_run};

@@ -1,38 +1,55 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* linear.c - y = x W^T (+ bias) (+ base), its gradients dx = dy W and dW = dy^T x. W is an encoded weight (a product of the
- * kernels: activations prepared once, then pieces of rows x outputs) or plain numbers (general products).
+/* linear.c - y = x W^T (+ bias) (+ base), its gradients dx = dy W and dW = dy^T x. W is an encoded weight (a product of
+ * the kernels: activations prepared once, then pieces of rows x outputs) or plain numbers (general products).
  *
- * Fusion turns several products of one x into one node of up to three parts: in = x, then W, bias and base of each part.
- * Adapter slots are nodes of their own (slot.c), so that their low-rank activations are there for the gradient. */
+ * Fusion turns several products of one x into one node of up to three parts: in = x, then W, bias and base of each
+ * part. Adapter slots are nodes of their own (slot.c), so that their low-rank activations are there for the gradient.
+ */
 #include "graph/op.h"
 #include <string.h>
 
 #define PARTS 3
-#define PREPARE_ROWS 8   /* rows of a piece that prepares activations */
-#define DENSE_ROWS 128   /* rows and columns of a piece of a general product */
+#define PREPARE_ROWS 8 /* rows of a piece that prepares activations */
+#define DENSE_ROWS 128 /* rows and columns of a piece of a general product */
 #define DENSE_COLS 128
 
 static const ramet__gshape *shape(const ramet__graph *g, ramet__val v) { return ramet__graph_shape(g, v); }
 static int32_t check(ramet__graph *g, ramet__val x, ramet__val w, int32_t dim, const char *op) {
-    if (!ramet__want(g, ramet__is_val(g, x) && ramet__is_val(g, w) && ramet__graph_type(g, x) == RAMET__TYPE_F32, op, "no such value")) return 0;
-    if (!ramet__want(g, shape(g, w)->rank == 2 && shape(g, w)->axis == RAMET__AXIS_STATIC, op, "the weight must be a matrix")) return 0;
+    if (!ramet__want(g, ramet__is_val(g, x) && ramet__is_val(g, w) && ramet__graph_type(g, x) == RAMET__TYPE_F32, op,
+                     "no such value"))
+        return 0;
+    if (!ramet__want(g, shape(g, w)->rank == 2 && shape(g, w)->axis == RAMET__AXIS_STATIC, op,
+                     "the weight must be a matrix"))
+        return 0;
     char tx[96], tw[96];
-    ramet__gshape_text(tx, shape(g, x)); ramet__gshape_text(tw, shape(g, w));
-    const char *name = g->values[w].weight ? ramet__weight_name(g->values[w].weight) : g->values[w].var ? g->values[w].var->name : "";
-    return ramet__want(g, shape(g, x)->rank == 2 && ramet__gcols(shape(g, x)) == shape(g, w)->dim[dim], op, "rows %s do not go with the weight %s %s", tx, name, tw);
+    ramet__gshape_text(tx, shape(g, x));
+    ramet__gshape_text(tw, shape(g, w));
+    const char *name = g->values[w].weight ? ramet__weight_name(g->values[w].weight)
+                       : g->values[w].var  ? g->values[w].var->name
+                                           : "";
+    return ramet__want(g, shape(g, x)->rank == 2 && ramet__gcols(shape(g, x)) == shape(g, w)->dim[dim], op,
+                       "rows %s do not go with the weight %s %s", tx, name, tw);
 }
 
 ramet__val ramet__op_linear(ramet__graph *g, ramet__val x, ramet__val w, ramet__val bias, const ramet__slot *slot) {
     if (!check(g, x, w, 1, "linear")) return -1;
     int64_t n = shape(g, w)->dim[0], k = shape(g, w)->dim[1];
-    if (bias >= 0 && !ramet__want(g, ramet__is_val(g, bias) && ramet__grows(shape(g, bias)) == 1 && ramet__gcols(shape(g, bias)) == n, "linear", "the bias must have one number an output")) return -1;
+    if (bias >= 0 &&
+        !ramet__want(g,
+                     ramet__is_val(g, bias) && ramet__grows(shape(g, bias)) == 1 && ramet__gcols(shape(g, bias)) == n,
+                     "linear", "the bias must have one number an output"))
+        return -1;
     ramet__val in[4] = {x, w, bias, -1};
     ramet__attr attr = {.i = {1}};
     ramet__gshape out = ramet__gshape2(shape(g, x)->axis, ramet__grows(shape(g, x)), n);
     ramet__val y = ramet__node_add(g, &ramet__opdef_linear, in, 4, &out, 1, &attr);
     if (!slot || y < 0) return y;
-    if (!ramet__want(g, ramet__is_val(g, slot->a) && ramet__is_val(g, slot->b) && g->values[slot->a].leaf == RAMET__LEAF_SLOT && shape(g, slot->a)->dim[1] == k &&
-                     shape(g, slot->b)->dim[0] == n, "linear", "the slot has another shape than the weight")) return -1;
+    if (!ramet__want(g,
+                     ramet__is_val(g, slot->a) && ramet__is_val(g, slot->b) &&
+                         g->values[slot->a].leaf == RAMET__LEAF_SLOT && shape(g, slot->a)->dim[1] == k &&
+                         shape(g, slot->b)->dim[0] == n,
+                     "linear", "the slot has another shape than the weight"))
+        return -1;
     int64_t index = g->values[slot->a].index / 2;
     ramet__val t = ramet__op_slot_nt(g, x, slot->a, -1, index, 0);
     return ramet__op_slot_nt(g, t, slot->b, y, index, 1);
@@ -45,7 +62,10 @@ ramet__val ramet__op_linear_dx(ramet__graph *g, ramet__val dy, ramet__val w) {
 }
 ramet__val ramet__op_linear_dw(ramet__graph *g, ramet__val dy, ramet__val x) {
     if (!ramet__want(g, ramet__is_val(g, dy) && ramet__is_val(g, x), "linear_dw", "no such value")) return -1;
-    if (!ramet__want(g, shape(g, dy)->axis == shape(g, x)->axis && ramet__grows(shape(g, dy)) == ramet__grows(shape(g, x)), "linear_dw", "needs the same rows")) return -1;
+    if (!ramet__want(g,
+                     shape(g, dy)->axis == shape(g, x)->axis && ramet__grows(shape(g, dy)) == ramet__grows(shape(g, x)),
+                     "linear_dw", "needs the same rows"))
+        return -1;
     ramet__val in[3] = {dy, x, -1};
     ramet__gshape out = ramet__gshape2(RAMET__AXIS_STATIC, ramet__gcols(shape(g, dy)), ramet__gcols(shape(g, x)));
     return ramet__node_add(g, &ramet__opdef_linear_dw, in, 3, &out, 1, NULL);
@@ -72,7 +92,10 @@ typedef struct linear_part {
     int32_t prepares;              /* the first part with this way of preparing */
     int64_t rows, cols;            /* of a piece */
 } linear_part;
-typedef struct linear_info { int32_t parts; linear_part part[PARTS]; } linear_info;
+typedef struct linear_info {
+    int32_t parts;
+    linear_part part[PARTS];
+} linear_info;
 
 static void cut(linear_part *part, const ramet__product *product) {
     part->product = product;
@@ -88,14 +111,20 @@ static ramet_status linear_prepare(ramet__plan *p, ramet__step *s) {
     for (int32_t i = 0; i < info->parts; i++) {
         linear_part *part = &info->part[i];
         const ramet__pval *w = s->in[1 + 3 * i];
-        cut(part, w->leaf == RAMET__LEAF_WEIGHT ? ramet__weight_product(w->weight, p->mode == RAMET__MODE_EXACT) : NULL);
+        cut(part,
+            w->leaf == RAMET__LEAF_WEIGHT ? ramet__weight_product(w->weight, p->mode == RAMET__MODE_EXACT) : NULL);
         if (!part->product) continue;
-        s->scratch_bytes = RAMET__MAX(s->scratch_bytes, part->product->scratch_bytes(RAMET__MIN(rows, part->rows), w->fixed, k));
+        s->scratch_bytes =
+            RAMET__MAX(s->scratch_bytes, part->product->scratch_bytes(RAMET__MIN(rows, part->rows), w->fixed, k));
         part->prepares = 1;
         for (int32_t j = 0; j < i && part->prepares; j++) {
             const linear_part *other = &info->part[j];
-            if (!other->product || other->product->prepare != part->product->prepare || other->product->prepared_bytes != part->product->prepared_bytes) continue;
-            part->prepares = 0; part->at = other->at; part->stride = other->stride;
+            if (!other->product || other->product->prepare != part->product->prepare ||
+                other->product->prepared_bytes != part->product->prepared_bytes)
+                continue;
+            part->prepares = 0;
+            part->at = other->at;
+            part->stride = other->stride;
         }
         if (!part->prepares) continue;
         part->at = s->shared_bytes;
@@ -110,27 +139,35 @@ static int64_t linear_pieces(const ramet__step *s, const ramet__exec *x, int32_t
     if (phase == 0) {
         for (int32_t i = 0; i < info->parts; i++) {
             const ramet__pval *base = s->in[3 + 3 * i];
-            if (info->part[i].prepares || (base && base->data != s->out[i]->data)) return ramet__ceil_div(rows, PREPARE_ROWS);
+            if (info->part[i].prepares || (base && base->data != s->out[i]->data))
+                return ramet__ceil_div(rows, PREPARE_ROWS);
         }
         return 0;
     }
     if (phase > 1) return -1;
-    for (int32_t i = 0; i < info->parts; i++) n += ramet__ceil_div(rows, info->part[i].rows) * ramet__ceil_div(s->out[i]->cols, info->part[i].cols);
+    for (int32_t i = 0; i < info->parts; i++)
+        n += ramet__ceil_div(rows, info->part[i].rows) * ramet__ceil_div(s->out[i]->cols, info->part[i].cols);
     return n;
 }
 static void linear_prepare_rows(const ramet__step *s, const linear_info *info, int64_t r0, int64_t r1) {
     for (int32_t i = 0; i < info->parts; i++) {
         const linear_part *part = &info->part[i];
         const ramet__pval *base = s->in[3 + 3 * i];
-        if (part->prepares) for (int64_t r = r0; r < r1; r++)
-            part->product->prepare((char *)s->shared + part->at + (uint64_t)r * part->stride, ramet__row(s->in[0], r), s->in[0]->cols);
-        if (base && base->data != s->out[i]->data) memcpy(ramet__row(s->out[i], r0), ramet__row(base, r0), (size_t)((r1 - r0) * base->cols) * sizeof(float));
+        if (part->prepares)
+            for (int64_t r = r0; r < r1; r++)
+                part->product->prepare((char *)s->shared + part->at + (uint64_t)r * part->stride,
+                                       ramet__row(s->in[0], r), s->in[0]->cols);
+        if (base && base->data != s->out[i]->data)
+            memcpy(ramet__row(s->out[i], r0), ramet__row(base, r0), (size_t)((r1 - r0) * base->cols) * sizeof(float));
     }
 }
 static void linear_run(const ramet__step *s, const ramet__exec *x, int32_t phase, int64_t piece, void *scratch) {
     const linear_info *info = s->extra;
     int64_t rows = ramet__count(x, s->in[0]), k = s->in[0]->cols;
-    if (phase == 0) { linear_prepare_rows(s, info, piece * PREPARE_ROWS, RAMET__MIN(rows, (piece + 1) * PREPARE_ROWS)); return; }
+    if (phase == 0) {
+        linear_prepare_rows(s, info, piece * PREPARE_ROWS, RAMET__MIN(rows, (piece + 1) * PREPARE_ROWS));
+        return;
+    }
     int32_t i = 0;
     const linear_part *part = info->part;
     int64_t across = 0;
@@ -145,20 +182,38 @@ static void linear_run(const ramet__step *s, const ramet__exec *x, int32_t phase
     int64_t c0 = piece % across * part->cols, c1 = RAMET__MIN(n, c0 + part->cols);
     float *y = ramet__row(s->out[i], r0);
     if (part->product) {
-        ramet__product_args a = {.m = r1 - r0, .n = n, .k = k, .from = c0, .to = c1, .x = (const char *)s->shared + part->at + (uint64_t)r0 * part->stride,
-                                 .x_stride = (int64_t)part->stride, .packed = ramet__weight_packed(w->weight), .y = y, .y_stride = n,
-                                 .bias = bias ? bias->data : NULL, .accumulate = base != NULL, .scratch = scratch};
+        ramet__product_args a = {.m = r1 - r0,
+                                 .n = n,
+                                 .k = k,
+                                 .from = c0,
+                                 .to = c1,
+                                 .x = (const char *)s->shared + part->at + (uint64_t)r0 * part->stride,
+                                 .x_stride = (int64_t)part->stride,
+                                 .packed = ramet__weight_packed(w->weight),
+                                 .y = y,
+                                 .y_stride = n,
+                                 .bias = bias ? bias->data : NULL,
+                                 .accumulate = base != NULL,
+                                 .scratch = scratch};
         part->product->forward(&a);
         return;
     }
-    x->k->gemm_nt(y + c0, n, ramet__row(s->in[0], r0), k, ramet__row(w, c0), k, r1 - r0, c1 - c0, k, 1.0f, base != NULL);
-    if (bias) for (int64_t r = r0; r < r1; r++) {
-        float *to = ramet__row(s->out[i], r) + c0;
-        x->k->add(to, to, (const float *)bias->data + c0, c1 - c0);
-    }
+    x->k->gemm_nt(y + c0, n, ramet__row(s->in[0], r0), k, ramet__row(w, c0), k, r1 - r0, c1 - c0, k, 1.0f,
+                  base != NULL);
+    if (bias)
+        for (int64_t r = r0; r < r1; r++) {
+            float *to = ramet__row(s->out[i], r) + c0;
+            x->k->add(to, to, (const float *)bias->data + c0, c1 - c0);
+        }
 }
-const ramet__op ramet__opdef_linear = {.name = "linear", .overwrites = {1u << 3, 1u << 6, 1u << 9}, .base = 3, .encoded = 1u << 1 | 1u << 4 | 1u << 7,
-    .gradient = linear_gradient, .prepare = linear_prepare, .pieces = linear_pieces, .run = linear_run};
+const ramet__op ramet__opdef_linear = {.name = "linear",
+                                       .overwrites = {1u << 3, 1u << 6, 1u << 9},
+                                       .base = 3,
+                                       .encoded = 1u << 1 | 1u << 4 | 1u << 7,
+                                       .gradient = linear_gradient,
+                                       .prepare = linear_prepare,
+                                       .pieces = linear_pieces,
+                                       .run = linear_run};
 
 /* ---- dx: in = dy, W, base ---- */
 static ramet_status dx_prepare(ramet__plan *p, ramet__step *s) {
@@ -167,32 +222,55 @@ static ramet_status dx_prepare(ramet__plan *p, ramet__step *s) {
     s->extra = part;
     const ramet__pval *w = s->in[1];
     cut(part, w->leaf == RAMET__LEAF_WEIGHT ? ramet__weight_product(w->weight, p->mode == RAMET__MODE_EXACT) : NULL);
-    if (part->product) s->scratch_bytes = part->product->scratch_bytes(RAMET__MIN(s->in[0]->fixed, part->rows), w->fixed, w->cols);
+    if (part->product)
+        s->scratch_bytes = part->product->scratch_bytes(RAMET__MIN(s->in[0]->fixed, part->rows), w->fixed, w->cols);
     return RAMET_OK;
 }
 static int64_t dx_pieces(const ramet__step *s, const ramet__exec *x, int32_t phase) {
     const linear_part *part = s->extra;
-    return phase ? -1 : ramet__ceil_div(ramet__count(x, s->in[0]), part->rows) * ramet__ceil_div(s->out[0]->cols, part->cols);
+    return phase
+               ? -1
+               : ramet__ceil_div(ramet__count(x, s->in[0]), part->rows) * ramet__ceil_div(s->out[0]->cols, part->cols);
 }
 static void dx_run(const ramet__step *s, const ramet__exec *x, int32_t phase, int64_t piece, void *scratch) {
     (void)phase;
     const linear_part *part = s->extra;
     const ramet__pval *w = s->in[1], *base = s->in[2];
-    int64_t rows = ramet__count(x, s->in[0]), n = s->in[0]->cols, k = s->out[0]->cols, across = ramet__ceil_div(k, part->cols);
-    int64_t r0 = piece / across * part->rows, r1 = RAMET__MIN(rows, r0 + part->rows), c0 = piece % across * part->cols, c1 = RAMET__MIN(k, c0 + part->cols);
+    int64_t rows = ramet__count(x, s->in[0]), n = s->in[0]->cols, k = s->out[0]->cols,
+            across = ramet__ceil_div(k, part->cols);
+    int64_t r0 = piece / across * part->rows, r1 = RAMET__MIN(rows, r0 + part->rows), c0 = piece % across * part->cols,
+            c1 = RAMET__MIN(k, c0 + part->cols);
     float *y = ramet__row(s->out[0], r0);
-    if (base && base->data != s->out[0]->data) for (int64_t r = r0; r < r1; r++)
-        memcpy(ramet__row(s->out[0], r) + c0, ramet__row(base, r) + c0, (size_t)(c1 - c0) * sizeof(float));
+    if (base && base->data != s->out[0]->data)
+        for (int64_t r = r0; r < r1; r++)
+            memcpy(ramet__row(s->out[0], r) + c0, ramet__row(base, r) + c0, (size_t)(c1 - c0) * sizeof(float));
     if (part->product) {
-        ramet__product_args a = {.m = r1 - r0, .n = n, .k = k, .from = c0, .to = c1, .x = ramet__row(s->in[0], r0), .x_stride = n,
-                                 .packed = ramet__weight_packed(w->weight), .y = y, .y_stride = k, .accumulate = base != NULL, .scratch = scratch};
+        ramet__product_args a = {.m = r1 - r0,
+                                 .n = n,
+                                 .k = k,
+                                 .from = c0,
+                                 .to = c1,
+                                 .x = ramet__row(s->in[0], r0),
+                                 .x_stride = n,
+                                 .packed = ramet__weight_packed(w->weight),
+                                 .y = y,
+                                 .y_stride = k,
+                                 .accumulate = base != NULL,
+                                 .scratch = scratch};
         part->product->transposed(&a);
     } else {
-        x->k->gemm_nn(y + c0, k, ramet__row(s->in[0], r0), n, (const float *)w->data + c0, k, r1 - r0, c1 - c0, n, 1.0f, base != NULL);
+        x->k->gemm_nn(y + c0, k, ramet__row(s->in[0], r0), n, (const float *)w->data + c0, k, r1 - r0, c1 - c0, n, 1.0f,
+                      base != NULL);
     }
 }
-const ramet__op ramet__opdef_linear_dx = {.name = "linear_dx", .overwrites = {1u << 2}, .base = 2, .encoded = 1u << 1,
-    .gradient = dx_gradient, .prepare = dx_prepare, .pieces = dx_pieces, .run = dx_run};
+const ramet__op ramet__opdef_linear_dx = {.name = "linear_dx",
+                                          .overwrites = {1u << 2},
+                                          .base = 2,
+                                          .encoded = 1u << 1,
+                                          .gradient = dx_gradient,
+                                          .prepare = dx_prepare,
+                                          .pieces = dx_pieces,
+                                          .run = dx_run};
 
 /* ---- dW: in = dy, x, base; a piece owns a block of W and sums over all rows ---- */
 static int64_t dw_pieces(const ramet__step *s, const ramet__exec *x, int32_t phase) {
@@ -200,12 +278,21 @@ static int64_t dw_pieces(const ramet__step *s, const ramet__exec *x, int32_t pha
     return phase ? -1 : ramet__ceil_div(s->out[0]->fixed, DENSE_ROWS) * ramet__ceil_div(s->out[0]->cols, DENSE_COLS);
 }
 static void dw_run(const ramet__step *s, const ramet__exec *x, int32_t phase, int64_t piece, void *scratch) {
-    (void)phase; (void)scratch;
+    (void)phase;
+    (void)scratch;
     const ramet__pval *dy = s->in[0], *v = s->in[1], *base = s->in[2];
     int64_t n = s->out[0]->fixed, k = s->out[0]->cols, across = ramet__ceil_div(k, DENSE_COLS);
-    int64_t n0 = piece / across * DENSE_ROWS, n1 = RAMET__MIN(n, n0 + DENSE_ROWS), k0 = piece % across * DENSE_COLS, k1 = RAMET__MIN(k, k0 + DENSE_COLS);
-    if (base && base->data != s->out[0]->data) for (int64_t r = n0; r < n1; r++)
-        memcpy(ramet__row(s->out[0], r) + k0, ramet__row(base, r) + k0, (size_t)(k1 - k0) * sizeof(float));
-    x->k->gemm_tn(ramet__row(s->out[0], n0) + k0, k, (const float *)dy->data + n0, n, (const float *)v->data + k0, k, n1 - n0, k1 - k0, ramet__count(x, dy), 1.0f, base != NULL);
+    int64_t n0 = piece / across * DENSE_ROWS, n1 = RAMET__MIN(n, n0 + DENSE_ROWS), k0 = piece % across * DENSE_COLS,
+            k1 = RAMET__MIN(k, k0 + DENSE_COLS);
+    if (base && base->data != s->out[0]->data)
+        for (int64_t r = n0; r < n1; r++)
+            memcpy(ramet__row(s->out[0], r) + k0, ramet__row(base, r) + k0, (size_t)(k1 - k0) * sizeof(float));
+    x->k->gemm_tn(ramet__row(s->out[0], n0) + k0, k, (const float *)dy->data + n0, n, (const float *)v->data + k0, k,
+                  n1 - n0, k1 - k0, ramet__count(x, dy), 1.0f, base != NULL);
 }
-const ramet__op ramet__opdef_linear_dw = {.name = "linear_dw", .overwrites = {1u << 2}, .base = 2, .gradient = dw_gradient, .pieces = dw_pieces, .run = dw_run};
+const ramet__op ramet__opdef_linear_dw = {.name = "linear_dw",
+                                          .overwrites = {1u << 2},
+                                          .base = 2,
+                                          .gradient = dw_gradient,
+                                          .pieces = dw_pieces,
+                                          .run = dw_run};

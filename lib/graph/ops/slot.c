@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* slot.c - products with the low-rank matrices A [rank,k] and B [n,rank] that a run binds to a slot (LoRA, Hu et al. 2021):
- * t = x A^T, y = base + scale t B^T, and what their gradients need. Rows are grouped by adapter; rows without one give
- * zero (or leave base). The three forms are closed under differentiation. Values of rank columns have the plan's maximum
- * rank; columns beyond an adapter's own rank are zero. */
+/* slot.c - products with the low-rank matrices A [rank,k] and B [n,rank] that a run binds to a slot (LoRA, Hu et al.
+ * 2021): t = x A^T, y = base + scale t B^T, and what their gradients need. Rows are grouped by adapter; rows without
+ * one give zero (or leave base). The three forms are closed under differentiation. Values of rank columns have the
+ * plan's maximum rank; columns beyond an adapter's own rank are zero. */
 #include "graph/op.h"
 #include <string.h>
 
@@ -10,20 +10,32 @@
 
 static const ramet__gshape *shape(const ramet__graph *g, ramet__val v) { return ramet__graph_shape(g, v); }
 /* attr: slot, which */
-static ramet__val product(ramet__graph *g, const ramet__op *op, ramet__val x, ramet__val m, ramet__val base, int64_t slot, int64_t which) {
+static ramet__val product(ramet__graph *g, const ramet__op *op, ramet__val x, ramet__val m, ramet__val base,
+                          int64_t slot, int64_t which) {
     int32_t dim = op == &ramet__opdef_slot_nt;
-    if (!ramet__want(g, ramet__is_val(g, x) && ramet__is_val(g, m) && slot >= 0 && slot < g->n_slots, op->name, "no such value or slot")) return -1;
+    if (!ramet__want(g, ramet__is_val(g, x) && ramet__is_val(g, m) && slot >= 0 && slot < g->n_slots, op->name,
+                     "no such value or slot"))
+        return -1;
     if (!ramet__want(g, shape(g, x)->axis == RAMET__AXIS_ROWS, op->name, "adapters act on rows of the run")) return -1;
-    if (!ramet__want(g, shape(g, m)->rank == 2 && ramet__gcols(shape(g, x)) == shape(g, m)->dim[dim], op->name, "shapes do not go together")) return -1;
+    if (!ramet__want(g, shape(g, m)->rank == 2 && ramet__gcols(shape(g, x)) == shape(g, m)->dim[dim], op->name,
+                     "shapes do not go together"))
+        return -1;
     ramet__val in[3] = {x, m, base};
     ramet__attr attr = {.i = {slot, which}};
     ramet__gshape out = ramet__gshape2(RAMET__AXIS_ROWS, ramet__grows(shape(g, x)), shape(g, m)->dim[!dim]);
     return ramet__node_add(g, op, in, 3, &out, 1, &attr);
 }
-ramet__val ramet__op_slot_nt(ramet__graph *g, ramet__val x, ramet__val m, ramet__val base, int64_t slot, int64_t which) { return product(g, &ramet__opdef_slot_nt, x, m, base, slot, which); }
-ramet__val ramet__op_slot_nn(ramet__graph *g, ramet__val dy, ramet__val m, int64_t slot, int64_t which) { return product(g, &ramet__opdef_slot_nn, dy, m, -1, slot, which); }
+ramet__val ramet__op_slot_nt(ramet__graph *g, ramet__val x, ramet__val m, ramet__val base, int64_t slot,
+                             int64_t which) {
+    return product(g, &ramet__opdef_slot_nt, x, m, base, slot, which);
+}
+ramet__val ramet__op_slot_nn(ramet__graph *g, ramet__val dy, ramet__val m, int64_t slot, int64_t which) {
+    return product(g, &ramet__opdef_slot_nn, dy, m, -1, slot, which);
+}
 ramet__val ramet__op_slot_tn(ramet__graph *g, ramet__val dy, ramet__val x, int64_t slot, int64_t which) {
-    if (!ramet__want(g, ramet__is_val(g, dy) && ramet__is_val(g, x) && slot >= 0 && slot < g->n_slots, "slot_tn", "no such value or slot")) return -1;
+    if (!ramet__want(g, ramet__is_val(g, dy) && ramet__is_val(g, x) && slot >= 0 && slot < g->n_slots, "slot_tn",
+                     "no such value or slot"))
+        return -1;
     ramet__val in[3] = {dy, x, -1};
     ramet__attr attr = {.i = {slot, which}};
     ramet__gshape out = ramet__gshape2(RAMET__AXIS_STATIC, ramet__gcols(shape(g, dy)), ramet__gcols(shape(g, x)));
@@ -45,8 +57,12 @@ static void tn_gradient(ramet__graph *g, const ramet__node *n, const ramet__val 
 }
 
 /* The matrix that rows of one adapter use: NULL when they have none here. ld: floats between its rows. */
-typedef struct bound { const float *m; int64_t ld, rank; float scale; } bound;
-static bound bind(const ramet__step *s, const ramet__exec *x, int32_t adapter) {
+typedef struct bound {
+    const float *m;
+    int64_t ld, rank;
+    float scale;
+} bound;
+static bound matrix_of(const ramet__step *s, const ramet__exec *x, int32_t adapter) {
     bound b = {NULL, 0, 0, 0.0f};
     if (adapter < 0) return b;
     const ramet__slot_entry *e = &x->run->adapters[adapter][s->attr.i[0]];
@@ -64,25 +80,42 @@ static ramet_status rows_prepare(ramet__plan *p, ramet__step *s) {
     return RAMET_OK;
 }
 static int64_t rows_pieces(const ramet__step *s, const ramet__exec *x, int32_t phase) {
-    int32_t idle = !x->run->n_adapters && s->in[2] && s->in[2]->data == s->out[0]->data; /* nothing bound, nothing to copy */
+    int32_t idle =
+        !x->run->n_adapters && s->in[2] && s->in[2]->data == s->out[0]->data; /* nothing bound, nothing to copy */
     return phase || idle ? -1 : x->plan->groups.n_chunks;
 }
 static void rows_run(const ramet__step *s, const ramet__exec *x, int32_t phase, int64_t piece, void *scratch) {
-    (void)phase; (void)scratch;
+    (void)phase;
+    (void)scratch;
     const ramet__span *c = &x->plan->groups.chunks[piece];
-    bound b = bind(s, x, c->key);
+    bound b = matrix_of(s, x, c->key);
     int64_t in = s->in[0]->cols, out = s->out[0]->cols, which = s->attr.i[1], nt = s->op == &ramet__opdef_slot_nt;
     const float *v = ramet__row(s->in[0], c->row);
     float *y = ramet__row(s->out[0], c->row);
     int32_t add = s->in[2] != NULL;
-    if (add && s->in[2]->data != s->out[0]->data) memcpy(y, ramet__row(s->in[2], c->row), (size_t)(c->rows * out) * sizeof *y);
+    if (add && s->in[2]->data != s->out[0]->data)
+        memcpy(y, ramet__row(s->in[2], c->row), (size_t)(c->rows * out) * sizeof *y);
     if (!add && (!b.m || b.rank < x->plan->max_rank)) memset(y, 0, (size_t)(c->rows * out) * sizeof *y);
     if (!b.m) return;
-    if (nt) x->k->gemm_nt(y, out, v, in, b.m, b.ld, c->rows, which ? out : b.rank, which ? b.rank : in, b.scale, add);
-    else x->k->gemm_nn(y, out, v, in, b.m, b.ld, c->rows, which ? b.rank : out, which ? in : b.rank, b.scale, add);
+    if (nt)
+        x->k->gemm_nt(y, out, v, in, b.m, b.ld, c->rows, which ? out : b.rank, which ? b.rank : in, b.scale, add);
+    else
+        x->k->gemm_nn(y, out, v, in, b.m, b.ld, c->rows, which ? b.rank : out, which ? in : b.rank, b.scale, add);
 }
-const ramet__op ramet__opdef_slot_nt = {.name = "slot_nt", .overwrites = {4}, .base = 2, .gradient = nt_gradient, .prepare = rows_prepare, .pieces = rows_pieces, .run = rows_run};
-const ramet__op ramet__opdef_slot_nn = {.name = "slot_nn", .overwrites = {4}, .base = 2, .gradient = nn_gradient, .prepare = rows_prepare, .pieces = rows_pieces, .run = rows_run};
+const ramet__op ramet__opdef_slot_nt = {.name = "slot_nt",
+                                        .overwrites = {4},
+                                        .base = 2,
+                                        .gradient = nt_gradient,
+                                        .prepare = rows_prepare,
+                                        .pieces = rows_pieces,
+                                        .run = rows_run};
+const ramet__op ramet__opdef_slot_nn = {.name = "slot_nn",
+                                        .overwrites = {4},
+                                        .base = 2,
+                                        .gradient = nn_gradient,
+                                        .prepare = rows_prepare,
+                                        .pieces = rows_pieces,
+                                        .run = rows_run};
 
 static ramet_status tn_prepare(ramet__plan *p, ramet__step *s) {
     (void)s;
@@ -94,14 +127,18 @@ static int64_t tn_pieces(const ramet__step *s, const ramet__exec *x, int32_t pha
     return phase ? -1 : ramet__ceil_div(s->attr.i[1] ? s->out[0]->fixed : s->out[0]->cols, OWNED);
 }
 static void tn_run(const ramet__step *s, const ramet__exec *x, int32_t phase, int64_t piece, void *scratch) {
-    (void)phase; (void)scratch;
-    int64_t n = s->out[0]->fixed, k = s->out[0]->cols, which = s->attr.i[1], c0 = piece * OWNED, c1 = RAMET__MIN(which ? n : k, c0 + OWNED);
+    (void)phase;
+    (void)scratch;
+    int64_t n = s->out[0]->fixed, k = s->out[0]->cols, which = s->attr.i[1], c0 = piece * OWNED,
+            c1 = RAMET__MIN(which ? n : k, c0 + OWNED);
     float *y = (float *)s->out[0]->data;
     const ramet__pval *base = s->in[2];
     for (int64_t r = which ? c0 : 0; r < (which ? c1 : n); r++) {
         int64_t from = which ? 0 : c0, cols = which ? k : c1 - c0;
-        if (!base) memset(y + r * k + from, 0, (size_t)cols * sizeof *y);
-        else if (base->data != s->out[0]->data) memcpy(y + r * k + from, ramet__row(base, r) + from, (size_t)cols * sizeof *y);
+        if (!base)
+            memset(y + r * k + from, 0, (size_t)cols * sizeof *y);
+        else if (base->data != s->out[0]->data)
+            memcpy(y + r * k + from, ramet__row(base, r) + from, (size_t)cols * sizeof *y);
     }
     const ramet__spans *groups = &x->plan->groups;
     for (int64_t i = 0; i < groups->n_runs; i++) {
@@ -109,8 +146,16 @@ static void tn_run(const ramet__step *s, const ramet__exec *x, int32_t phase, in
         if (g->key < 0 || !x->run->adapters[g->key][s->attr.i[0]].rank) continue;
         const ramet__slot_entry *e = &x->run->adapters[g->key][s->attr.i[0]];
         const float *dy = ramet__row(s->in[0], g->row), *v = ramet__row(s->in[1], g->row);
-        if (which) x->k->gemm_tn(y + c0 * k, k, dy + c0, n, v, k, c1 - c0, e->rank, g->rows, e->scale, 1);
-        else x->k->gemm_tn(y + c0, k, dy, n, v + c0, k, e->rank, c1 - c0, g->rows, 1.0f, 1);
+        if (which)
+            x->k->gemm_tn(y + c0 * k, k, dy + c0, n, v, k, c1 - c0, e->rank, g->rows, e->scale, 1);
+        else
+            x->k->gemm_tn(y + c0, k, dy, n, v + c0, k, e->rank, c1 - c0, g->rows, 1.0f, 1);
     }
 }
-const ramet__op ramet__opdef_slot_tn = {.name = "slot_tn", .overwrites = {4}, .base = 2, .gradient = tn_gradient, .prepare = tn_prepare, .pieces = tn_pieces, .run = tn_run};
+const ramet__op ramet__opdef_slot_tn = {.name = "slot_tn",
+                                        .overwrites = {4},
+                                        .base = 2,
+                                        .gradient = tn_gradient,
+                                        .prepare = tn_prepare,
+                                        .pieces = tn_pieces,
+                                        .run = tn_run};

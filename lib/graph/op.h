@@ -116,7 +116,7 @@ struct ramet__step {
     uint64_t scratch_bytes; /* room of each worker */
     void *shared;
     void *extra;   /* the operation's own, from the plan's arena */
-    int64_t batch; /* pieces between two questions to the progress callback; 0: all */
+    int64_t batch; /* pieces between two questions to the progress callback, in runs of many rows */
     int32_t shared_buffer;
     uint64_t nanoseconds, runs;
 };

@@ -191,6 +191,7 @@ static ramet_status make_steps(ramet__plan *p, const ramet__work *w, const int32
             if (!s->attr.p) return ramet__alloc_status();
         }
         s->chunk = ramet__piece_rows(s->out[0]->cols);
+        s->batch = 64 * (int64_t)p->workers;
         for (int32_t j = 0; j < s->n_in; j++)
             if (s->in[j] && s->in[j]->leaf == RAMET__LEAF_SLOT && s->op != &ramet__opdef_slot_nt &&
                 s->op != &ramet__opdef_slot_nn)

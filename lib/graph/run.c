@@ -9,6 +9,8 @@
 
 #define ASK_NS 10000000 /* between two questions to the progress callback; the first comes with the first step */
 
+#define FEW_ROWS 16 /* a run so short that its steps are not worth cutting */
+
 static uint64_t now_ns(void) {
     struct timespec t;
     timespec_get(&t, TIME_UTC);
@@ -178,7 +180,7 @@ static ramet_status do_pieces(const ramet__plan *p, piece_context *c, int64_t pi
         ramet__fp_leave(fp);
         return RAMET_OK;
     }
-    int64_t batch = c->s->batch && c->x->run->progress ? c->s->batch : pieces;
+    int64_t batch = c->x->run->progress && c->x->rows > FEW_ROWS ? c->s->batch : pieces;
     for (c->from = 0; c->from < pieces; c->from += batch) {
         if (c->from) RAMET__TRY(ask(c->x->run, a));
         RAMET__TRY(ramet__parallel_for(p->rt->threads, RAMET__MIN(batch, pieces - c->from), run_piece, c, NULL));

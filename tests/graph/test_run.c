@@ -3,6 +3,7 @@
  * exact mode, adapters by row, writes that come last and whole, taps, no allocation, and an answer to every wrong
  * input. */
 #include "tiny_llama.h"
+#include <time.h>
 
 #define T 12 /* rows of a training run */
 static const int32_t tokens[T] = {1, 5, 9, 2, 95, 0, 7, 7, 33, 60, 4, 8},
@@ -230,6 +231,56 @@ static void test_cached_and_whole_runs_agree_and_fuse(void **state) {
 }
 
 /* ---- adapters ---- */
+/* A long step asks between batches of its pieces, and the cut changes no bit. */
+static int32_t count_questions(double fraction, const char *what, void *user) {
+    (void)what;
+    assert_true(fraction >= 0 && fraction <= 1);
+    struct timespec pause = {0, 11000000}; /* so that every chance to ask is taken */
+    nanosleep(&pause, NULL);
+    ++*(int32_t *)user;
+    return 0;
+}
+static void test_progress_is_asked_within_a_long_step(void **state) {
+    (void)state;
+    enum { N = 64, K = 64, R = 64 * 40 };
+    ramet_runtime *rt = test_runtime(1);
+    ramet__weight *w = make_weight(rt, "head", RAMET__ENC_Q8_0, N, K, 0.5f);
+    float *x = random_floats((int64_t)R * K, 1, 1), *ones = malloc(R * sizeof *ones), loss[2];
+    int32_t *label = malloc(R * sizeof *label), questions = 0;
+    for (int32_t i = 0; i < R; i++) {
+        ones[i] = 1.0f / R;
+        label[i] = i % N;
+    }
+    ramet__graph *g;
+    ramet__plan *p;
+    OK(ramet__graph_create(&g, rt, R, 0, 0));
+    ramet__val xv = ramet__graph_input(g, "x", RAMET__TYPE_F32, RAMET__AXIS_ROWS, K);
+    ramet__val l = ramet__graph_input(g, "labels", RAMET__TYPE_I32, RAMET__AXIS_ROWS, 0);
+    ramet__val o = ramet__graph_input(g, "ones", RAMET__TYPE_F32, RAMET__AXIS_ROWS, 0);
+    ramet__graph_output(
+        g, "loss",
+        ramet__op_cross_entropy(g, ramet__op_linear(g, xv, ramet__graph_weight(g, w), -1, NULL), l, o, NULL));
+    OK(ramet__plan_create(&p, g, NULL));
+    assert_int_equal(p->n_steps, 1);
+    for (int32_t ask = 0; ask < 2; ask++) {
+        ramet__run r = {.rows = R, .progress = ask ? count_questions : NULL, .progress_user = &questions};
+        give(&r, "x", x);
+        give(&r, "labels", label);
+        give(&r, "ones", ones);
+        OK(ramet__plan_run(p, &r));
+        loss[ask] = output(p, "loss")[0];
+    }
+    assert_true(questions > 10);
+    assert_true(loss[0] == loss[1] && loss[0] > 0);
+    ramet__plan_free(p);
+    ramet__graph_free(g);
+    ramet__weight_free(w);
+    free(x);
+    free(ones);
+    free(label);
+    ramet_runtime_free(rt);
+}
+
 static void test_rows_use_their_own_adapter(void **state) {
     (void)state;
     enum { N = 40, K = 32, R = 6 };
@@ -719,6 +770,7 @@ int main(void) {
         cmocka_unit_test(test_exact_rows_do_not_feel_their_neighbours),
         cmocka_unit_test(test_exact_rows_through_a_variable),
         cmocka_unit_test(test_cached_and_whole_runs_agree_and_fuse),
+        cmocka_unit_test(test_progress_is_asked_within_a_long_step),
         cmocka_unit_test(test_rows_use_their_own_adapter),
         cmocka_unit_test(test_adapter_gradients_of_both_orders),
         cmocka_unit_test(test_gradient_of_a_whole_model),

@@ -100,6 +100,7 @@ static ramet_status grad_prepare(ramet__plan *p, ramet__step *s) {
     RAMET__TRY(ramet__plan_spans(p, s->in[3], QUERIES, &spans));
     s->extra = (void *)(uintptr_t)spans;
     s->scratch_bytes = p->rt->kernels->attention_grad_scratch(p->max_rows, s->attr.i[0] / s->attr.i[1], s->attr.i[2]);
+    s->batch = p->workers;
     return RAMET_OK;
 }
 static int64_t grad_pieces(const ramet__step *s, const ramet__exec *x, int32_t phase) {

@@ -26,7 +26,7 @@ class Candidate(L.Handle):
         self.runtime = rt
 
     def describe(self) -> dict[str, Any]:
-        return json.loads(L.take_text(make("ramet_candidate_describe", self)))
+        return L.take_object(make("ramet_candidate_describe", self))
 
     def save(self, path: Path) -> None:
         check(lib.ramet_candidate_save(self, _path(path)))
@@ -95,8 +95,8 @@ class Store(L.Handle):
         tasks = [_Task(make("ramet_task_from_files", self.runtime, name.encode(), (L.text * 1)(_path(file)), 1)) for name, file in rows]
         handles = (L.ptr * max(len(tasks), 1))(*[t._pointer.value for t in tasks])
         o = L.options(L.GateOptions, "ramet_gate_options_init", {"mode": mode_number(mode), "guards": len(guards or {}), "progress": work.callback, **options})
-        work.check(lib.ramet_gate(C.byref(passed), C.byref(report), self, candidate, handles, len(tasks), C.byref(o)))
-        return json.loads(L.take_text(report))
+        work.call(lib.ramet_gate, C.byref(passed), C.byref(report), self, candidate, handles, len(tasks), C.byref(o))
+        return L.take_object(report)
 
     def commit(self, candidate: Candidate) -> int:
         """Make a candidate that passed its gate the new HEAD; returns its version."""
@@ -110,4 +110,5 @@ class Store(L.Handle):
         return version.value
 
     def log(self) -> list[dict[str, Any]]:
-        return json.loads(L.take_text(make("ramet_store_log", self)))
+        found: list[dict[str, Any]] = json.loads(L.take_text(make("ramet_store_log", self)))
+        return found

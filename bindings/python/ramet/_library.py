@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import ctypes as C
+import json
 import os
 import pathlib
+import signal
 import sys
+import threading
 from typing import Any, Callable, Optional
 
 i32, u32, i64, u64, f32, f64, text, ptr = C.c_int32, C.c_uint32, C.c_int64, C.c_uint64, C.c_float, C.c_double, C.c_char_p, C.c_void_p
@@ -74,7 +77,7 @@ _OUT = C.POINTER(ptr)
 _I64 = C.POINTER(i64)
 _I32 = C.POINTER(i32)
 _ids = ptr  # int32 array
-for _row in [
+_rows: list[tuple[Any, ...]] = [
     (text, "ramet_version_string"), (text, "ramet_last_error"), (text, "ramet_status_name", i32), (None, "ramet_string_free", ptr),
     (None, "ramet_runtime_options_init", ptr, u32), (i32, "ramet_runtime_create", _OUT, ptr), (None, "ramet_runtime_free", _H), (i32, "ramet_runtime_threads", _H), (text, "ramet_runtime_isa", _H),
     (None, "ramet_runtime_bytes", _H, C.POINTER(u64), C.POINTER(u64)), (i32, "ramet_list", C.POINTER(text), C.POINTER(text), text, i32),
@@ -104,10 +107,9 @@ for _row in [
     (i32, "ramet_feed", _OUT, _H, text, C.POINTER(text), i32, ptr), (i32, "ramet_candidate_save", _H, text), (i32, "ramet_candidate_load", _OUT, _H, text), (None, "ramet_candidate_free", _H),
     (i32, "ramet_candidate_model", _OUT, _H), (i32, "ramet_candidate_describe", _OUT, _H), (None, "ramet_gate_options_init", ptr, u32),
     (i32, "ramet_gate", _I32, _OUT, _H, _H, _OUT, i32, ptr), (i32, "ramet_commit", _I64, _H, _H),
-]:
+]
+for _row in _rows:
     _declare(*_row)
-
-_CANCELLED = -9
 
 
 def check(status: int) -> None:
@@ -116,22 +118,52 @@ def check(status: int) -> None:
 
 
 class Work:
-    """A progress callback around one long call. Python runs its signal handlers inside the callback, so Ctrl-C ends the call
-    cleanly: the library is asked to stop, and KeyboardInterrupt is raised when it has returned."""
+    """A progress callback around one long call. Ctrl-C ends the call cleanly: the library is asked to stop, and KeyboardInterrupt (or
+    whatever the program's own handler raises) comes out of call() when the library has returned."""
 
     def __init__(self, progress: Optional[Callable[[float, str], Optional[bool]]] = None) -> None:
         self.raised: Optional[BaseException] = None
+        self.inside = False  # the caller's own function is running: there a signal is raised where it stands
 
         def report(fraction: float, what: bytes, _user: Any) -> int:
-            try:
-                return int(bool(progress(fraction, what.decode()))) if progress else 0
-            except BaseException as error:  # KeyboardInterrupt, or what the caller's function raised
-                self.raised = error
-                return 1
+            return self.run(progress, fraction, what.decode()) if progress else int(self.raised is not None)
 
         self.callback = Progress(report)
 
-    def check(self, status: int) -> None:
+    def run(self, function: Callable[..., Any], *arguments: Any) -> int:
+        """The caller's function inside a callback: its answer, or 1 after an exception, which call() raises."""
+        if self.raised is not None:
+            return 1
+        try:
+            self.inside = True
+            return int(bool(function(*arguments)))
+        except BaseException as error:
+            self.raised = error
+            return 1
+        finally:
+            self.inside = False
+
+    def call(self, function: Any, *arguments: Any) -> None:
+        # Python runs a signal's handler when it next enters Python code, which is at the first instruction of a callback, outside
+        # of any try: what the handler raises would be printed and lost. So during the call a handler that keeps it stands in.
+        handler: Any = signal.getsignal(signal.SIGINT) if threading.current_thread() is threading.main_thread() else None
+
+        def keep(number: int, frame: Any) -> None:
+            if self.inside:
+                handler(number, frame)
+                return
+            try:
+                handler(number, frame)
+            except BaseException as error:
+                self.raised = error
+
+        if callable(handler):
+            signal.signal(signal.SIGINT, keep)
+        try:
+            status = function(*arguments)
+        finally:
+            if callable(handler):
+                signal.signal(signal.SIGINT, handler)
         if self.raised is not None:
             raise self.raised
         check(status)
@@ -153,9 +185,15 @@ def options(structure: type[C.Structure], init: str, values: dict[str, Any]) -> 
 def take_text(pointer: C.c_void_p) -> str:
     """A string that the library made and that is ours."""
     try:
-        return C.string_at(pointer.value).decode(errors="replace")
+        return C.string_at(pointer.value or 0).decode(errors="replace")
     finally:
         lib.ramet_string_free(pointer)
+
+
+def take_object(pointer: C.c_void_p) -> dict[str, Any]:
+    """The same for one JSON object."""
+    found: dict[str, Any] = json.loads(take_text(pointer))
+    return found
 
 
 class Handle:
@@ -167,16 +205,17 @@ class Handle:
         self._as_parameter_ = self._pointer = C.c_void_p(pointer.value)
 
     def __del__(self) -> None:
-        pointer = getattr(self, "_pointer", None)
+        pointer = self.__dict__.pop("_pointer", None)
         if pointer and lib is not None:
-            self._pointer = None
             getattr(lib, self._free)(pointer)
 
 
 def make(function: str, *arguments: Any, work: Optional[Work] = None) -> C.c_void_p:
     out = ptr()
-    status = getattr(lib, function)(C.byref(out), *arguments)
-    (work.check if work else check)(status)
+    if work:
+        work.call(getattr(lib, function), C.byref(out), *arguments)
+    else:
+        check(getattr(lib, function)(C.byref(out), *arguments))
     return out
 
 

@@ -19,7 +19,7 @@ from ._library import check, lib, make
 if TYPE_CHECKING:
     from ._train import Dataset, Evaluation
 
-Path = Union[str, os.PathLike]
+Path = Union[str, "os.PathLike[str]"]
 ProgressFn = Callable[[float, str], Optional[bool]]
 MODES = {"exact": 0, "balanced": 1, "fast": 2}
 ISAS = {"auto": -1, "ref": 0, "simd": 1, "avx2": 2, "avx512": 3, "amx": 4}
@@ -48,11 +48,11 @@ class Runtime(L.Handle):
 
     @property
     def threads(self) -> int:
-        return lib.ramet_runtime_threads(self)
+        return int(lib.ramet_runtime_threads(self))
 
     @property
     def isa(self) -> str:
-        return lib.ramet_runtime_isa(self).decode()
+        return str(lib.ramet_runtime_isa(self), "utf-8")
 
     @property
     def bytes(self) -> tuple[int, int]:
@@ -83,7 +83,7 @@ def load(path: Path, *, runtime: Optional[Runtime] = None) -> "Model":
 
 def describe(path: Path) -> dict[str, Any]:
     """What a file or folder is: model, adapter, brief, update, checkpoint, store; and what would leave the device."""
-    return json.loads(L.take_text(make("ramet_describe_path", runtime(), _path(path))))
+    return L.take_object(make("ramet_describe_path", runtime(), _path(path)))
 
 
 def names(kind: Literal["archs", "encodings", "ops", "methods", "kernels", "isas"]) -> dict[str, str]:
@@ -187,7 +187,7 @@ class Session(L.Handle):
         check(lib.ramet_session_truncate(self, sequence, keep))
 
     def length(self, sequence: int = 0) -> int:
-        return lib.ramet_session_length(self, sequence)
+        return int(lib.ramet_session_length(self, sequence))
 
     def run(self, ids: Any, *, sequence: Any = None, want: Any = None, progress: Optional[ProgressFn] = None) -> npt.NDArray[np.float32]:
         """Append ids and return logits [outputs, vocabulary] of the wanted rows (default: the last of each sequence): a view into the
@@ -195,8 +195,8 @@ class Session(L.Handle):
         ids, logits, outputs, work = as_ids(ids), C.POINTER(L.f32)(), L.i64(), L.Work(progress)
         seq = None if sequence is None else as_ids(np.broadcast_to(sequence, ids.shape))
         flags = None if want is None else np.ascontiguousarray(np.broadcast_to(want, ids.shape), dtype=np.uint8)
-        work.check(lib.ramet_session_run(C.byref(logits), C.byref(outputs), self, ids.ctypes.data, None if seq is None else seq.ctypes.data,
-                                         None if flags is None else flags.ctypes.data, ids.size, work.callback, None))
+        work.call(lib.ramet_session_run, C.byref(logits), C.byref(outputs), self, ids.ctypes.data, None if seq is None else seq.ctypes.data,
+                  None if flags is None else flags.ctypes.data, ids.size, work.callback, None)
         if not outputs.value:
             return np.empty((0, self._vocabulary), np.float32)
         view = np.ctypeslib.as_array(logits, shape=(outputs.value, self._vocabulary))
@@ -210,13 +210,9 @@ class Session(L.Handle):
         sampling = L.options(L.Sampling, "ramet_sampling_init", {"temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p, "seed": seed})
 
         def token(_sequence: int, id: int, data: int, length: int, _user: Any) -> int:
-            try:
-                return int(bool(on_token(id, C.string_at(data, length) if length else b"")))
-            except BaseException as error:
-                work.raised = error
-                return 1
+            return work.run(on_token, id, C.string_at(data, length) if length else b"")
 
-        work.check(lib.ramet_session_generate(C.byref(made), self, sequence, ids.ctypes.data, ids.size, max_tokens, C.byref(sampling), L.Token(token), work.callback, None))
+        work.call(lib.ramet_session_generate, C.byref(made), self, sequence, ids.ctypes.data, ids.size, max_tokens, C.byref(sampling), L.Token(token), work.callback, None)
         return made.value
 
 
@@ -254,17 +250,17 @@ class Model(L.Handle):
 
     @property
     def architecture(self) -> str:
-        return lib.ramet_model_architecture(self).decode()
+        return str(lib.ramet_model_architecture(self), "utf-8")
 
     @property
     def digest(self) -> str:
         digest = lib.ramet_model_digest(self)
         if digest is None:
             raise L.Error(-15, lib.ramet_last_error().decode())
-        return digest.decode()
+        return str(digest, "utf-8")
 
     def describe(self) -> dict[str, Any]:
-        return json.loads(L.take_text(make("ramet_model_describe", self)))
+        return L.take_object(make("ramet_model_describe", self))
 
     def tensors(self) -> dict[str, tuple[tuple[int, ...], str]]:
         """name -> (shape, encoding)."""
@@ -285,7 +281,7 @@ class Model(L.Handle):
 
     def save(self, path: Path, progress: Optional[ProgressFn] = None) -> None:
         work = L.Work(progress)
-        work.check(lib.ramet_model_save(self, _path(path), work.callback, None))
+        work.call(lib.ramet_model_save, self, _path(path), work.callback, None)
 
     # ---- running ----
     def session(self, **options: Any) -> Session:
@@ -315,9 +311,14 @@ class Model(L.Handle):
         session.generate(ids, lambda _id, data: parts.append(data), max_tokens=max_tokens, **sampling)
         return b"".join(parts).decode(errors="replace")
 
-    def chat(self, messages: Sequence[dict[str, str]], **options: Any) -> Union[str, Iterator[str]]:
+    @overload
+    def chat(self, messages: Sequence[dict[str, str]], *, stream: Literal[False] = False, **options: Any) -> str: ...
+    @overload
+    def chat(self, messages: Sequence[dict[str, str]], *, stream: Literal[True], **options: Any) -> Iterator[str]: ...
+    def chat(self, messages: Sequence[dict[str, str]], *, stream: bool = False, **options: Any) -> Union[str, Iterator[str]]:
         """The assistant's reply to [{"role": "user", "content": ...}, ...]; options as in generate."""
-        return self.generate(self.tokenizer.chat(messages), special=True, **options)
+        prompt = self.tokenizer.chat(messages)
+        return self.generate(prompt, special=True, stream=True, **options) if stream else self.generate(prompt, special=True, **options)
 
     # ---- adapters ----
     def adapter(self, path: Path) -> Adapter:
@@ -362,7 +363,7 @@ class Model(L.Handle):
         work = L.Work(progress)
         o = L.options(L.UpdateOptions, "ramet_update_options_init",
                       {"what": sum({bits[w] for w in what}), "adapter": adapter._pointer.value, "examples": examples, "progress": work.callback, **options})
-        work.check(lib.ramet_update_create(_path(path), self, _path(brief), C.byref(o)))
+        work.call(lib.ramet_update_create, _path(path), self, _path(brief), C.byref(o))
         return describe(path)
 
 

@@ -43,11 +43,11 @@ class Dataset(L.Handle):
 
     @property
     def tokens(self) -> int:
-        return lib.ramet_dataset_tokens(self)
+        return int(lib.ramet_dataset_tokens(self))
 
     @property
     def documents(self) -> int:
-        return lib.ramet_dataset_documents(self)
+        return int(lib.ramet_dataset_documents(self))
 
     def ids(self) -> npt.NDArray[np.int32]:
         out = np.empty(self.tokens, np.int32)
@@ -92,7 +92,7 @@ class Tuner(L.Handle):
     def step(self, max_steps: int = 1, deadline: float = 0.0, progress: Optional[ProgressFn] = None) -> Event:
         """Advance by at most max_steps, stopping when `deadline` seconds have passed (0: none)."""
         r, work = L.TunerReport(C.sizeof(L.TunerReport)), L.Work(progress)
-        work.check(lib.ramet_tuner_step(C.byref(r), self, max_steps, deadline, work.callback, None))
+        work.call(lib.ramet_tuner_step, C.byref(r), self, max_steps, deadline, work.callback, None)
         self.done = bool(r.done)
         return Event(r.step, r.steps, r.loss, r.gradient_norm, r.learning_rate, r.tokens, r.seconds)
 
@@ -134,5 +134,5 @@ def evaluate(model: Model, data: Union[Dataset, Path], *, score: str, mode: str,
                   {"mode": mode_number(mode), "score": int(score == "all"), "adapter": adapter._pointer.value if adapter else None, "losses": losses.ctypes.data,
                    "losses_capacity": losses.size, "progress": work.callback, **options})
     e = L.Evaluation(C.sizeof(L.Evaluation))
-    work.check(lib.ramet_evaluate(C.byref(e), model, dataset, C.byref(o)))
+    work.call(lib.ramet_evaluate, C.byref(e), model, dataset, C.byref(o))
     return Evaluation(e.tokens, e.loss, e.standard_error, e.perplexity, e.windows, e.seconds, losses[: e.tokens])

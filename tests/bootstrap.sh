@@ -50,5 +50,8 @@ if ! .venv/bin/meson --version >/dev/null 2>&1 || ! .venv/bin/ninja --version >/
   .venv/bin/python -m pip install -q --disable-pip-version-check 'meson>=1.1,<2' ninja ||
     { say "pip could not fetch meson and ninja; with both on the PATH: meson setup $build && meson test -C $build"; rm -rf .venv; exit 1; }
 fi
+# The tests of the Python package want NumPy; without it they are skipped.
+.venv/bin/python -c 'import numpy' 2>/dev/null || .venv/bin/python -m pip install -q --disable-pip-version-check 'numpy>=1.22' ||
+  say "pip could not fetch numpy: the tests of the Python package will be skipped"
 PATH="$PWD/.venv/bin:$PATH"
 [ -f "$build/build.ninja" ] || meson setup "$build"

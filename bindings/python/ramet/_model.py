@@ -199,9 +199,7 @@ class Session(L.Handle):
                   None if flags is None else flags.ctypes.data, ids.size, work.callback, None)
         if not outputs.value:
             return np.empty((0, self._vocabulary), np.float32)
-        view = np.ctypeslib.as_array(logits, shape=(outputs.value, self._vocabulary))
-        view.flags.writeable = False
-        return _keep(view, self)
+        return _view(logits, (outputs.value, self._vocabulary), self)
 
     def generate(self, prompt: Any, on_token: Callable[[int, bytes], Any], *, max_tokens: int = 128, sequence: int = 0, temperature: float = 0.0, top_k: int = 0, top_p: float = 1.0,
                  min_p: float = 0.0, seed: int = 0, progress: Optional[ProgressFn] = None) -> int:
@@ -216,19 +214,13 @@ class Session(L.Handle):
         return made.value
 
 
-class _View(np.ndarray):
-    """An array over the library's memory that keeps its owner alive."""
-
-    _owner: Any = None
-
-    def __array_finalize__(self, source: Any) -> None:
-        self._owner = getattr(source, "_owner", None)
-
-
-def _keep(array: npt.NDArray[np.float32], owner: Any) -> npt.NDArray[np.float32]:
-    view = array.view(_View)
-    view._owner = owner
-    return view
+def _view(pointer: Any, shape: tuple[int, int], owner: Any) -> npt.NDArray[np.float32]:
+    """An array over the library's memory. It and its views keep the owner alive, a copy does not."""
+    memory: Any = (L.f32 * (shape[0] * shape[1])).from_address(C.addressof(pointer.contents))
+    memory._owner = owner
+    array: npt.NDArray[np.float32] = np.frombuffer(memory, np.float32).reshape(shape)
+    array.flags.writeable = False
+    return array
 
 
 class Model(L.Handle):

@@ -1,0 +1,455 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""The Python package on the tiny model: every class and method, errors, streaming, Ctrl-C, memory. Exits with 77 (skipped) without numpy."""
+import gc
+import os
+import pathlib
+import signal
+import sys
+import tempfile
+import threading
+import time
+import unittest
+import weakref
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "tools"))
+import texts
+
+try:
+    import numpy as np
+except ImportError:
+    print("test_python: numpy is not there; pip install numpy")
+    sys.exit(77)
+import ramet
+
+MODEL = os.environ["RAMET_TINY_MODEL"]
+
+
+class Case(unittest.TestCase):
+    @classmethod
+    def setUpClass(cls):
+        cls.model = ramet.load(MODEL)
+        folder = tempfile.TemporaryDirectory()
+        cls.addClassCleanup(folder.cleanup)
+        cls.folder = pathlib.Path(folder.name)
+        cls.train, cls.held_out = texts.write(folder.name, "stories", 1, 200), texts.write(folder.name, "stories", 2, 100)
+        cls.own = texts.write(folder.name, "notes", 1, 200)
+
+    def tuner(self, model=None, **options):
+        return ramet.Tuner(model or self.model, self.train, **{"steps": 4, "window": 64, "batch": 2, "rank": 4, "learning_rate": 1e-2, **options})
+
+    def adapter(self, model=None, **options):
+        tuner = self.tuner(model, **options)
+        tuner.step(max_steps=100)
+        return tuner.adapter()
+
+    def fails(self, name, word, function, *arguments, **options):
+        with self.assertRaises(ramet.Error) as caught:
+            function(*arguments, **options)
+        self.assertEqual(caught.exception.name, name, str(caught.exception))
+        self.assertIn(word, str(caught.exception))
+
+
+class Looking(Case):
+    def test_runtime(self):
+        rt = ramet.Runtime(threads=1, isa="ref")
+        self.assertEqual((rt.threads, rt.isa), (1, "ref"))
+        before = rt.bytes
+        model = ramet.load(MODEL, runtime=rt)
+        logits = model([5, 6, 7], mode="exact")
+        self.assertGreater(rt.bytes[0], before[0])
+        self.assertGreaterEqual(rt.bytes[1], rt.bytes[0])
+        np.testing.assert_allclose(logits, self.model([5, 6, 7], mode="exact"), atol=1e-4)
+        self.assertIs(ramet.runtime(), ramet.runtime())
+        with self.assertRaisesRegex(ValueError, "avx512"):
+            ramet.Runtime(isa="sse9")
+        self.fails("RAMET_E_BUDGET", "budget", lambda: ramet.load(MODEL, runtime=ramet.Runtime(byte_budget=4096)).session())
+
+    def test_names(self):
+        self.assertIn("llama", ramet.names("archs"))
+        self.assertLessEqual({"F32", "F16", "BF16", "Q4_0", "Q4_1", "Q5_0", "Q8_0"}, set(ramet.names("encodings")))
+        self.assertLessEqual({"average", "task_arithmetic", "ties", "lift", "distill"}, set(ramet.names("methods")))
+        for kind in ("ops", "kernels", "isas"):
+            self.assertTrue(all(ramet.names(kind)), kind)
+        self.fails("RAMET_E_ARGUMENT", "flavours", ramet.names, "flavours")
+
+    def test_model(self):
+        m = self.model
+        self.assertEqual(m.architecture, "llama")
+        self.assertEqual([m.number(n) for n in ("vocabulary", "layers", "width", "heads", "kv_heads", "head_width", "ffn_width", "context")], [320, 2, 64, 4, 2, 16, 128, 256])
+        self.assertRegex(m.digest, "^[0-9a-f]{64}$")
+        self.assertEqual(m.describe()["kind"], "model")
+        tensors = m.tensors()
+        self.assertEqual(tensors["blk.0.ffn_up.weight"], ((128, 64), "F32"))
+        self.assertEqual(sum(int(np.prod(shape)) for shape, _ in tensors.values()), m.number("parameters"))
+        self.assertEqual(m.tensor("blk.1.attn_k.weight").shape, (32, 64))
+        self.fails("RAMET_E_NOT_FOUND", "blk.9", m.tensor, "blk.9.attn_k.weight")
+        self.fails("RAMET_E_NOT_FOUND", "colour", m.number, "colour")
+        copy = self.folder / "copy.gguf"
+        m.save(copy)
+        self.assertEqual(ramet.load(copy).digest, m.digest)
+        self.assertEqual(ramet.describe(copy)["kind"], "model")
+
+    def test_files_that_are_not_models(self):
+        self.fails("RAMET_E_NOT_FOUND", "/no/such.gguf", ramet.load, "/no/such.gguf")
+        broken = self.folder / "broken.gguf"
+        broken.write_bytes(pathlib.Path(MODEL).read_bytes()[:5000])
+        self.fails("RAMET_E_FORMAT", "broken.gguf", ramet.load, broken)
+        self.fails("RAMET_E_FORMAT", "stories", ramet.load, self.train)
+
+    def test_tokenizer(self):
+        t = self.model.tokenizer
+        for text in ("the river is on the hill", "", "naïve 😀\n\t", "a\0b"):
+            self.assertEqual(t.decode(t.encode(text)), text)
+        self.assertEqual(t.encode("x").dtype, np.int32)
+        self.assertEqual(t.encode("<|im_end|>", special=True).tolist(), [2])
+        self.assertNotIn(2, t.encode("<|im_end|>"))
+        self.assertEqual((t.decode([2]), t.decode([2], special=True)), ("", "<|im_end|>"))
+        prompt = t.chat([{"role": "user", "content": "hello"}])
+        self.assertIn("<|im_start|>user\nhello<|im_end|>", prompt)
+        self.assertTrue(prompt.endswith("<|im_start|>assistant\n"))
+        self.assertFalse(t.chat([{"role": "user", "content": "hello"}], open_reply=False).endswith("assistant\n"))
+        self.fails("RAMET_E_ARGUMENT", "9999", t.decode, [9999])
+
+
+class Running(Case):
+    def test_logits(self):
+        ids = self.model.tokenizer.encode("the river is on the hill")
+        logits = self.model(ids, mode="exact")
+        self.assertEqual(logits.shape, (len(ids), 320))
+        np.testing.assert_allclose(logits[:4], self.model(ids[:4], mode="exact"), atol=1e-5)  # a row depends on those before alone
+        for bad in ([[1, 2]],):
+            with self.assertRaisesRegex(ValueError, "one-dimensional"):
+                self.model(bad)
+        self.fails("RAMET_E_ARGUMENT", "5000", self.model, [1, 5000])
+        with self.assertRaisesRegex(ValueError, "balanced"):
+            self.model(ids, mode="quick")
+
+    def test_a_view_keeps_its_session(self):
+        session = self.model.session(max_outputs=4)
+        alive, view = weakref.ref(session), session.run([5, 6, 7, 8], want=1)
+        kept = view.copy()
+        part = view[1:3][:, ::2]
+        del session, view
+        gc.collect()
+        self.assertIsNotNone(alive())
+        for _ in range(20):  # memory that was freed would be used again here
+            self.model(list(range(3, 60)))
+        np.testing.assert_array_equal(part, kept[1:3][:, ::2])
+        self.assertFalse(part.flags.owndata or part.flags.writeable)
+        del part
+        gc.collect()
+        self.assertIsNone(alive())
+
+    def test_session(self):
+        ids = self.model.tokenizer.encode("before the rain")
+        whole = self.model(ids, mode="exact").copy()
+        s = self.model.session(mode="exact", max_context=64, max_sequences=2)
+        for i, id in enumerate(ids):
+            np.testing.assert_allclose(s.run([id])[0], whole[i], atol=1e-4)
+        self.assertEqual((s.length(), s.length(1)), (len(ids), 0))
+        both = s.run([ids[0], ids[0]], sequence=[0, 1])
+        self.assertEqual(both.shape, (2, 320))
+        np.testing.assert_allclose(both[1], whole[0], atol=1e-4)
+        s.truncate(2)
+        self.assertEqual(s.length(), 2)
+        np.testing.assert_allclose(s.run(ids[2:3])[0], whole[2], atol=1e-4)
+        self.assertEqual(s.run([5, 6], want=[0, 0]).shape, (0, 320))
+        self.fails("RAMET_E_LIMIT", "", s.run, [5] * 64)
+        with self.assertRaisesRegex(TypeError, "max_context"):
+            self.model.session(max_contxt=3)
+
+    def test_generate(self):
+        text = self.model.generate("the river", max_tokens=12)
+        self.assertEqual("".join(self.model.generate("the river", max_tokens=12, stream=True)), text)
+        drawn = dict(max_tokens=12, temperature=1.0, top_k=50, top_p=0.9, min_p=0.01)
+        one, again, other = (self.model.generate("the river", seed=s, **drawn) for s in (1, 1, 2))
+        self.assertEqual(one, again)
+        self.assertNotEqual(one, other)
+        seen = []
+        made = self.model.session().generate([5, 6, 7], lambda id, piece: seen.append((id, piece)) or len(seen) == 3, max_tokens=12)
+        self.assertEqual((made, len(seen)), (3, 3))
+        with self.assertRaisesRegex(TypeError, "unexpected"):
+            self.model.generate("x", heat=2)
+        with self.assertRaises(ZeroDivisionError):
+            self.model.session().generate([5], lambda id, piece: 1 / 0, max_tokens=4)
+
+    def test_a_stream_can_be_left(self):
+        threads = threading.active_count()
+        stream = self.model.generate("the river", max_tokens=200, stream=True, temperature=1.0)
+        next(stream)
+        stream.close()
+        self.assertEqual(threading.active_count(), threads)
+        self.fails("RAMET_E_ARGUMENT", "", lambda: list(self.model.generate([5000], stream=True)))
+
+    def test_chat(self):
+        messages = [{"role": "user", "content": "hello"}]
+        reply = self.model.chat(messages, max_tokens=6)
+        self.assertEqual("".join(self.model.chat(messages, max_tokens=6, stream=True)), reply)
+        prompt = self.model.tokenizer.encode(self.model.tokenizer.chat(messages), special=True, bos=True)
+        self.assertEqual(self.model.generate(prompt, max_tokens=6), reply)
+
+
+class Adapting(Case):
+    def test_dataset(self):
+        d = ramet.Dataset(self.model, self.train)
+        n = d.tokens
+        self.assertEqual((d.documents, len(d.ids())), (1, n))
+        d.add_text("one more\n")
+        d.add_ids([5, 6, 7], predict=[0, 1, 1])
+        d.add_chat([{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}])
+        d.add_file(texts.write(self.folder, "notes", 3, 60, ".jsonl"))
+        self.assertEqual(d.documents, 7)
+        self.assertTrue(self.model.tokenizer.decode(d.ids()[:n]).startswith(texts.paragraphs("stories", 1, 20)[0]))
+        self.fails("RAMET_E_NOT_FOUND", "/no/text", ramet.Dataset, self.model, "/no/text")
+
+    def test_tuner(self):
+        before = self.model.evaluate(self.held_out, window=64)
+        tuner = self.tuner(steps=10)
+        events = list(tuner)
+        self.assertEqual([e.step for e in events], list(range(1, 11)))
+        self.assertTrue(tuner.done and events[-1].steps == 10 and events[-1].tokens > events[0].tokens > 0)
+        self.assertLess(events[-1].loss, events[0].loss - 0.5)
+        adapter = tuner.adapter()
+        self.assertEqual(adapter.rank, 4)
+        after = self.model.evaluate(self.held_out, window=64, adapter=adapter)
+        self.assertLess(after.loss, before.loss - 0.5)
+        self.assertEqual(len(after.losses), after.tokens)
+        self.assertAlmostEqual(float(after.losses.mean()), after.loss, places=4)
+        self.assertAlmostEqual(np.exp(after.loss), after.perplexity, places=2)
+        every = self.model.evaluate(self.held_out, window=64, score="all", max_tokens=500)
+        self.assertGreaterEqual(every.tokens, 500)
+        for name, options in (("half", {"score": "most"}), ("exact", {"mode": "quick"})):
+            with self.assertRaisesRegex(ValueError, name):
+                self.model.evaluate(self.held_out, **options)
+        with self.assertRaisesRegex(TypeError, "learning_rate"):
+            self.tuner(learning_rat=1)
+        self.fails("RAMET_E_ARGUMENT", "no_proj", self.tuner, targets=["q_proj", "no_proj"])
+        self.assertLess(self.adapter(targets=["q_proj"]).parameters, adapter.parameters)
+
+    def test_a_checkpoint_resumes_byte_for_byte(self):
+        path, ends = self.folder / "t.ckpt", []
+        straight = self.tuner(steps=6)
+        straight.step(max_steps=6)
+        first = self.tuner(steps=6)
+        for event in first:
+            if event.step == 3:
+                first.save(path)
+                break
+        second = self.tuner(steps=6)
+        second.resume(path)
+        self.assertEqual([e.step for e in second], [4, 5, 6])
+        for i, tuner in enumerate((straight, second)):
+            out = self.folder / f"end{i}.gguf"
+            tuner.adapter().save(out)
+            ends.append(out.read_bytes())
+        self.assertEqual(*ends)
+        self.assertEqual(ramet.describe(path)["kind"], "checkpoint")
+        self.fails("RAMET_E_INCONSISTENT", "rank", self.tuner(steps=6, rank=8).resume, path)
+
+    def test_deadline(self):
+        tuner = self.tuner(steps=100000)
+        start = time.monotonic()
+        event = tuner.step(max_steps=100000, deadline=0.2)
+        self.assertLess(time.monotonic() - start, 5)
+        self.assertLess(event.step, 100000)
+        self.assertFalse(tuner.done)
+
+    def test_full_tuning_and_a_teacher(self):
+        tuner = self.tuner(full=1, learning_rate=3e-3)
+        tuner.step(max_steps=4)
+        tuned = tuner.result("Q8_0")
+        self.assertLess(tuned.evaluate(self.held_out, window=64).loss, self.model.evaluate(self.held_out, window=64).loss)
+        self.assertEqual(tuned.tensors()["blk.0.ffn_up.weight"][1], "Q8_0")
+        self.fails("RAMET_E_STATE", "", tuner.adapter)
+        student = self.model.prune(pathlib.Path(self.own).read_text(), ffn=64, window=64)
+        losses = [e.loss for e in self.tuner(student, teacher=self.model, steps=30, learning_rate=3e-3)]
+        self.assertLess(sum(losses[-3:]), 0.9 * sum(losses[:3]))
+
+    def test_adapters(self):
+        adapter = self.adapter()
+        ids = self.model.tokenizer.encode("the nurse finds")
+        bare = self.model(ids, mode="exact").copy()
+        merged = self.model.merge(adapter)
+        changed = merged(ids, mode="exact").copy()
+        self.assertGreater(np.abs(changed - bare).max(), 1e-2)
+        session = self.model.session(mode="exact", max_outputs=len(ids))
+        index = session.attach(adapter)
+        session.use(index)
+        np.testing.assert_allclose(session.run(ids, want=1), changed, atol=1e-3)
+        session.truncate()
+        session.use(-1)
+        np.testing.assert_allclose(session.run(ids, want=1), bare, atol=1e-4)
+        session.detach(index)
+        for name in ("a.gguf", "peft"):
+            adapter.save(self.folder / name)
+            back = self.model.adapter(self.folder / name)
+            self.assertEqual((back.rank, back.parameters), (adapter.rank, adapter.parameters))
+            np.testing.assert_allclose(self.model.merge(back)(ids, mode="exact"), changed, atol=1e-4)
+        again = self.tuner(initial=back, learning_rate=1e-9, steps=1)  # 0 would be the default's rate
+        again.step()
+        np.testing.assert_allclose(self.model.merge(again.adapter())(ids, mode="exact"), changed, atol=1e-4)
+        half = self.model.merge(adapter, adapter, scales=[0.5, 0.5], encoding="F32")
+        np.testing.assert_allclose(half(ids, mode="exact"), changed, atol=1e-3)
+        self.assertEqual(self.model.generate(ids, max_tokens=5, adapter=adapter), merged.generate(ids, max_tokens=5))
+        self.fails("RAMET_E_NOT_FOUND", "/no/lora", self.model.adapter, "/no/lora")
+
+    def test_parts_outlive_what_they_came_from(self):
+        model = ramet.load(MODEL)
+        tuner = self.tuner(model)
+        session = model.session()
+        del model
+        gc.collect()
+        tuner.step()
+        adapter = tuner.adapter()
+        session.attach(adapter)
+        del tuner, adapter
+        gc.collect()
+        session.use(0)
+        self.assertTrue(np.isfinite(session.run([5, 6])).all())
+
+
+class Interrupting(Case):
+    def interrupt_after(self, seconds):
+        timer = threading.Timer(seconds, os.kill, (os.getpid(), signal.SIGINT))
+        timer.start()
+        self.addCleanup(timer.cancel)
+        return time.monotonic()
+
+    def test_ctrl_c_during_tuning(self):
+        reference = self.tuner(steps=3)
+        reference.step(max_steps=3)
+        reference.adapter().save(self.folder / "reference.gguf")
+        for _ in range(3):
+            tuner = self.tuner(steps=100000, window=128, batch=8)
+            start = self.interrupt_after(0.2)
+            with self.assertRaises(KeyboardInterrupt):
+                tuner.step(max_steps=100000)
+            self.assertLess(time.monotonic() - start, 3)
+            self.assertIs(signal.getsignal(signal.SIGINT), signal.default_int_handler)
+            event = tuner.step(max_steps=1)  # goes on from where it was
+            self.assertGreaterEqual(event.step, 1)
+            tuner.save(self.folder / "interrupted.ckpt")
+            self.tuner(steps=100000, window=128, batch=8).resume(self.folder / "interrupted.ckpt")
+        again = self.tuner(steps=3)
+        again.step(max_steps=3)
+        again.adapter().save(self.folder / "again.gguf")
+        self.assertEqual((self.folder / "again.gguf").read_bytes(), (self.folder / "reference.gguf").read_bytes())
+
+    def test_an_interrupted_tuner_ends_as_one_that_was_not(self):
+        options = dict(steps=12, window=128, batch=8)
+        straight, cut, hits = self.tuner(**options), self.tuner(**options), 0
+        straight.step(max_steps=12)
+        while not cut.done:
+            self.interrupt_after(0.05)
+            try:
+                while True:
+                    cut.step(max_steps=12)
+            except KeyboardInterrupt:
+                hits += 1
+        self.assertGreater(hits, 0)
+        for name, tuner in (("straight", straight), ("cut", cut)):
+            tuner.adapter().save(self.folder / f"{name}.gguf")
+        self.assertEqual((self.folder / "straight.gguf").read_bytes(), (self.folder / "cut.gguf").read_bytes())
+
+    def test_ctrl_c_during_generation(self):
+        self.interrupt_after(0.05)
+        with self.assertRaises(KeyboardInterrupt):
+            for seed in range(100000):
+                self.model.generate("the river", max_tokens=200, temperature=1.0, seed=seed)
+        self.assertTrue(self.model.generate("the river", max_tokens=3))
+
+    def test_a_handler_of_the_program(self):
+        calls = []
+        old = signal.signal(signal.SIGINT, lambda number, frame: calls.append(number))
+        self.addCleanup(signal.signal, signal.SIGINT, old)
+        tuner = self.tuner(steps=100000)
+        self.interrupt_after(0.1)
+        tuner.step(max_steps=100000, deadline=0.4)  # it does not raise, so the work goes on
+        self.assertEqual(calls, [signal.SIGINT])
+
+    def test_progress(self):
+        seen = []
+        self.tuner().step(max_steps=2, progress=lambda fraction, what: seen.append((fraction, what)))
+        self.assertTrue(seen and all(-1 <= f <= 1 and what for f, what in seen))
+        self.fails("RAMET_E_CANCELLED", "", self.tuner().step, progress=lambda *_: True)
+        with self.assertRaises(ZeroDivisionError):
+            self.model.prune(list(range(3, 300)), keep=0.8, window=64, progress=lambda *_: 1 / 0)
+
+
+class Shrinking(Case):
+    def test_quantize(self):
+        loss = self.model.evaluate(self.held_out, window=64).loss
+        for encoding in ("Q8_0", "Q5_0", "Q4_1", "Q4_0", "BF16", "F16"):
+            q = self.model.quantize(encoding)
+            self.assertEqual(q.tensors()["blk.0.ffn_up.weight"][1], encoding)
+            self.assertLess(q.number("bytes"), self.model.number("bytes"))
+            self.assertAlmostEqual(q.evaluate(self.held_out, window=64).loss, loss, delta=0.3)
+        self.fails("RAMET_E_ARGUMENT", "Q3_X", self.model.quantize, "Q3_X")
+
+    def test_prune_rebase_lift(self):
+        variant = self.model.prune(pathlib.Path(self.own).read_text(), ffn=32, window=64)
+        self.assertEqual(variant.number("ffn_width"), 96)
+        shorter = self.model.prune(ramet.Dataset(self.model, self.own).ids(), layers=1, ffn=0, window=64)
+        self.assertEqual((shorter.number("layers"), shorter.number("ffn_width")), (1, 128))
+        self.assertLess(self.model.prune([5, 6, 7] * 100, keep=0.7, window=64).number("parameters"), self.model.number("parameters"))
+        adapter = self.adapter(variant)
+        lifted = adapter.lift(variant, self.model)
+        parent = self.model.merge(lifted)
+        self.assertLess(parent.evaluate(self.held_out, window=64).loss, self.model.evaluate(self.held_out, window=64).loss)
+        rebased = variant.rebase(parent)
+        self.assertEqual(rebased.number("ffn_width"), 96)
+        self.assertNotEqual(rebased.digest, variant.digest)
+        np.testing.assert_allclose(rebased.tensor("token_embd.weight"), parent.tensor("token_embd.weight"))
+        self.assertEqual(self.model.prune(pathlib.Path(self.own).read_text(), ffn=32, window=64).digest, variant.digest)
+
+
+class FeedingBack(Case):
+    def test_loop(self):
+        here = pathlib.Path(tempfile.mkdtemp(dir=self.folder))
+        store = ramet.Store.init(here / "store", self.model)
+        self.assertEqual((store.version, store.head.digest), (1, self.model.digest))
+        self.fails("RAMET_E_STATE", "store", ramet.Store.init, here / "store", self.model)
+        self.fails("RAMET_E_STATE", "1", store.undo)
+        brief = store.brief(here / "brief.st", probe=[self.own], probe_windows=4, probe_window=64)
+        self.assertEqual(ramet.describe(brief.path)["kind"], "brief")
+        variants = {"lift": self.model.prune(pathlib.Path(self.own).read_text(), ffn=32, window=64), "ties": self.model.quantize("Q8_0")}
+        for method, variant in variants.items():
+            tuner = self.tuner(variant, steps=20)
+            tuner.step(max_steps=20)
+            sent = variant.update(brief.path, tuner.adapter(), here / method, what=("delta", "logits"), task="stories", examples=1000, loss_before=6.0, loss_after=5.0)
+            self.assertEqual((sent["kind"], sent["leaves_the_device"]["raw_text"]), ("update", 0))
+            self.assertGreater(sent["leaves_the_device"]["soft_labels"], 0)
+        with self.assertRaises(KeyError):
+            variant.update(brief.path, tuner.adapter(), here / "x", what=("text",), examples=1)
+        self.fails("RAMET_E_ARGUMENT", "examples", variant.update, brief.path, tuner.adapter(), here / "x", examples=0)
+
+        candidate = store.absorb([here / "ties"], "ties", weights=[1.0], density=0.5)
+        self.assertEqual(candidate.describe()["method"], "ties")
+        self.fails("RAMET_E_REFUSED", "gate", store.commit, candidate)
+        lift = store.absorb([here / "lift"], "lift", encoding="F32", scale=1.0)
+        self.assertNotEqual(lift.model.digest, self.model.digest)
+        verdict = store.gate(lift, {"stories": self.held_out}, guards={"own": self.own}, window=64, max_worse=0.5)
+        self.assertTrue(verdict["passed"], verdict)
+        self.assertEqual([t["task"] for t in verdict["tasks"]], ["stories", "own"])
+        self.assertEqual([t["guard"] for t in verdict["tasks"]], [False, True])
+        lift.save(here / "lift.gguf")
+        self.assertEqual(store.load_candidate(here / "lift.gguf").model.digest, lift.model.digest)
+        self.assertEqual(store.load_candidate().model.digest, lift.model.digest)
+        self.assertEqual(store.commit(store.load_candidate()), 2)
+        self.assertEqual(store.head.digest, lift.model.digest)
+        self.fails("RAMET_E_REFUSED", "HEAD", store.gate, candidate, {"stories": self.held_out}, window=64)
+        self.fails("RAMET_E_REFUSED", "", store.absorb, [here / "lift"], "lift")  # an update counts once
+
+        again = ramet.Store(here / "store")
+        self.assertEqual((again.version, again.undo(), again.version), (2, 1, 1))
+        self.assertEqual(again.head.digest, self.model.digest)
+        events = [row["event"] for row in again.log()]
+        self.assertEqual([e for e in events if e in ("commit", "undo", "refuse")], ["commit", "refuse", "undo"], events)
+        self.fails("RAMET_E_NOT_FOUND", "nowhere", ramet.Store, here / "nowhere")
+        self.fails("RAMET_E_NOT_FOUND", "magic", store.absorb, [here / "ties"], "magic")
+        self.fails("RAMET_E_ARGUMENT", "density", store.absorb, [here / "ties"], "ties", densty=1.0)
+
+
+if __name__ == "__main__":
+    unittest.main(verbosity=2)

@@ -1,0 +1,267 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""test_cli.py RAMET MAKE_MODEL: the command line on a tiny model. Every command: --json gives one object, --help exits 0, wrong use 2,
+failure 1 with a message that names the file; and what the commands say holds together."""
+import json
+import os
+import pathlib
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import unittest
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "tools"))
+import texts
+
+RAMET, MAKE_MODEL = sys.argv[1:3]
+COMMANDS = "info list tokenize run eval quantize prune rebase tune merge init brief update feed gate commit undo log bench cycle".split()
+
+
+class Case(unittest.TestCase):
+    @classmethod
+    def setUpClass(cls):
+        folder = tempfile.TemporaryDirectory()
+        cls.addClassCleanup(folder.cleanup)
+        cls.folder = pathlib.Path(folder.name)
+        cls.model = cls.path("parent.gguf")
+        subprocess.run([sys.executable, MAKE_MODEL, cls.model, "--context", "1024"], check=True)
+        cls.train, cls.held_out = texts.write(cls.folder, "stories", 1, 200), texts.write(cls.folder, "stories", 2, 150)
+        cls.own = texts.write(cls.folder, "notes", 1, 160)
+
+    @classmethod
+    def path(cls, name):
+        return str(cls.folder / name)
+
+    def ramet(self, *arguments, code=0):
+        done = subprocess.run([RAMET, *map(str, arguments)], capture_output=True, timeout=120)
+        self.assertEqual(done.returncode, code, f"{arguments}: {done.stderr.decode()}")
+        return done.stdout.decode(), done.stderr.decode()
+
+    def json(self, *arguments, code=0):
+        """stdout as the one object that it is; nothing on stderr, which is no terminal here."""
+        out, err = self.ramet(*arguments, "--json", code=code)
+        self.assertEqual(err, "")
+        self.assertTrue(out.endswith("\n") and out.count("\n") == 1, out)
+        found = json.loads(out)
+        self.assertIsInstance(found, dict)
+        return found
+
+    def tune(self, model, out, *more):
+        return self.json("tune", model, "--data", self.train, "--steps", 8, "--batch", 2, "-c", 64, "--rank", 4, "--lr", 1e-2, "-o", out, *more)
+
+
+class Usage(Case):
+    def test_help(self):
+        out, _ = self.ramet("--help")
+        self.assertEqual(re.findall(r"^  (\w+) ", out, re.M), COMMANDS)
+        self.assertRegex(self.ramet("--version")[0], r"^ramet \d+\.\d+\.\d+\n$")
+        for command in COMMANDS:
+            out, err = self.ramet(command, "--help")
+            self.assertTrue(out.startswith(f"usage: ramet {command} ") and "--json" in out and not err, out)
+
+    def test_wrong_use(self):
+        m, t = self.model, self.train
+        cases = [[], ["fly"], ["info"], ["info", m, m], ["list"], ["list", "flavours"], ["tokenize", m], ["tokenize", m, "-p", "a", "-f", t], ["run", m], ["run", m, "-p", "x", "-n", "0"],
+                 ["run", m, "-p", "x", "--temp", "warm"], ["run", m, "-p", "x", "--mode", "quick"], ["run", m, "-p", "x", "--system", "s"], ["run", m, "-p"], ["eval", m], ["eval", m, "--text", t, "--score", "most"],
+                 ["quantize", m, "o"], ["quantize", m, "--type", "Q4_0"], ["prune", m, "o"], ["rebase", m, m], ["tune", m], ["tune", m, "--data", t], ["tune", m, "--data", t, "-o", "x", "--type", "F16"],
+                 ["merge", m, "-o", "x"], ["init", "s"], ["brief", "s"], ["update", m], ["update", m, "--brief", "b", "--lora", "l", "-o", "u"], ["feed", "s"], ["feed", "s", "u"], ["gate", "s", "c"],
+                 ["commit"], ["undo"], ["log"], ["bench"], ["bench", m, "-r", "0"], ["bench", m, "--wings"], ["info", m, "--threads", "two"], ["info", m, "--threads", "-1"], ["cycle", m],
+                 ["cycle", m, "-o", self.path("c"), "--domain", "nofile"]]
+        for case in cases:
+            out, err = self.ramet(*case, code=2)
+            self.assertEqual(out, "", case)
+            self.assertTrue(err.startswith(f"ramet {case[0]}: ") if case and case[0] in COMMANDS else err.startswith("ramet"), (case, err))
+        self.assertEqual({c[0] for c in cases if c} - {"fly"}, set(COMMANDS))
+
+    def test_failures_name_the_file(self):
+        m, missing = self.model, self.path("not-there")
+        cut = self.path("cut.gguf")
+        pathlib.Path(cut).write_bytes(pathlib.Path(m).read_bytes()[:4000])
+        store, out = self.path("failing-store"), self.path("out")
+        self.ramet("init", store, m)
+        cases = [["info", missing], ["tokenize", missing, "-p", "x"], ["tokenize", m, "-f", missing], ["run", missing, "-p", "x"], ["run", m, "-f", missing], ["run", m, "-p", "x", "--lora", missing],
+                 ["eval", missing, "--text", self.own], ["eval", m, "--text", missing], ["eval", m, "--text", self.own, "--against", missing], ["quantize", missing, out, "--type", "Q4_0"],
+                 ["prune", m, out, "--calib", missing], ["rebase", missing, m, out], ["tune", m, "--data", missing, "-o", out], ["tune", m, "--data", self.own, "-o", out, "--steps", "1", "--resume", missing],
+                 ["tune", m, "--data", self.own, "-o", missing + "/deep/x.gguf", "--steps", "1", "-c", "64"], ["merge", m, "--lora", missing, "-o", out], ["init", self.path("s2"), missing], ["brief", missing, "-o", out],
+                 ["brief", store, "-o", missing + "/deep/b"], ["update", m, "--brief", missing, "--lora", missing, "--examples", "1", "-o", out], ["feed", store, missing, "--method", "ties", "-o", out],
+                 ["feed", store, missing, "--recipe", missing, "-o", out], ["gate", store, missing, "--eval", self.own], ["commit", missing], ["undo", missing], ["log", missing], ["bench", missing],
+                 ["cycle", missing, "--domain", f"a={self.own}", "--general", self.own, "-o", self.path("c1")]]
+        for case in cases:
+            printed, err = self.ramet(*case, code=1)
+            self.assertIn("not-there", err, case)
+            self.assertEqual(printed, "", case)
+        for command in (["info", cut], ["run", cut, "-p", "x"], ["quantize", cut, out, "--type", "Q4_0"]):
+            self.assertIn("cut.gguf", self.ramet(*command, code=1)[1])
+        self.assertIn(store, self.ramet("init", store, m, code=1)[1])
+        self.assertFalse(os.path.exists(out))
+
+
+class Commands(Case):
+    def test_looking(self):
+        self.assertEqual(self.json("info", self.model)["kind"], "model")
+        self.assertIn("llama", self.ramet("info", self.model)[0])
+        for kind, name in (("archs", "llama"), ("encodings", "Q4_0"), ("ops", "attention"), ("methods", "lift"), ("kernels", None), ("isas", "ref")):
+            names = [row["name"] for row in self.json("list", kind)[kind]]
+            self.assertTrue(names and (name is None or name in names), (kind, names))
+            self.assertEqual([line.split()[0] for line in self.ramet("list", kind)[0].splitlines()], names)
+
+    def test_tokenize(self):
+        ids = self.json("tokenize", self.model, "-f", self.train)["ids"]
+        self.assertEqual(ids, self.json("tokenize", self.model, "-p", pathlib.Path(self.train).read_text())["ids"])
+        self.assertEqual(" ".join(map(str, ids)), self.ramet("tokenize", self.model, "-f", self.train)[0].strip())
+        self.assertEqual(self.json("tokenize", self.model, "-p", "<|im_end|>", "--special")["ids"], [2])
+
+    def test_run(self):
+        one = self.json("run", self.model, "-p", "the river", "-n", 9)
+        self.assertEqual((len(one["ids"]), one["cancelled"]), (one["tokens"], False))
+        self.assertLessEqual(one["tokens"], 9)
+        self.assertEqual(self.json("run", self.model, "-p", "the river", "-n", 9, "--threads", 1)["ids"], one["ids"])
+        drawn = [self.json("run", self.model, "-p", "the river", "-n", 9, "--temp", 1, "--top-k", 40, "--top-p", 0.95, "--min-p", 0.001, "--seed", s)["ids"] for s in (1, 1, 2)]
+        self.assertEqual(drawn[0], drawn[1])
+        self.assertNotEqual(drawn[0], drawn[2])
+        chat = self.json("run", self.model, "-p", "hello", "--chat", "-n", 3)
+        self.assertGreater(chat["prompt_tokens"], len(self.json("tokenize", self.model, "-p", "hello")["ids"]) + 4)
+        self.assertNotEqual(self.json("run", self.model, "-p", "hello", "--chat", "--system", "be brief", "-n", 3)["prompt_tokens"], chat["prompt_tokens"])
+
+    def test_eval(self):
+        half = self.json("eval", self.model, "--text", self.held_out, "-c", 128)
+        self.assertEqual(half["tokens"], half["windows"] * 63)
+        self.assertAlmostEqual(2.718281828 ** half["loss"] / half["perplexity"], 1, places=4)
+        every = self.json("eval", self.model, "--text", self.held_out, "-c", 128, "--score", "all")
+        self.assertGreater(every["tokens"], half["tokens"])
+        self.assertLess(self.json("eval", self.model, "--text", self.held_out, "-c", 128, "--max-tokens", 100)["tokens"], half["tokens"])
+        same = self.json("eval", self.model, "--text", self.held_out, "-c", 128, "--against", self.model)
+        self.assertEqual((same["difference"], same["interval"]), (0, [0, 0]))
+
+    def test_tune_merge_eval(self):
+        before = self.json("eval", self.model, "--text", self.held_out, "-c", 128, "--mode", "exact")
+        lora, peft, merged = self.path("a.gguf"), self.path("peft"), self.path("merged.gguf")
+        told = self.tune(self.model, lora)
+        self.assertEqual((told["steps"], told["out"]), (8, lora))
+        self.assertLess(told["loss"], told["loss_first"])
+        self.assertEqual(self.json("info", lora)["kind"], "adapter")
+        self.tune(self.model, peft)
+        self.json("merge", self.model, "--lora", lora, "-o", merged)
+        losses = [self.json("eval", *what, "--text", self.held_out, "-c", 128, "--mode", "exact")["loss"]
+                  for what in ((self.model, "--lora", lora), (self.model, "--lora", peft), (merged,), (self.model, "--lora", lora + ":0"))]
+        self.assertLess(losses[0], before["loss"] - 0.5)
+        for loss in losses[1:3]:
+            self.assertAlmostEqual(loss, losses[0], delta=2e-5)
+        self.assertEqual(losses[3], before["loss"])
+        halves = self.path("halves.gguf")
+        self.json("merge", self.model, "--lora", lora + ":0.5", peft + ":0.5", "-o", halves)
+        self.assertAlmostEqual(self.json("eval", halves, "--text", self.held_out, "-c", 128, "--mode", "exact")["loss"], losses[0], delta=2e-5)
+        ids = [self.json("run", *what, "-p", "the river", "-n", 9, "--mode", "exact")["ids"] for what in ((self.model, "--lora", lora), (merged,))]
+        self.assertEqual(*ids)
+        full = self.path("full.gguf")
+        self.tune(self.model, full, "--full", "--lr", 3e-3, "--type", "F16")
+        self.assertLess(self.json("eval", full, "--text", self.held_out, "-c", 128)["loss"], before["loss"])
+
+    def test_checkpoint(self):
+        whole, rest, ckpt = self.path("whole.gguf"), self.path("rest.gguf"), self.path("t.ckpt")
+        self.tune(self.model, whole)
+        process = subprocess.Popen([RAMET, "tune", self.model, "--data", self.train, "--steps", "100000", "--batch", "2", "-c", "64", "-o", self.path("never.gguf"), "--checkpoint", self.path("int.ckpt")],
+                                   stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        time.sleep(0.4)
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=20)
+        self.assertEqual((process.returncode, out), (1, b""), err)
+        self.assertIn(b"--resume", err)
+        self.assertEqual(self.json("info", self.path("int.ckpt"))["kind"], "checkpoint")
+        self.assertFalse(os.path.exists(self.path("never.gguf")))
+        self.tune(self.model, self.path("x.gguf"), "--checkpoint", ckpt, "--every", 3)
+        self.tune(self.model, rest, "--resume", ckpt)
+        self.assertEqual(pathlib.Path(rest).read_bytes(), pathlib.Path(whole).read_bytes())
+        self.assertIn("t.ckpt", self.ramet("tune", self.model, "--data", self.own, "--steps", 8, "--batch", 2, "-c", 64, "--rank", 4, "--lr", 1e-2, "-o", rest, "--resume", ckpt, code=1)[1])
+
+    def test_shrinking(self):
+        for kind in ("Q8_0", "Q4_1", "F16"):
+            told = self.json("quantize", self.model, self.path(kind), "--type", kind)
+            self.assertLess(told["bytes"], told["bytes_before"])
+            self.assertEqual(told["parameters"], told["parameters_before"])
+        told = self.json("prune", self.model, self.path("pruned"), "--ffn", 32, "--layers", 0, "--calib", self.own)
+        info = self.json("info", self.path("pruned"))
+        self.assertEqual((info["ffn_width"], info["layers"], info["parameters"]), (96, 2, told["parameters"]))
+        self.json("prune", self.model, self.path("short"), "--layers", 1, "--ffn", 0, "--calib", self.own)
+        self.assertEqual(self.json("info", self.path("short"))["layers"], 1)
+        kept = self.json("prune", self.model, self.path("kept"), "--keep", "75%", "--calib", self.own)
+        self.assertLess(kept["parameters"], kept["parameters_before"])
+        self.json("rebase", self.path("pruned"), self.model, self.path("rebased"))
+        self.assertEqual(pathlib.Path(self.path("rebased")).stat().st_size, pathlib.Path(self.path("pruned")).stat().st_size)
+
+    def test_bench(self):
+        told = self.json("bench", self.model, "-p", 32, "-n", 8, "-r", 2, "-d", 16)
+        self.assertEqual([len(told[k]["tok_s"]) for k in ("prefill", "decode")], [2, 2])
+        self.assertTrue(all(v > 0 for k in ("prefill", "decode") for v in told[k]["tok_s"]))
+
+
+class Loop(Case):
+    def test_store(self):
+        p = self.path
+        self.assertEqual(self.json("init", p("store"), self.model)["version"], 1)
+        self.assertEqual(self.json("brief", p("store"), "-o", p("brief"), "--probe", self.own, "--windows", 4, "-c", 64)["version"], 1)
+        self.json("prune", self.model, p("variant"), "--ffn", 32, "--layers", 0, "--calib", self.own)
+        tuned = self.tune(p("variant"), p("learned.gguf"), "--steps", 20)
+        sent = self.json("update", p("variant"), "--brief", p("brief"), "--lora", p("learned.gguf"), "--examples", tuned["tokens"], "--task", "stories", "--what", "delta,logits", "-o", p("update"))
+        self.assertEqual(sent["leaves_the_device"]["raw_text"], 0)
+        self.assertEqual(sent["bytes"], os.path.getsize(p("update")))
+        for path, kind in ((p("store"), "store"), (p("brief"), "brief"), (p("update"), "update")):
+            self.assertEqual(self.json("info", path)["kind"], kind)
+        pathlib.Path(p("recipe.json")).write_text(json.dumps({"method": "lift", "options": "scale=0.9", "weights": "1", "encoding": "F32"}, indent=1))
+        by_recipe = self.json("feed", p("store"), p("update"), "--recipe", p("recipe.json"), "-o", p("by-recipe"))
+        self.assertEqual((by_recipe["method"], by_recipe["options"]), ("lift", {"scale": 0.9}))
+        told = self.json("feed", p("store"), p("update"), "--method", "lift", "--opt", "scale=1", "-o", p("candidate"))
+        self.assertGreater(told["change_norm"], 0)
+        # The gate: refused where one text gets worse than allowed, and then nothing can be committed.
+        worse = self.json("feed", p("store"), p("update"), "--method", "lift", "--opt", "scale=10", "-o", p("worse"))
+        self.assertGreater(worse["change_norm"], told["change_norm"])
+        verdict = self.json("gate", p("store"), p("worse"), "--eval", f"stories={self.held_out}", "-c", 128, code=1)
+        self.assertFalse(verdict["passed"])
+        self.ramet("commit", p("store"), code=1)
+        verdict = self.json("gate", p("store"), p("candidate"), "--eval", f"stories={self.held_out}", "--guard", f"own={self.own}", "-c", 128, "--max-worse", "5%")
+        self.assertEqual([(t["task"], t["guard"]) for t in verdict["tasks"]], [("stories", False), ("own", True)])
+        self.assertTrue(verdict["passed"])
+        self.assertLess(verdict["tasks"][0]["interval"][1], 0)
+        self.assertEqual(self.json("commit", p("store"))["version"], 2)
+        losses = [self.json("eval", m, "--text", self.held_out, "-c", 128)["loss"] for m in (self.model, p("candidate"))]
+        self.assertAlmostEqual(verdict["tasks"][0]["parent"], losses[0], places=3)
+        self.assertAlmostEqual(verdict["tasks"][0]["candidate"], losses[1], places=3)
+        self.assertEqual(self.json("undo", p("store"))["version"], 1)
+        self.assertIn("1", self.ramet("undo", p("store"), code=1)[1])
+        events = [row["event"] for row in self.json("log", p("store"))["ledger"]]
+        self.assertEqual(events[0], "init")
+        self.assertEqual([e for e in events if e in ("gate", "commit", "undo")], ["gate", "gate", "commit", "undo"])
+        self.assertEqual(len(self.ramet("log", p("store"))[0].splitlines()), len(events))
+
+    def test_two_turns_of_the_cycle(self):
+        out = self.path("cycle")
+        stories, notes, general = texts.write(self.folder, "stories", 5, 1000, ".jsonl"), texts.write(self.folder, "notes", 6, 1000), texts.write(self.folder, "notes", 7, 600, ".jsonl")
+        done = subprocess.run([RAMET, "cycle", self.model, "--domain", f"stories={stories}", f"notes={notes}", "--general", general, "-o", out, "--steps", "6", "--batch", "2", "-c", "64", "--rank", "4",
+                               "--lr", "1e-2", "--eval-tokens", "600", "--probe-windows", "4", "--turns", "2", "--json"], capture_output=True, text=True, timeout=250)
+        self.assertEqual(done.returncode, 0, done.stderr)
+        told = json.loads(done.stdout)
+        self.assertEqual(told, json.loads(pathlib.Path(out, "loop.json").read_text()))
+        self.assertEqual([t["turn"] for t in told["turns"]], [1, 2])
+        for turn in told["turns"]:
+            self.assertEqual([(v["shape"], v["domain"]) for v in turn["variants"]], [(s, d) for d in ("stories", "notes") for s in ("4-bit", "pruned")])
+            self.assertEqual([m["method"] for m in turn["methods"]], ["average", "task_arithmetic", "ties", "lift", "distill"])
+            self.assertTrue(all(m["made"] for m in turn["methods"]), turn["methods"])
+            self.assertEqual([m["method"] for m in turn["methods"] if m["chosen"]], [turn["chosen"]])
+            self.assertEqual((turn["raw_text_sent"], list(turn["test"])), (0, ["stories", "notes", "general"]))
+            for name, row in turn["test"].items():
+                self.assertLess(row["new_parent"]["loss"], row["parent"] - 0.1, (turn["turn"], name))
+            self.assertNotIn("{", turn["prompt"])
+        first, second = told["turns"]
+        for name in first["test"]:  # the second turn begins where the first ended
+            self.assertAlmostEqual(second["test"][name]["parent"], first["test"][name]["new_parent"]["loss"], places=3)
+        self.assertEqual([row["event"] for row in self.json("log", out + "/store")["ledger"] if row["event"] == "commit"], ["commit"] * 2)
+        self.assertTrue(pathlib.Path(out, "loop.svg").read_text().startswith("<svg"))
+        sent = b"".join(f.read_bytes() for f in [*pathlib.Path(out, "updates").iterdir(), *pathlib.Path(out).glob("brief-*")])
+        self.assertNotIn(b"basket of figs", sent)
+
+
+if __name__ == "__main__":
+    unittest.main(argv=sys.argv[:1], verbosity=2)

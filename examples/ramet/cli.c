@@ -196,7 +196,7 @@ void j_free(jbuf *b) {
     *b = (jbuf){0};
 }
 
-/* A reader for JSON that ramet itself printed: skips values by matching brackets, finds one by its path. */
+/* A reader for small JSON texts: skips values by matching brackets, finds one by its path. */
 static const char *j_skip(const char *p) {
     int depth = 0;
     for (; *p; p++) {
@@ -212,20 +212,21 @@ static const char *j_skip(const char *p) {
     return p;
 }
 
+static const char *j_space(const char *p) { return p + strspn(p, " \t\r\n"); }
+
 static const char *j_find(const char *p, const char *path) {
     while (p && *path) {
         size_t n = strcspn(path, ".");
-        while (*p == ' ' || *p == '\n') p++;
+        p = j_space(p);
         if (*p == '{') {
             const char *found = NULL;
-            for (p++; *p == '"' && !found;) {
-                const char *key = p + 1, *end = strchr(key, '"');
-                if (!end || end[1] != ':') return NULL;
-                if ((size_t)(end - key) == n && !strncmp(key, path, n)) found = end + 2;
+            for (p = j_space(p + 1); *p == '"' && !found;) {
+                const char *key = p + 1, *end = strchr(key, '"'), *colon = end ? j_space(end + 1) : NULL;
+                if (!colon || *colon != ':') return NULL;
+                if ((size_t)(end - key) == n && !strncmp(key, path, n)) found = colon + 1;
                 else {
-                    p = j_skip(end + 2);
-                    if (*p == ',') p++;
-                    while (*p == ' ' || *p == '\n') p++;
+                    p = j_skip(colon + 1);
+                    p = j_space(*p == ',' ? p + 1 : p);
                 }
             }
             p = found;
@@ -240,7 +241,7 @@ static const char *j_find(const char *p, const char *path) {
         path += n;
         if (*path == '.') path++;
     }
-    return p;
+    return p ? j_space(p) : NULL;
 }
 
 int j_number(double *out, const char *json, const char *path) {

@@ -43,7 +43,7 @@ typedef struct jbuf { char *data; size_t len, cap; } jbuf;
 void j_add(jbuf *b, const char *format, ...);
 void j_str(jbuf *b, const char *text, size_t n); /* quoted */
 void j_free(jbuf *b);
-/* Numbers and texts of a flat or nested JSON text by key path "tasks.0.loss"; for reading what another ramet process printed. */
+/* Numbers and texts of a flat or nested JSON text by key path "tasks.0.loss": what another ramet process printed, a recipe, a document. */
 int j_number(double *out, const char *json, const char *path);
 int j_text(char *out, size_t cap, const char *json, const char *path);
 

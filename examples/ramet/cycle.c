@@ -223,7 +223,8 @@ static int absorb(cycle *y) {
     for (size_t i = 0; i < sizeof plans / sizeof plans[0] && !cli_interrupted(); i++) {
         verdict *v = &y->verdicts[y->n_verdicts++];
         *v = (verdict){.method = plans[i].method, .shape = plans[i].shape};
-        snprintf(v->path, sizeof v->path, "%s/candidate-%s.gguf", y->dir, v->method);
+        if (y->turn == 1) snprintf(v->path, sizeof v->path, "%s/candidate-%s.gguf", y->dir, v->method);
+        else snprintf(v->path, sizeof v->path, "%s/candidate-%s-%d.gguf", y->dir, v->method, y->turn); /* a turn's parent stays as it is */
         snprintf(line, sizeof line, "the parent absorbs the %s variants' updates: %s", y->shapes[v->shape].name, v->method);
         stage(y, line);
         code = try_method(y, v);

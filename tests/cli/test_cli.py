@@ -81,6 +81,7 @@ class Usage(Case):
         cut = self.path("cut.gguf")
         pathlib.Path(cut).write_bytes(pathlib.Path(m).read_bytes()[:4000])
         store, out = self.path("failing-store"), self.path("out")
+        many = texts.write(self.folder, "notes", 4, 240, ".jsonl")
         self.ramet("init", store, m)
         cases = [["info", missing], ["tokenize", missing, "-p", "x"], ["tokenize", m, "-f", missing], ["run", missing, "-p", "x"], ["run", m, "-f", missing], ["run", m, "-p", "x", "--lora", missing],
                  ["eval", missing, "--text", self.own], ["eval", m, "--text", missing], ["eval", m, "--text", self.own, "--against", missing], ["quantize", missing, out, "--type", "Q4_0"],
@@ -88,7 +89,7 @@ class Usage(Case):
                  ["tune", m, "--data", self.own, "-o", missing + "/deep/x.gguf", "--steps", "1", "-c", "64"], ["merge", m, "--lora", missing, "-o", out], ["init", self.path("s2"), missing], ["brief", missing, "-o", out],
                  ["brief", store, "-o", missing + "/deep/b"], ["update", m, "--brief", missing, "--lora", missing, "--examples", "1", "-o", out], ["feed", store, missing, "--method", "ties", "-o", out],
                  ["feed", store, missing, "--recipe", missing, "-o", out], ["gate", store, missing, "--eval", self.own], ["commit", missing], ["undo", missing], ["log", missing], ["bench", missing],
-                 ["cycle", missing, "--domain", f"a={self.own}", "--general", self.own, "-o", self.path("c1")]]
+                 ["cycle", missing, "--domain", f"a={many}", "--general", many, "-o", self.path("c1")]]
         for case in cases:
             printed, err = self.ramet(*case, code=1)
             self.assertIn("not-there", err, case)
@@ -215,12 +216,6 @@ class Loop(Case):
         self.assertEqual((by_recipe["method"], by_recipe["options"]), ("lift", {"scale": 0.9}))
         told = self.json("feed", p("store"), p("update"), "--method", "lift", "--opt", "scale=1", "-o", p("candidate"))
         self.assertGreater(told["change_norm"], 0)
-        # The gate: refused where one text gets worse than allowed, and then nothing can be committed.
-        worse = self.json("feed", p("store"), p("update"), "--method", "lift", "--opt", "scale=10", "-o", p("worse"))
-        self.assertGreater(worse["change_norm"], told["change_norm"])
-        verdict = self.json("gate", p("store"), p("worse"), "--eval", f"stories={self.held_out}", "-c", 128, code=1)
-        self.assertFalse(verdict["passed"])
-        self.ramet("commit", p("store"), code=1)
         verdict = self.json("gate", p("store"), p("candidate"), "--eval", f"stories={self.held_out}", "--guard", f"own={self.own}", "-c", 128, "--max-worse", "5%")
         self.assertEqual([(t["task"], t["guard"]) for t in verdict["tasks"]], [("stories", False), ("own", True)])
         self.assertTrue(verdict["passed"])
@@ -229,11 +224,18 @@ class Loop(Case):
         losses = [self.json("eval", m, "--text", self.held_out, "-c", 128)["loss"] for m in (self.model, p("candidate"))]
         self.assertAlmostEqual(verdict["tasks"][0]["parent"], losses[0], places=3)
         self.assertAlmostEqual(verdict["tasks"][0]["candidate"], losses[1], places=3)
+        # A second update of the old parent is still taken; made ten times as large it harms, and the gate and the commit say no.
+        tuned = self.tune(p("variant"), p("learned2.gguf"), "--steps", 20, "--seed", 2)
+        self.json("update", p("variant"), "--brief", p("brief"), "--lora", p("learned2.gguf"), "--examples", tuned["tokens"], "-o", p("update2"))
+        self.json("feed", p("store"), p("update2"), "--method", "lift", "--opt", "scale=10", "-o", p("worse"))
+        verdict = self.json("gate", p("store"), p("worse"), "--eval", f"stories={self.held_out}", "-c", 128, code=1)
+        self.assertEqual((verdict["passed"], verdict["tasks"][0]["worse"]), (False, True))
+        self.ramet("commit", p("store"), code=1)
         self.assertEqual(self.json("undo", p("store"))["version"], 1)
         self.assertIn("1", self.ramet("undo", p("store"), code=1)[1])
         events = [row["event"] for row in self.json("log", p("store"))["ledger"]]
         self.assertEqual(events[0], "init")
-        self.assertEqual([e for e in events if e in ("gate", "commit", "undo")], ["gate", "gate", "commit", "undo"])
+        self.assertEqual([e for e in events if e in ("gate", "commit", "undo")], ["gate", "commit", "gate", "undo"])
         self.assertEqual(len(self.ramet("log", p("store"))[0].splitlines()), len(events))
 
     def test_two_turns_of_the_cycle(self):

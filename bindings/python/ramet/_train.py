@@ -75,7 +75,7 @@ class Tuner(L.Handle):
     """A model being adapted; iterate to advance it.
 
     options (see ramet/train.h): full, rank, alpha, targets, window, batch, micro_batch, steps, epochs, learning_rate, warmup, schedule,
-    weight_decay, clip, seed, teacher_weight, teacher_top.
+    weight_decay, clip, seed, teacher_weight, teacher_top, optimizer.
     """
 
     _free = "ramet_tuner_free"

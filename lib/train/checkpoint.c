@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* checkpoint.c - a tuner's whole state as one safetensors file. Metadata: "ramet.kind", what the tuner was made of ("ramet.tuner.*": must be equal
- * to resume), how far it is ("ramet.state.*"), and a CRC-32C a section ("ramet.crc.*"). Sections: value, moment0.., and grad when a step is
- * half done; tensors are "<section>/<parameter>". The same state gives the same bytes, whatever calls led to it. */
+/* checkpoint.c - a tuner's whole state as one safetensors file. Metadata: "ramet.kind", what the tuner was made of
+ * ("ramet.tuner.*": must be equal to resume), how far it is ("ramet.state.*"), and a CRC-32C a section ("ramet.crc.*"). Sections:
+ * value, moment0.., and grad when a step is half done; tensors are "<section>/<parameter>". The same state gives the same bytes,
+ * whatever calls led to it. */
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -86,7 +87,8 @@ static void tensor_name(char name[256], int32_t s, const ramet__param *p) { snpr
 
 static uint32_t section_crc(const ramet_tuner *t, const float *data) {
     uint32_t crc = 0;
-    for (int64_t i = 0; i < t->params.n; i++) crc = ramet__crc32c(crc, data + t->params.param[i].offset, (size_t)t->params.param[i].count * sizeof(float));
+    for (int64_t i = 0; i < t->params.n; i++)
+        crc = ramet__crc32c(crc, data + t->params.param[i].offset, (size_t)t->params.param[i].count * sizeof(float));
     return crc;
 }
 
@@ -124,7 +126,8 @@ ramet_status ramet_tuner_save(ramet_tuner *t, const char *path) {
         }
     for (int32_t s = 0; s < SECTIONS; s++)
         for (int64_t i = 0; section(t, s, t->micro) && i < t->params.n; i++)
-            RAMET__GO(ramet__st_data(w, section(t, s, t->micro) + t->params.param[i].offset, (size_t)t->params.param[i].count * sizeof(float)));
+            RAMET__GO(
+                ramet__st_data(w, section(t, s, t->micro) + t->params.param[i].offset, (size_t)t->params.param[i].count * sizeof(float)));
     st = ramet__st_writer_commit(&w);
 out:
     ramet__st_writer_drop(&w);
@@ -138,7 +141,8 @@ static ramet_status read_integer(int64_t *out, const ramet__safetensors *f, cons
     const char *text = ramet__safetensors_meta(f, key);
     char *end = NULL;
     const long long v = text ? strtoll(text, &end, 10) : 0;
-    if (!text || end == text || *end || v < low || v > high) return ramet__fail(RAMET_E_FORMAT, "metadata \"%s\" is not a number in %lld..%lld", key, (long long)low, (long long)high);
+    if (!text || end == text || *end || v < low || v > high)
+        return ramet__fail(RAMET_E_FORMAT, "metadata \"%s\" is not a number in %lld..%lld", key, (long long)low, (long long)high);
     *out = v;
     return RAMET_OK;
 }
@@ -155,13 +159,15 @@ static ramet_status read_double(double *out, const ramet__safetensors *f, const 
 static ramet_status check_identity(const ramet_tuner *t, const ramet__safetensors *f, pairs *p) {
     const char *kind = ramet__safetensors_meta(f, "ramet.kind"), *version = ramet__safetensors_meta(f, "ramet.version");
     if (!kind || strcmp(kind, "checkpoint")) return ramet__fail(RAMET_E_FORMAT, "not a checkpoint (metadata \"ramet.kind\")");
-    if (!version || strcmp(version, "1")) return ramet__fail(RAMET_E_UNSUPPORTED, "checkpoint version %s; this library reads 1", version ? version : "?");
+    if (!version || strcmp(version, "1"))
+        return ramet__fail(RAMET_E_UNSUPPORTED, "checkpoint version %s; this library reads 1", version ? version : "?");
     RAMET__TRY(identity(p, t));
     for (int32_t i = 0; i < p->n; i++) {
         const char *theirs = ramet__safetensors_meta(f, p->key[i]);
         if (!theirs) return ramet__fail(RAMET_E_FORMAT, "metadata \"%s\" is missing", p->key[i]);
         if (strcmp(theirs, p->value[i]))
-            return ramet__fail(RAMET_E_INCONSISTENT, "%s differs: the checkpoint has \"%.64s\", the tuner \"%s\"", p->key[i] + strlen("ramet.tuner."), theirs, p->value[i]);
+            return ramet__fail(RAMET_E_INCONSISTENT, "%s differs: the checkpoint has \"%.64s\", the tuner \"%s\"",
+                               p->key[i] + strlen("ramet.tuner."), theirs, p->value[i]);
     }
     return RAMET_OK;
 }
@@ -179,7 +185,9 @@ static ramet_status check_sections(const ramet_tuner *t, const ramet__safetensor
             const ramet__st_tensor *x = ramet__safetensors_find(f, name);
             int32_t fits = x && x->dtype == RAMET__ST_F32 && x->rank == p->shape.rank;
             for (int32_t d = 0; fits && d < p->shape.rank; d++) fits = x->dim[d] == p->shape.dim[d];
-            if (!fits) return ramet__fail(x ? RAMET_E_INCONSISTENT : RAMET_E_FORMAT, "tensor \"%s\" %s", name, x ? "has another shape or type" : "is missing");
+            if (!fits)
+                return ramet__fail(x ? RAMET_E_INCONSISTENT : RAMET_E_FORMAT, "tensor \"%s\" %s", name,
+                                   x ? "has another shape or type" : "is missing");
             RAMET__TRY(ramet__safetensors_read(f, x, room, (uint64_t)p->count * sizeof(float)));
             crc = ramet__crc32c(crc, room, (size_t)p->count * sizeof(float));
             if (!t->rt->kernels->finite(room, p->count)) return ramet__fail(RAMET_E_NUMERIC, "tensor \"%s\" holds NaN or infinity", name);
@@ -188,9 +196,12 @@ static ramet_status check_sections(const ramet_tuner *t, const ramet__safetensor
         const char *text = ramet__safetensors_meta(f, key);
         char mine[16];
         snprintf(mine, sizeof mine, "%08x", crc);
-        if (!text || strcmp(text, mine)) return ramet__fail(RAMET_E_FORMAT, "section \"%s\" is damaged: its checksum is %s, the file says %s", section_name[s], mine, text ? text : "nothing");
+        if (!text || strcmp(text, mine))
+            return ramet__fail(RAMET_E_FORMAT, "section \"%s\" is damaged: its checksum is %s, the file says %s", section_name[s], mine,
+                               text ? text : "nothing");
     }
-    if (expected != f->n_tensors) return ramet__fail(RAMET_E_FORMAT, "%lld tensors; this state has %lld", (long long)f->n_tensors, (long long)expected);
+    if (expected != f->n_tensors)
+        return ramet__fail(RAMET_E_FORMAT, "%lld tensors; this state has %lld", (long long)f->n_tensors, (long long)expected);
     return RAMET_OK;
 }
 
@@ -228,7 +239,8 @@ ramet_status ramet_tuner_resume(ramet_tuner *t, const char *path) {
     for (int32_t s = 0; s < SECTIONS; s++)
         for (int64_t i = 0; section(t, s, micro) && i < t->params.n; i++) {
             tensor_name(name, s, &t->params.param[i]);
-            RAMET__GO(ramet__safetensors_read(f, ramet__safetensors_find(f, name), section(t, s, micro) + t->params.param[i].offset, (uint64_t)t->params.param[i].count * sizeof(float)));
+            RAMET__GO(ramet__safetensors_read(f, ramet__safetensors_find(f, name), section(t, s, micro) + t->params.param[i].offset,
+                                              (uint64_t)t->params.param[i].count * sizeof(float)));
         }
     t->step = step;
     t->micro = micro;

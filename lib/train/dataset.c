@@ -74,7 +74,8 @@ static ramet_status check(const ramet_dataset *d, const char *function) {
 
 static ramet_status check_text(const ramet_dataset *d, const char *function) {
     RAMET__TRY(check(d, function));
-    if (!d->model->tokenizer) return ramet__fail(RAMET_E_STATE, "%s: the model was loaded without a tokenizer; use ramet_dataset_add_ids", function);
+    if (!d->model->tokenizer)
+        return ramet__fail(RAMET_E_STATE, "%s: the model was loaded without a tokenizer; use ramet_dataset_add_ids", function);
     return RAMET_OK;
 }
 
@@ -123,11 +124,13 @@ ramet_status ramet_dataset_add_text(ramet_dataset *d, const char *text, size_t l
 
 ramet_status ramet_dataset_add_ids(ramet_dataset *d, const int32_t *ids, const uint8_t *predict, int64_t count) {
     RAMET__TRY(check(d, "ramet_dataset_add_ids"));
-    if (count < 0 || (count && !ids)) return ramet__fail(RAMET_E_ARGUMENT, "ramet_dataset_add_ids: %s", count < 0 ? "count is negative" : "ids is NULL");
+    if (count < 0 || (count && !ids))
+        return ramet__fail(RAMET_E_ARGUMENT, "ramet_dataset_add_ids: %s", count < 0 ? "count is negative" : "ids is NULL");
     if (!count) return RAMET_OK;
     for (int64_t i = 0; i < count; i++)
         if (ids[i] < 0 || ids[i] >= d->model->h.n_vocab)
-            return ramet__fail(RAMET_E_ARGUMENT, "ramet_dataset_add_ids: ids[%lld] is %d; the vocabulary has 0..%lld", (long long)i, ids[i], (long long)d->model->h.n_vocab - 1);
+            return ramet__fail(RAMET_E_ARGUMENT, "ramet_dataset_add_ids: ids[%lld] is %d; the vocabulary has 0..%lld", (long long)i, ids[i],
+                               (long long)d->model->h.n_vocab - 1);
     RAMET__TRY(room(d, count));
     memcpy(d->ids + d->n, ids, (size_t)count * sizeof *ids);
     for (int64_t i = 0; i < count; i++) d->predict[d->n + i] = predict ? predict[i] != 0 : 1;
@@ -147,11 +150,9 @@ static ramet_status spells_control(int32_t *out, const ramet_dataset *d, const c
     return RAMET_OK;
 }
 
-/*
- * A chat is its template's text cut where the flag changes: at the end of "<|im_start|>assistant\n" and at the end of each turn. So a reply begins
- * with a token of its own, exactly as when it is generated after the prompt. A content that spells out a control token is a piece of its own
- * that is read as plain text.
- */
+/* * A chat is its template's text cut where the flag changes: at the end of "<|im_start|>assistant\n" and at the end of each
+ * turn. So a reply begins with a token of its own, exactly as when it is generated after the prompt. A content that spells out a
+ * control token is a piece of its own that is read as plain text. */
 ramet_status ramet_dataset_add_chat(ramet_dataset *d, int32_t count, const char *const *roles, const char *const *contents) {
     ramet_status st = RAMET_OK;
     char *whole = NULL, *part = NULL;
@@ -160,7 +161,8 @@ ramet_status ramet_dataset_add_chat(ramet_dataset *d, int32_t count, const char 
     RAMET__TRY(check_text(d, "ramet_dataset_add_chat"));
     if (count <= 0 || !roles || !contents) return ramet__fail(RAMET_E_ARGUMENT, "ramet_dataset_add_chat: no messages");
     for (int32_t i = 0; i < count; i++)
-        if (!roles[i] || !contents[i]) return ramet__fail(RAMET_E_ARGUMENT, "ramet_dataset_add_chat: message %d lacks %s", i, roles[i] ? "content" : "role");
+        if (!roles[i] || !contents[i])
+            return ramet__fail(RAMET_E_ARGUMENT, "ramet_dataset_add_chat: message %d lacks %s", i, roles[i] ? "content" : "role");
     ramet__mem *mem = d->rt->mem;
     RAMET__NEW(piece, ramet__calloc(mem, (size_t)count, 4 * sizeof *piece));
     RAMET__GO(ramet__chat_format(&whole, mem, d->model->tokenizer, count, roles, contents, 0));
@@ -173,7 +175,8 @@ ramet_status ramet_dataset_add_chat(ramet_dataset *d, int32_t count, const char 
             if (i) RAMET__GO(ramet__chat_format(&part, mem, d->model->tokenizer, i, roles, contents, 1));
             if (part) body = strlen(part);
             if (!part || body > total || body < at || memcmp(part, whole, body)) {
-                st = ramet__fail(RAMET_E_UNSUPPORTED, "ramet_dataset_add_chat: message %d: the template does not give a reply's beginning as a prompt would", i);
+                st = ramet__fail(RAMET_E_UNSUPPORTED,
+                                 "ramet_dataset_add_chat: message %d: the template does not give a reply's beginning as a prompt would", i);
                 goto out;
             }
             ramet__free(part);
@@ -195,7 +198,8 @@ ramet_status ramet_dataset_add_chat(ramet_dataset *d, int32_t count, const char 
         const char *found = len ? strstr(whole + body, contents[i]) : NULL;
         RAMET__GO(spells_control(&control, d, contents[i], len));
         if (control && (!found || found + len > whole + end)) {
-            st = ramet__fail(RAMET_E_UNSUPPORTED, "ramet_dataset_add_chat: message %d spells out a control token and the template changes its text", i);
+            st = ramet__fail(RAMET_E_UNSUPPORTED,
+                             "ramet_dataset_add_chat: message %d spells out a control token and the template changes its text", i);
             goto out;
         }
         if (control) {
@@ -219,7 +223,8 @@ ramet_status ramet_dataset_read(int32_t *ids, const ramet_dataset *dataset, int6
     if (!dataset || (!ids && count)) return ramet__fail(RAMET_E_ARGUMENT, "ramet_dataset_read: %s is NULL", dataset ? "ids" : "dataset");
     RAMET__TRY(ramet__runtime_check(dataset->rt));
     if (from < 0 || count < 0 || from > dataset->n || count > dataset->n - from)
-        return ramet__fail(RAMET_E_ARGUMENT, "ramet_dataset_read: tokens %lld..%lld are outside 0..%lld", (long long)from, (long long)(from + count), (long long)dataset->n);
+        return ramet__fail(RAMET_E_ARGUMENT, "ramet_dataset_read: tokens %lld..%lld are outside 0..%lld", (long long)from,
+                           (long long)(from + count), (long long)dataset->n);
     if (count) memcpy(ids, dataset->ids + from, (size_t)count * sizeof *ids);
     return RAMET_OK;
 }

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* evaluate.c - loss and perplexity of a model on a dataset, by windows; the plan has only the scored rows go through the head, whose loss is
- * fused, so logits are never held. HALF scores what the llama.cpp project's perplexity program scores with the same window. */
+/* evaluate.c - loss and perplexity of a model on a dataset, by windows; the plan has only the scored rows go through the head,
+ * whose loss is fused, so logits are never held. HALF scores what the llama.cpp project's perplexity program scores with the same
+ * window. */
 #include <math.h>
 #include <string.h>
 #include <time.h>
@@ -31,14 +32,19 @@ typedef struct measure {
 
 static ramet_status check_options(const ramet_evaluate_options *o, const ramet_model *m, const ramet_dataset *d) {
     const char *f = "ramet_evaluate";
-    if (o->window < 4 || o->window > m->h.n_ctx) return ramet__fail(RAMET_E_ARGUMENT, "%s: window %d is not in 4..%lld, the model's context", f, o->window, (long long)m->h.n_ctx);
-    if (o->score != RAMET_SCORE_HALF && o->score != RAMET_SCORE_ALL) return ramet__fail(RAMET_E_ARGUMENT, "%s: score %d is none of RAMET_SCORE_*", f, o->score);
-    if (o->mode < RAMET_MODE_EXACT || o->mode > RAMET_MODE_FAST) return ramet__fail(RAMET_E_ARGUMENT, "%s: mode %d is none of RAMET_MODE_*", f, o->mode);
+    if (o->window < 4 || o->window > m->h.n_ctx)
+        return ramet__fail(RAMET_E_ARGUMENT, "%s: window %d is not in 4..%lld, the model's context", f, o->window, (long long)m->h.n_ctx);
+    if (o->score != RAMET_SCORE_HALF && o->score != RAMET_SCORE_ALL)
+        return ramet__fail(RAMET_E_ARGUMENT, "%s: score %d is none of RAMET_SCORE_*", f, o->score);
+    if (o->mode < RAMET_MODE_EXACT || o->mode > RAMET_MODE_FAST)
+        return ramet__fail(RAMET_E_ARGUMENT, "%s: mode %d is none of RAMET_MODE_*", f, o->mode);
     if (o->max_tokens < 0) return ramet__fail(RAMET_E_ARGUMENT, "%s: max_tokens is negative", f);
-    if (o->losses_capacity < 0 || (o->losses_capacity && !o->losses)) return ramet__fail(RAMET_E_ARGUMENT, "%s: losses is NULL or its capacity negative", f);
+    if (o->losses_capacity < 0 || (o->losses_capacity && !o->losses))
+        return ramet__fail(RAMET_E_ARGUMENT, "%s: losses is NULL or its capacity negative", f);
     if (o->adapter && !isfinite(o->adapter_scale)) return ramet__fail(RAMET_E_ARGUMENT, "%s: adapter_scale is not finite", f);
     if (d->model->h.n_vocab > m->h.n_vocab)
-        return ramet__fail(RAMET_E_INCONSISTENT, "%s: the data's model has %lld tokens, this one %lld", f, (long long)d->model->h.n_vocab, (long long)m->h.n_vocab);
+        return ramet__fail(RAMET_E_INCONSISTENT, "%s: the data's model has %lld tokens, this one %lld", f, (long long)d->model->h.n_vocab,
+                           (long long)m->h.n_vocab);
     return RAMET_OK;
 }
 
@@ -61,7 +67,8 @@ static ramet_status bind_adapter(measure *m, const ramet__graph *g) {
         const ramet__weight *w = ramet__model_weight(m->model, l->name);
         const ramet__shape *s = w ? ramet__weight_shape(w) : NULL;
         if (at < 0 || !s || s->rank != 2 || s->dim[0] != l->n || s->dim[1] != l->k)
-            return ramet__fail(RAMET_E_INCONSISTENT, "ramet_evaluate: the adapter's \"%s\" [%lld, %lld] does not fit the model", l->name, (long long)l->n, (long long)l->k);
+            return ramet__fail(RAMET_E_INCONSISTENT, "ramet_evaluate: the adapter's \"%s\" [%lld, %lld] does not fit the model", l->name,
+                               (long long)l->n, (long long)l->k);
         m->entries[at] = (ramet__slot_entry){l->a, l->b, l->scale * m->o.adapter_scale, l->rank};
     }
 out:
@@ -76,7 +83,8 @@ static ramet_status make_plan(measure *m) {
     int32_t rank = 0;
     const ramet_adapter *a = m->o.adapter;
     for (int64_t i = 0; a && i < a->n; i++) rank = RAMET__MAX(rank, a->lora[i].rank);
-    const int64_t rows = m->per_run * m->o.window, outs = m->o.score == RAMET_SCORE_HALF ? m->per_run * (m->o.window - 1 - m->o.window / 2) : rows;
+    const int64_t rows = m->per_run * m->o.window,
+                  outs = m->o.score == RAMET_SCORE_HALF ? m->per_run * (m->o.window - 1 - m->o.window / 2) : rows;
     const ramet__build_options build = {.slots = a != NULL};
     const ramet__plan_options plan = {.mode = (ramet__mode)m->o.mode, .max_context = m->o.window};
     RAMET__GO(ramet__graph_create(&g, m->rt, rows, outs, rank));
@@ -96,7 +104,8 @@ out:
 static int32_t watch(double fraction, const char *what, void *user) {
     const measure *m = user;
     (void)what;
-    return m->o.progress(((double)m->done + (fraction > 0 ? fraction * m->share : 0.0)) / (double)m->windows, "evaluating", m->o.progress_user);
+    return m->o.progress(((double)m->done + (fraction > 0 ? fraction * m->share : 0.0)) / (double)m->windows, "evaluating",
+                         m->o.progress_user);
 }
 
 /* The next windows as rows; their number in *n. Windows without a scored row are counted as done. */
@@ -106,7 +115,8 @@ static void take_windows(measure *m, int64_t *n) {
         const int64_t from = (m->done + *n) * m->o.window, to = RAMET__MIN(from + m->o.window, m->stream);
         const int64_t left = m->o.max_tokens ? m->o.max_tokens - m->scored - m->rows.outs : INT64_MAX, before = m->rows.outs;
         if (left <= 0) break;
-        if (m->o.score == RAMET_SCORE_HALF) ramet__rows_add_whole(&m->rows, m->data, from, to, m->o.window / 2, m->o.window - 2, m->first_id);
+        if (m->o.score == RAMET_SCORE_HALF)
+            ramet__rows_add_whole(&m->rows, m->data, from, to, m->o.window / 2, m->o.window - 2, m->first_id);
         else ramet__rows_add(&m->rows, m->data, from, to);
         m->outs_of[*n] = RAMET__MIN(m->rows.outs - before, left);
         m->rows.outs = before + m->outs_of[*n];
@@ -114,7 +124,8 @@ static void take_windows(measure *m, int64_t *n) {
 }
 
 static ramet_status run_windows(measure *m) {
-    ramet__run run = {.adapters = m->adapter, .n_adapters = m->o.adapter ? 1 : 0, .progress = m->o.progress ? watch : NULL, .progress_user = m};
+    ramet__run run = {
+        .adapters = m->adapter, .n_adapters = m->o.adapter ? 1 : 0, .progress = m->o.progress ? watch : NULL, .progress_user = m};
     int64_t n = 0, outs = 0;
     RAMET__TRY(ramet__progress(m->o.progress, m->o.progress_user, (double)m->done / (double)m->windows, "evaluating"));
     take_windows(m, &n);
@@ -126,7 +137,10 @@ static ramet_status run_windows(measure *m) {
         if (!losses || outs != m->rows.outs) return ramet__fail(RAMET_E_INTERNAL, "evaluate: the plan lacks its losses");
         for (int64_t i = 0, at = 0; i < n; i++)
             for (int64_t j = 0; j < m->outs_of[i]; j++, at++, m->scored++) {
-                if (!isfinite(losses[at])) return ramet__fail(RAMET_E_NUMERIC, "ramet_evaluate: the loss of scored token %lld is not finite; the model's weights are broken", (long long)m->scored);
+                if (!isfinite(losses[at]))
+                    return ramet__fail(RAMET_E_NUMERIC,
+                                       "ramet_evaluate: the loss of scored token %lld is not finite; the model's weights are broken",
+                                       (long long)m->scored);
                 m->sum[m->done + i] += (double)losses[at];
                 m->count[m->done + i]++;
                 if (m->scored < m->o.losses_capacity) m->o.losses[m->scored] = losses[at];
@@ -160,7 +174,8 @@ ramet_status ramet_evaluate(ramet_evaluation *out, ramet_model *model, ramet_dat
     struct timespec begin, end;
     measure m = {.model = model, .data = data};
     ramet_evaluate_options_init(&m.o, sizeof m.o);
-    if (!out || !model || !data) return ramet__fail(RAMET_E_ARGUMENT, "ramet_evaluate: %s is NULL", !out ? "out" : !model ? "model" : "data");
+    if (!out || !model || !data)
+        return ramet__fail(RAMET_E_ARGUMENT, "ramet_evaluate: %s is NULL", !out ? "out" : !model ? "model" : "data");
     if (out->struct_size < sizeof out->struct_size) return ramet__fail(RAMET_E_ARGUMENT, "ramet_evaluate: set out->struct_size");
     RAMET__TRY(ramet__runtime_check(model->rt));
     RAMET__TRY(ramet__options(&m.o, sizeof m.o, options, "ramet_evaluate"));
@@ -169,11 +184,14 @@ ramet_status ramet_evaluate(ramet_evaluation *out, ramet_model *model, ramet_dat
     ramet__dataset_seal(data);
     m.rt = model->rt;
     m.first_id = wanted_bos(model);
-    m.stream = data->n - (data->n_docs && data->docs[data->n_docs - 1].closed ? 1 : 0); /* the id that closes the last text separates nothing */
+    m.stream =
+        data->n - (data->n_docs && data->docs[data->n_docs - 1].closed ? 1 : 0); /* the id that closes the last text separates nothing */
     m.windows = m.o.score == RAMET_SCORE_HALF ? m.stream / m.o.window : (m.stream + m.o.window - 1) / m.o.window;
     m.per_run = RAMET__MAX(1, RAMET__MIN(ROWS / m.o.window, m.windows));
     if (!m.windows)
-        return ramet__fail(RAMET_E_ARGUMENT, "ramet_evaluate: the data has %lld tokens, less than one window of %d; give a smaller window or RAMET_SCORE_ALL", (long long)m.stream, m.o.window);
+        return ramet__fail(RAMET_E_ARGUMENT,
+                           "ramet_evaluate: the data has %lld tokens, less than one window of %d; give a smaller window or RAMET_SCORE_ALL",
+                           (long long)m.stream, m.o.window);
     ramet__mem *mem = m.rt->mem;
     RAMET__NEW(m.sum, ramet__calloc(mem, (size_t)m.windows, sizeof *m.sum));
     RAMET__NEW(m.count, ramet__calloc(mem, (size_t)m.windows, sizeof *m.count));

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* jsonl.c - a file as documents: JSON lines {"text"}, {"prompt","completion"} or {"messages":[{"role","content"}]}, or one plain text. All of a
- * file is added or nothing. */
+/* jsonl.c - a file as documents: JSON lines {"text"}, {"prompt","completion"} or {"messages":[{"role","content"}]}, or one plain
+ * text. All of a file is added or nothing. */
 #include <string.h>
 #include "format/json.h"
 #include "train/train.h"
@@ -15,7 +15,8 @@ static ramet_status text_member(const ramet__json **out, const ramet__json *obje
 }
 
 static ramet_status add_messages(ramet_dataset *d, const ramet__json *messages, ramet__arena *arena) {
-    if (messages->type != RAMET__JSON_ARRAY || !messages->len) return ramet__fail(RAMET_E_FORMAT, "\"messages\" is not a list of at least one message");
+    if (messages->type != RAMET__JSON_ARRAY || !messages->len)
+        return ramet__fail(RAMET_E_FORMAT, "\"messages\" is not a list of at least one message");
     if (messages->len > 100000) return ramet__fail(RAMET_E_LIMIT, "\"messages\" has %zu entries; at most 100000", messages->len);
     const char **roles = ramet__arena_alloc(arena, 2 * messages->len * sizeof *roles);
     if (!roles) return ramet__alloc_status();
@@ -25,7 +26,8 @@ static ramet_status add_messages(ramet_dataset *d, const ramet__json *messages, 
         RAMET__TRY(text_member(&role, &messages->items[i], "role"));
         RAMET__TRY(text_member(&content, &messages->items[i], "content"));
         if (!role || !content) return ramet__fail(RAMET_E_FORMAT, "message %zu lacks \"%s\"", i, role ? "content" : "role");
-        if (strlen(role->text) != role->len || strlen(content->text) != content->len) return ramet__fail(RAMET_E_FORMAT, "message %zu holds a NUL character", i);
+        if (strlen(role->text) != role->len || strlen(content->text) != content->len)
+            return ramet__fail(RAMET_E_FORMAT, "message %zu holds a NUL character", i);
         roles[i] = role->text;
         contents[i] = content->text;
     }
@@ -73,7 +75,8 @@ ramet_status ramet_dataset_add_file(ramet_dataset *d, const char *path) {
     size_t size = 0;
     if (!d || !path) return ramet__fail(RAMET_E_ARGUMENT, "ramet_dataset_add_file: %s is NULL", d ? "path" : "dataset");
     RAMET__TRY(ramet__runtime_check(d->rt));
-    if (d->sealed) return ramet__fail(RAMET_E_STATE, "ramet_dataset_add_file: the dataset is in use by a tuner or an evaluation; make another");
+    if (d->sealed)
+        return ramet__fail(RAMET_E_STATE, "ramet_dataset_add_file: the dataset is in use by a tuner or an evaluation; make another");
     if (!d->model->tokenizer) return ramet__fail(RAMET_E_STATE, "ramet_dataset_add_file: the model was loaded without a tokenizer");
     const int64_t n = d->n, n_docs = d->n_docs;
     RAMET__TRY(ramet__file_read_all(&data, &size, d->rt->mem, path, 0));

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* params.c - what a tuner trains, as one pool: values, gradient sums and the optimizer's moments lie at equal offsets. Work is cut into pieces
- * of a constant size that never span two parameters, so sums and updates have the same bits for any number of threads. */
+/* params.c - what a tuner trains, as one pool: values, gradient sums and the optimizer's moments lie at equal offsets. Work is
+ * cut into pieces of a constant size that never span two parameters, so sums and updates have the same bits for any number of
+ * threads. */
 #include <math.h>
 #include <string.h>
 #include "train/train.h"

@@ -7,7 +7,9 @@ static ramet_status usable(const ramet_tuner *t, const void *out, const char *fu
     if (!t || !out) return ramet__fail(RAMET_E_ARGUMENT, "%s: %s is NULL", function, t ? "out" : "tuner");
     RAMET__TRY(ramet__runtime_check(t->rt));
     if (t->broken) return ramet__fail(RAMET_E_STATE, "%s: an earlier resume was cut short; resume again", function);
-    if (t->o.full != full) return ramet__fail(RAMET_E_STATE, "%s: this tuner makes %s", function, full ? "an adapter; use ramet_tuner_adapter" : "a model; use ramet_tuner_model");
+    if (t->o.full != full)
+        return ramet__fail(RAMET_E_STATE, "%s: this tuner makes %s", function,
+                           full ? "an adapter; use ramet_tuner_adapter" : "a model; use ramet_tuner_model");
     return RAMET_OK;
 }
 
@@ -77,8 +79,10 @@ static ramet_status lineage_after(ramet__lineage **out, const ramet_tuner *t) {
     if (!l->parent_digest) RAMET__NEW(l->parent_digest, ramet__strdup(mem, base));
     if (!l->root_digest) RAMET__NEW(l->root_digest, ramet__strdup(mem, l->parent_digest));
     ramet__text_bytes(&steps, old, end);
-    ramet__text_add(&steps, "%s{\"step\":\"tune\",\"base\":\"%s\",\"steps\":%lld,\"tokens\":%lld,\"loss\":%.6g,\"learning_rate\":%.6g%s%s%s}]", strcmp(old, "[]") ? "," : "", base,
-                    (long long)t->step, (long long)t->tokens, t->loss, (double)t->o.learning_rate, t->teacher ? ",\"teacher\":\"" : "", t->teacher ? t->teacher_digest : "", t->teacher ? "\"" : "");
+    ramet__text_add(&steps,
+                    "%s{\"step\":\"tune\",\"base\":\"%s\",\"steps\":%lld,\"tokens\":%lld,\"loss\":%.6g,\"learning_rate\":%.6g%s%s%s}]",
+                    strcmp(old, "[]") ? "," : "", base, (long long)t->step, (long long)t->tokens, t->loss, (double)t->o.learning_rate,
+                    t->teacher ? ",\"teacher\":\"" : "", t->teacher ? t->teacher_digest : "", t->teacher ? "\"" : "");
     ramet__free(l->steps);
     l->steps = ramet__text_take(&steps);
     if (!l->steps) {
@@ -99,7 +103,8 @@ ramet_status ramet_tuner_model(ramet_model **out, ramet_tuner *t, const char *en
     ramet__lineage *lineage = NULL;
     RAMET__TRY(usable(t, out, "ramet_tuner_model", 1));
     const int32_t enc = ramet__encoding_find(encoding ? encoding : "F32");
-    if (enc < 0) return ramet__fail(RAMET_E_ARGUMENT, "ramet_tuner_model: no encoding \"%s\"; ramet_list(\"encodings\") names them", encoding);
+    if (enc < 0)
+        return ramet__fail(RAMET_E_ARGUMENT, "ramet_tuner_model: no encoding \"%s\"; ramet_list(\"encodings\") names them", encoding);
     const int64_t n = t->params.n;
     RAMET__NEW(weights, ramet__calloc(t->rt->mem, (size_t)n, sizeof *weights));
     for (int64_t i = 0; i < n; i++) RAMET__GO(encode_param(&weights[i], t, &t->params.param[i], (ramet__enc)enc));

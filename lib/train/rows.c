@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* rows.c - windows of the token stream as flat rows of a run: who predicts what, which rows see one another, in which order windows come. */
+/* rows.c - windows of the token stream as flat rows of a run: who predicts what, which rows see one another, in which order
+ * windows come. */
 #include <string.h>
 #include "base/rng.h"
 #include "train/train.h"
@@ -68,7 +69,8 @@ int64_t ramet__rows_add(ramet__rows *r, const ramet_dataset *d, int64_t from, in
     return r->outs - before;
 }
 
-int64_t ramet__rows_add_whole(ramet__rows *r, const ramet_dataset *d, int64_t from, int64_t to, int64_t first, int64_t last, int32_t first_id) {
+int64_t ramet__rows_add_whole(ramet__rows *r, const ramet_dataset *d, int64_t from, int64_t to, int64_t first, int64_t last,
+                              int32_t first_id) {
     const int64_t before = r->outs;
     for (int64_t at = from; at < to; at++) {
         put(r, at == from && first_id >= 0 ? first_id : d->ids[at], at - from);
@@ -88,8 +90,10 @@ int64_t ramet__rows_count(const ramet_dataset *d, int64_t from, int64_t to) {
 }
 
 void ramet__rows_bind(const ramet__rows *r, ramet__run *run, int32_t loss) {
-    const struct { const char *name; const void *data; } inputs[] = {{"tokens", r->tokens}, {"pos", r->pos}, {"seq", r->seq}, {"outs", r->out},
-                                                                     {"labels", r->label}, {"weight", r->weight}};
+    const struct {
+        const char *name;
+        const void *data;
+    } inputs[] = {{"tokens", r->tokens}, {"pos", r->pos}, {"seq", r->seq}, {"outs", r->out}, {"labels", r->label}, {"weight", r->weight}};
     run->rows = r->rows;
     run->outs = r->outs;
     run->n_seqs = r->n_seq;

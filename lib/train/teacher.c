@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* teacher.c - soft labels: the teacher runs on the student's rows, one window at a time (its logits are the only full ones ever held), and each
- * row keeps its likeliest classes; the rest is one bin (top-k distillation as ramet__op_kl_top has it; Hinton et al. 2015, arXiv:1503.02531). */
+/* teacher.c - soft labels: the teacher runs on the student's rows, one window at a time (its logits are the only full ones ever
+ * held), and each row keeps its likeliest classes; the rest is one bin (top-k distillation as ramet__op_kl_top has it; Hinton et
+ * al. 2015, arXiv:1503.02531). */
 #include <math.h>
 #include <string.h>
 #include "train/train.h"
@@ -51,7 +52,8 @@ uint64_t ramet__teacher_bytes(const ramet__teacher *t) { return t ? ramet__plan_
 void ramet__top_probabilities(int32_t *ids, float *p, int32_t top, const float *logits, int64_t n, const ramet__kernels *k) {
     const float lse = k->logsumexp(logits, n);
     int32_t held = 0;
-    for (int64_t i = 0; i < n; i++) { /* insertion into a short sorted list: after the first few hundred classes almost all fail one comparison */
+    for (int64_t i = 0; i < n;
+         i++) { /* insertion into a short sorted list: after the first few hundred classes almost all fail one comparison */
         const float x = logits[i];
         if (held == top && !(x > p[top - 1])) continue;
         int32_t at = held < top ? held++ : top - 1;
@@ -78,7 +80,8 @@ static ramet_status select_row(void *context, int64_t row, int32_t worker) {
     return RAMET_OK;
 }
 
-ramet_status ramet__teacher_run(ramet__teacher *t, int32_t *ids, float *p, const ramet_dataset *d, int64_t from, int64_t to, ramet_progress_fn progress, void *user) {
+ramet_status ramet__teacher_run(ramet__teacher *t, int32_t *ids, float *p, const ramet_dataset *d, int64_t from, int64_t to,
+                                ramet_progress_fn progress, void *user) {
     ramet__run run = {.progress = progress, .progress_user = user};
     int64_t outs = 0, n = 0;
     ramet__rows_clear(&t->rows);

@@ -77,7 +77,10 @@ int32_t ramet__optimizer_list(int32_t i, const char **name, const char **detail)
 double ramet__schedule(int32_t schedule, double rate, double warmup, int64_t t, int64_t steps);
 
 /* ---- trained parameters: one pool for values, gradients and moments (params.c) ---- */
-typedef struct ramet__param { char *name; ramet__shape shape; int64_t offset, count; int32_t decay; ramet__var grad; ramet__var value; } ramet__param;
+typedef struct ramet__param {
+    char *name; ramet__shape shape; int64_t offset, count; int32_t decay;
+    ramet__var grad, value;       /* into the pool */
+} ramet__param;
 typedef struct ramet__params {
     ramet__mem *mem;
     const ramet__optimizer *optimizer;
@@ -90,7 +93,8 @@ typedef struct ramet__params {
 /* param[0..n) hold names (owned), shapes and decay flags; lays out and allocates zeroed pools. Free also after a failure. */
 ramet_status ramet__params_init(ramet__params *p, ramet_runtime *rt, const ramet__optimizer *optimizer);
 void ramet__params_free(ramet__params *p);
-/* L2 norm of all gradients: pieces of constant size, added in order, so any thread count gives the same bits. NaN and infinity show in it. */
+/* L2 norm of all gradients: pieces of constant size, added in order, so any thread count gives the same bits. NaN and infinity
+ * show in it. */
 ramet_status ramet__params_norm(double *norm, const ramet__params *p, ramet_runtime *rt);
 ramet_status ramet__params_update(const ramet__params *p, ramet_runtime *rt, const ramet__optimizer_step *u, float decay);
 void ramet__params_clear(const ramet__params *p); /* gradients := 0 */
@@ -101,7 +105,8 @@ ramet_status ramet__teacher_create(ramet__teacher **out, ramet_model *model, int
 void ramet__teacher_free(ramet__teacher *t);
 uint64_t ramet__teacher_bytes(const ramet__teacher *t);
 /* Its distribution after each predicting row of stream tokens [from, to): ids [outs,top] and p [outs,top], most likely first. */
-ramet_status ramet__teacher_run(ramet__teacher *t, int32_t *ids, float *p, const ramet_dataset *d, int64_t from, int64_t to, ramet_progress_fn progress, void *user);
+ramet_status ramet__teacher_run(ramet__teacher *t, int32_t *ids, float *p, const ramet_dataset *d, int64_t from, int64_t to,
+                                ramet_progress_fn progress, void *user);
 /* Most likely `top` of n logits, likeliest first (lower id first among equals), with their probabilities. */
 void ramet__top_probabilities(int32_t *ids, float *p, int32_t top, const float *logits, int64_t n, const ramet__kernels *k);
 

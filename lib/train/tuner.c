@@ -1,15 +1,18 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* tuner.c - a model being adapted: one plan for a micro-batch of windows that computes the loss and adds gradients into a pool, and an optimizer
- * step after each batch. LoRA (Hu et al. 2021, arXiv:2106.09685) trains the pairs bound to the plan's adapter slots; full tuning trains F32
- * masters that stand in for the weights. The state between two micro-batches is the pool plus a few numbers: a checkpoint. */
+/* tuner.c - a model being adapted: one plan for a micro-batch of windows that computes the loss and adds gradients into a pool,
+ * and an optimizer step after each batch. LoRA (Hu et al. 2021, arXiv:2106.09685) trains the pairs bound to the plan's adapter
+ * slots; full tuning trains F32 masters that stand in for the weights. The state between two micro-batches is the pool plus a few
+ * numbers: a checkpoint. */
 #include <math.h>
 #include <string.h>
 #include <time.h>
 #include "train/train.h"
 
 void ramet_tuner_options_init(ramet_tuner_options *options, uint32_t struct_size) {
-    const ramet_tuner_options defaults = {.rank = 16, .alpha = 32.0f, .mode = RAMET_MODE_BALANCED, .window = 256, .batch = 4, .micro_batch = 2, .epochs = 1.0,
-        .warmup = 0.03f, .schedule = RAMET_SCHEDULE_COSINE, .beta1 = 0.9f, .beta2 = 0.999f, .epsilon = 1e-8f, .clip = 1.0f, .teacher_weight = 1.0f, .teacher_top = 64};
+    const ramet_tuner_options defaults = {
+        .rank = 16, .alpha = 32.0f, .mode = RAMET_MODE_BALANCED, .window = 256, .batch = 4, .micro_batch = 2, .epochs = 1.0,
+        .warmup = 0.03f, .schedule = RAMET_SCHEDULE_COSINE, .beta1 = 0.9f, .beta2 = 0.999f, .epsilon = 1e-8f, .clip = 1.0f,
+        .teacher_weight = 1.0f, .teacher_top = 64};
     ramet__options_init(options, struct_size, &defaults, sizeof defaults);
 }
 
@@ -26,35 +29,50 @@ static ramet_status check_options(const ramet_tuner_options *o, const ramet_mode
     const int64_t context = model->h.n_ctx;
     if (o->full != 0 && o->full != 1) return ramet__fail(RAMET_E_ARGUMENT, "%s: full is %d; give 0 or 1", f, o->full);
     if (!o->full && !within(o->rank, 1, 1024)) return ramet__fail(RAMET_E_ARGUMENT, "%s: rank %d is not in 1..1024", f, o->rank);
-    if (!o->full && !within(o->alpha, 1e-6, 1e6)) return ramet__fail(RAMET_E_ARGUMENT, "%s: alpha %g is not in 1e-6..1e6", f, (double)o->alpha);
-    if (o->full && (o->initial || o->targets)) return ramet__fail(RAMET_E_ARGUMENT, "%s: full tuning takes no %s", f, o->initial ? "initial adapter" : "targets");
-    if (o->mode < RAMET_MODE_EXACT || o->mode > RAMET_MODE_FAST) return ramet__fail(RAMET_E_ARGUMENT, "%s: mode %d is none of RAMET_MODE_*", f, o->mode);
+    if (!o->full && !within(o->alpha, 1e-6, 1e6))
+        return ramet__fail(RAMET_E_ARGUMENT, "%s: alpha %g is not in 1e-6..1e6", f, (double)o->alpha);
+    if (o->full && (o->initial || o->targets))
+        return ramet__fail(RAMET_E_ARGUMENT, "%s: full tuning takes no %s", f, o->initial ? "initial adapter" : "targets");
+    if (o->mode < RAMET_MODE_EXACT || o->mode > RAMET_MODE_FAST)
+        return ramet__fail(RAMET_E_ARGUMENT, "%s: mode %d is none of RAMET_MODE_*", f, o->mode);
     if (o->window < 2 || o->window > context)
         return ramet__fail(RAMET_E_ARGUMENT, "%s: window %d is not in 2..%lld, the model's context", f, o->window, (long long)context);
     if (!within(o->batch, 1, 65536)) return ramet__fail(RAMET_E_ARGUMENT, "%s: batch %d is not in 1..65536", f, o->batch);
     if (!within(o->micro_batch, 1, 65536) || (int64_t)o->micro_batch * o->window > 1 << 20)
-        return ramet__fail(RAMET_E_ARGUMENT, "%s: micro_batch %d windows of %d: give at least one window and at most %d rows", f, o->micro_batch, o->window, 1 << 20);
+        return ramet__fail(RAMET_E_ARGUMENT, "%s: micro_batch %d windows of %d: give at least one window and at most %d rows", f,
+                           o->micro_batch, o->window, 1 << 20);
     if (o->steps < 0) return ramet__fail(RAMET_E_ARGUMENT, "%s: steps is negative", f);
-    if (!o->steps && !within(o->epochs, 1e-9, 1e9)) return ramet__fail(RAMET_E_ARGUMENT, "%s: epochs %g: give steps, or epochs above 0", f, o->epochs);
-    if (!within(o->learning_rate, 0, 1e3)) return ramet__fail(RAMET_E_ARGUMENT, "%s: learning_rate %g is not in 0..1000", f, (double)o->learning_rate);
+    if (!o->steps && !within(o->epochs, 1e-9, 1e9))
+        return ramet__fail(RAMET_E_ARGUMENT, "%s: epochs %g: give steps, or epochs above 0", f, o->epochs);
+    if (!within(o->learning_rate, 0, 1e3))
+        return ramet__fail(RAMET_E_ARGUMENT, "%s: learning_rate %g is not in 0..1000", f, (double)o->learning_rate);
     if (!within(o->warmup, 0, 1)) return ramet__fail(RAMET_E_ARGUMENT, "%s: warmup %g is not in 0..1", f, (double)o->warmup);
     if (o->schedule != RAMET_SCHEDULE_COSINE && o->schedule != RAMET_SCHEDULE_CONSTANT)
         return ramet__fail(RAMET_E_ARGUMENT, "%s: schedule %d is none of RAMET_SCHEDULE_*", f, o->schedule);
-    if (!within(o->weight_decay, 0, 1e3)) return ramet__fail(RAMET_E_ARGUMENT, "%s: weight_decay %g is not in 0..1000", f, (double)o->weight_decay);
+    if (!within(o->weight_decay, 0, 1e3))
+        return ramet__fail(RAMET_E_ARGUMENT, "%s: weight_decay %g is not in 0..1000", f, (double)o->weight_decay);
     if (!within(o->beta1, 0, 1) || o->beta1 == 1.0f || !within(o->beta2, 0, 1) || o->beta2 == 1.0f)
-        return ramet__fail(RAMET_E_ARGUMENT, "%s: beta1 %g and beta2 %g must be in 0..1 and below 1", f, (double)o->beta1, (double)o->beta2);
+        return ramet__fail(RAMET_E_ARGUMENT, "%s: beta1 %g and beta2 %g must be in 0..1 and below 1", f, (double)o->beta1,
+                           (double)o->beta2);
     if (!within(o->epsilon, 1e-30, 1)) return ramet__fail(RAMET_E_ARGUMENT, "%s: epsilon %g is not in 1e-30..1", f, (double)o->epsilon);
     if (!within(o->clip, 0, 1e30)) return ramet__fail(RAMET_E_ARGUMENT, "%s: clip %g is negative or not a number", f, (double)o->clip);
-    if (o->optimizer && !ramet__optimizer_find(o->optimizer)) return ramet__fail(RAMET_E_ARGUMENT, "%s: no optimizer \"%s\"; there are adamw, sgd", f, o->optimizer);
+    if (o->optimizer && !ramet__optimizer_find(o->optimizer))
+        return ramet__fail(RAMET_E_ARGUMENT, "%s: no optimizer \"%s\"; there are adamw, sgd", f, o->optimizer);
     if (data->model->h.n_vocab > model->h.n_vocab)
-        return ramet__fail(RAMET_E_INCONSISTENT, "%s: the data's model has %lld tokens, this one %lld", f, (long long)data->model->h.n_vocab, (long long)model->h.n_vocab);
+        return ramet__fail(RAMET_E_INCONSISTENT, "%s: the data's model has %lld tokens, this one %lld", f,
+                           (long long)data->model->h.n_vocab, (long long)model->h.n_vocab);
     if (!o->teacher) return RAMET_OK;
-    if (!within(o->teacher_weight, 0, 1)) return ramet__fail(RAMET_E_ARGUMENT, "%s: teacher_weight %g is not in 0..1", f, (double)o->teacher_weight);
+    if (!within(o->teacher_weight, 0, 1))
+        return ramet__fail(RAMET_E_ARGUMENT, "%s: teacher_weight %g is not in 0..1", f, (double)o->teacher_weight);
     if (o->teacher->h.n_vocab != model->h.n_vocab)
-        return ramet__fail(RAMET_E_INCONSISTENT, "%s: the teacher has %lld tokens, the model %lld; distilling needs one vocabulary", f, (long long)o->teacher->h.n_vocab, (long long)model->h.n_vocab);
+        return ramet__fail(RAMET_E_INCONSISTENT, "%s: the teacher has %lld tokens, the model %lld; distilling needs one vocabulary", f,
+                           (long long)o->teacher->h.n_vocab, (long long)model->h.n_vocab);
     if (!within(o->teacher_top, 1, (double)RAMET__MIN(4096, model->h.n_vocab)))
-        return ramet__fail(RAMET_E_ARGUMENT, "%s: teacher_top %d is not in 1..%lld", f, o->teacher_top, (long long)RAMET__MIN(4096, model->h.n_vocab));
-    if (o->window > o->teacher->h.n_ctx) return ramet__fail(RAMET_E_ARGUMENT, "%s: window %d is beyond the teacher's context %lld", f, o->window, (long long)o->teacher->h.n_ctx);
+        return ramet__fail(RAMET_E_ARGUMENT, "%s: teacher_top %d is not in 1..%lld", f, o->teacher_top,
+                           (long long)RAMET__MIN(4096, model->h.n_vocab));
+    if (o->window > o->teacher->h.n_ctx)
+        return ramet__fail(RAMET_E_ARGUMENT, "%s: window %d is beyond the teacher's context %lld", f, o->window,
+                           (long long)o->teacher->h.n_ctx);
     return RAMET_OK;
 }
 
@@ -67,8 +85,8 @@ static ramet_status name_param(ramet_tuner *t, ramet__param *p, const char *name
     return p->name ? RAMET_OK : ramet__alloc_status();
 }
 
-/* Pairs like those of `from`, all with the largest rank: rows of A and columns of B that are zero stay zero, their gradients being products with
- * one another. */
+/* Pairs like those of `from`, all with the largest rank: rows of A and columns of B that are zero stay zero, their gradients
+ * being products with one another. */
 static ramet_status set_pairs(ramet_tuner *t, const ramet_adapter *from) {
     ramet_status st = RAMET_OK;
     t->n_targets = from->n;
@@ -103,8 +121,10 @@ static ramet_status set_adapter(ramet_tuner *t, const ramet_adapter *initial) {
     if (initial) {
         for (int64_t i = 0; i < initial->n; i++) {
             const ramet__weight *w = ramet__model_weight(t->model, initial->lora[i].name);
-            if (!w || ramet__weight_shape(w)->rank != 2 || ramet__weight_shape(w)->dim[0] != initial->lora[i].n || ramet__weight_shape(w)->dim[1] != initial->lora[i].k)
-                return ramet__fail(RAMET_E_INCONSISTENT, "ramet_tuner_create: the initial adapter's \"%s\" does not fit the model", initial->lora[i].name);
+            if (!w || ramet__weight_shape(w)->rank != 2 || ramet__weight_shape(w)->dim[0] != initial->lora[i].n ||
+                ramet__weight_shape(w)->dim[1] != initial->lora[i].k)
+                return ramet__fail(RAMET_E_INCONSISTENT, "ramet_tuner_create: the initial adapter's \"%s\" does not fit the model",
+                                   initial->lora[i].name);
         }
         t->o.alpha = initial->alpha;
     } else {
@@ -112,7 +132,9 @@ static ramet_status set_adapter(ramet_tuner *t, const ramet_adapter *initial) {
     }
     const ramet_adapter *from = initial ? initial : fresh;
     if (from->n) st = set_pairs(t, from);
-    else st = ramet__fail(RAMET_E_ARGUMENT, "ramet_tuner_create: no weight takes an adapter (targets \"%s\")", t->o.targets ? t->o.targets : "all");
+    else
+        st = ramet__fail(RAMET_E_ARGUMENT, "ramet_tuner_create: no weight takes an adapter (targets \"%s\")",
+                         t->o.targets ? t->o.targets : "all");
     if (!st && initial) { /* a checkpoint may only be continued from the same beginning */
         ramet__sha256 s;
         ramet__sha256_init(&s);
@@ -168,7 +190,8 @@ static ramet_status make_plan(ramet_tuner *t, int32_t all_slots) {
     ramet__val *wrt = NULL, *grad = NULL;
     ramet__built built;
     const int64_t rows = (int64_t)t->o.micro_batch * t->o.window, n = t->params.n;
-    const ramet__build_options build = {.slots = !t->o.full, .targets = all_slots ? NULL : t->o.targets, .train = t->o.full ? master_of : NULL, .train_user = t};
+    const ramet__build_options build = {
+        .slots = !t->o.full, .targets = all_slots ? NULL : t->o.targets, .train = t->o.full ? master_of : NULL, .train_user = t};
     const ramet__plan_options plan = {.mode = (ramet__mode)t->o.mode, .max_context = t->o.window};
     RAMET__NEW(wrt, ramet__calloc(t->rt->mem, (size_t)n, sizeof *wrt));
     RAMET__NEW(grad, ramet__calloc(t->rt->mem, (size_t)n, sizeof *grad));
@@ -187,7 +210,9 @@ static ramet_status make_plan(ramet_tuner *t, int32_t all_slots) {
         RAMET__NEW(t->entries, ramet__calloc(t->rt->mem, (size_t)RAMET__MAX(t->n_slots, 1), sizeof *t->entries));
         for (int64_t i = 0; i < t->n_targets; i++) {
             const int32_t at = ramet__graph_slot_index(g, t->target[i].name);
-            if (at >= 0) t->entries[at] = (ramet__slot_entry){t->params.param[2 * i].value.data, t->params.param[2 * i + 1].value.data, t->target[i].scale, t->rank};
+            if (at >= 0)
+                t->entries[at] = (ramet__slot_entry){t->params.param[2 * i].value.data, t->params.param[2 * i + 1].value.data,
+                                                     t->target[i].scale, t->rank};
         }
         t->adapter[0] = t->entries;
     }
@@ -220,7 +245,8 @@ static ramet_status set_up(ramet_tuner *t, const ramet_tuner_options *given) {
         o->targets = t->targets;
     }
     RAMET__TRY(ramet__windows_init(&t->windows, mem, t->data, o->window));
-    if (!t->windows.n) return ramet__fail(RAMET_E_ARGUMENT, "ramet_tuner_create: the dataset (%lld tokens) has nothing to predict", (long long)t->data->n);
+    if (!t->windows.n)
+        return ramet__fail(RAMET_E_ARGUMENT, "ramet_tuner_create: the dataset (%lld tokens) has nothing to predict", (long long)t->data->n);
     if (!o->steps) o->steps = RAMET__MAX(1, (int64_t)ceil(o->epochs * (double)t->windows.n / (double)o->batch));
     ramet__dataset_digest(t->data_digest, t->data);
     if (o->full) RAMET__TRY(set_masters(t));
@@ -244,12 +270,14 @@ ramet_status ramet_tuner_create(ramet_tuner **out, ramet_model *model, ramet_dat
     return ramet__tuner_create(out, model, data, options, NULL);
 }
 
-ramet_status ramet__tuner_create(ramet_tuner **out, ramet_model *model, ramet_dataset *data, const ramet_tuner_options *options, const ramet__labels *labels) {
+ramet_status ramet__tuner_create(ramet_tuner **out, ramet_model *model, ramet_dataset *data, const ramet_tuner_options *options,
+                                 const ramet__labels *labels) {
     ramet_status st = RAMET_OK;
     ramet_tuner *t = NULL;
     ramet_tuner_options o;
     ramet_tuner_options_init(&o, sizeof o);
-    if (!out || !model || !data) return ramet__fail(RAMET_E_ARGUMENT, "ramet_tuner_create: %s is NULL", !out ? "out" : !model ? "model" : "data");
+    if (!out || !model || !data)
+        return ramet__fail(RAMET_E_ARGUMENT, "ramet_tuner_create: %s is NULL", !out ? "out" : !model ? "model" : "data");
     RAMET__TRY(ramet__runtime_check(model->rt));
     RAMET__TRY(ramet__options(&o, sizeof o, options, "ramet_tuner_create"));
     RAMET__TRY(check_options(&o, model, data));
@@ -260,9 +288,11 @@ ramet_status ramet__tuner_create(ramet_tuner **out, ramet_model *model, ramet_da
     ramet__dataset_seal(data);
     if (labels) t->labels = *labels;
     RAMET__GO(set_up(t, &o));
-    ramet__log(t->rt, RAMET_LOG_INFO, "tuner: %lld parameters, %lld windows, %lld steps; plan %llu bytes, parameters and optimizer %llu, teacher %llu",
+    ramet__log(t->rt, RAMET_LOG_INFO,
+               "tuner: %lld parameters, %lld windows, %lld steps; plan %llu bytes, parameters and optimizer %llu, teacher %llu",
                (long long)t->params.total, (long long)t->windows.n, (long long)t->o.steps, (unsigned long long)ramet__plan_bytes(t->plan),
-               (unsigned long long)t->params.total * sizeof(float) * (unsigned long long)(2 + t->params.optimizer->moments), (unsigned long long)ramet__teacher_bytes(t->teacher));
+               (unsigned long long)t->params.total * sizeof(float) * (unsigned long long)(2 + t->params.optimizer->moments),
+               (unsigned long long)ramet__teacher_bytes(t->teacher));
     *out = t;
     t = NULL;
 out:
@@ -354,7 +384,10 @@ static ramet_status micro_batch(ramet_tuner *t, watch *w) {
     if (!loss) return ramet__fail(RAMET_E_INTERNAL, "tuner: the plan lacks its loss");
     if (!isfinite(*loss)) {
         restart_step(t);
-        return ramet__fail(RAMET_E_NUMERIC, "ramet_tuner_step: the loss of step %lld is not finite; no weight was changed. Lower the learning rate or check the data", (long long)t->step + 1);
+        return ramet__fail(
+            RAMET_E_NUMERIC,
+            "ramet_tuner_step: the loss of step %lld is not finite; no weight was changed. Lower the learning rate or check the data",
+            (long long)t->step + 1);
     }
     t->loss_sum += *loss;
     t->step_tokens += t->rows.outs;
@@ -367,11 +400,19 @@ static ramet_status update(ramet_tuner *t) {
     RAMET__TRY(ramet__params_norm(&norm, &t->params, t->rt));
     if (!isfinite(norm)) {
         restart_step(t);
-        return ramet__fail(RAMET_E_NUMERIC, "ramet_tuner_step: the gradients of step %lld are not finite; no weight was changed. Lower the learning rate or check the data", (long long)t->step + 1);
+        return ramet__fail(
+            RAMET_E_NUMERIC,
+            "ramet_tuner_step: the gradients of step %lld are not finite; no weight was changed. Lower the learning rate or check the data",
+            (long long)t->step + 1);
     }
     const double rate = ramet__schedule(t->o.schedule, t->o.learning_rate, t->o.warmup, t->step, t->o.steps);
-    const ramet__optimizer_step u = {.kernels = t->rt->kernels, .step = t->step + 1, .rate = (float)rate, .beta1 = t->o.beta1, .beta2 = t->o.beta2, .epsilon = t->o.epsilon,
-                             .scale = t->o.clip > 0.0f && norm > (double)t->o.clip ? (float)((double)t->o.clip / norm) : 1.0f};
+    const ramet__optimizer_step u = {.kernels = t->rt->kernels,
+                                     .step = t->step + 1,
+                                     .rate = (float)rate,
+                                     .beta1 = t->o.beta1,
+                                     .beta2 = t->o.beta2,
+                                     .epsilon = t->o.epsilon,
+                                     .scale = t->o.clip > 0.0f && norm > (double)t->o.clip ? (float)((double)t->o.clip / norm) : 1.0f};
     RAMET__TRY(ramet__params_update(&t->params, t->rt, &u, t->o.weight_decay));
     t->norm = norm;
     t->rate = rate;
@@ -384,17 +425,25 @@ static ramet_status update(ramet_tuner *t) {
 }
 
 static void fill_report(ramet_tuner_report *out, const ramet_tuner *t) {
-    const ramet_tuner_report r = {.done = t->step >= t->o.steps, .step = t->step, .steps = t->o.steps, .loss = t->loss, .gradient_norm = t->norm, .learning_rate = t->rate,
-                                  .tokens = t->tokens + t->step_tokens, .seconds = t->seconds};
+    const ramet_tuner_report r = {.done = t->step >= t->o.steps,
+                                  .step = t->step,
+                                  .steps = t->o.steps,
+                                  .loss = t->loss,
+                                  .gradient_norm = t->norm,
+                                  .learning_rate = t->rate,
+                                  .tokens = t->tokens + t->step_tokens,
+                                  .seconds = t->seconds};
     ramet__options_init(out, out->struct_size, &r, sizeof r);
 }
 
-ramet_status ramet_tuner_step(ramet_tuner_report *report, ramet_tuner *t, int64_t max_steps, double deadline, ramet_progress_fn progress, void *user) {
+ramet_status ramet_tuner_step(ramet_tuner_report *report, ramet_tuner *t, int64_t max_steps, double deadline, ramet_progress_fn progress,
+                              void *user) {
     ramet_status st = RAMET_OK;
     if (!t) return ramet__fail(RAMET_E_ARGUMENT, "ramet_tuner_step: tuner is NULL");
     RAMET__TRY(ramet__runtime_check(t->rt));
     if (max_steps < 0 || !(deadline >= 0)) return ramet__fail(RAMET_E_ARGUMENT, "ramet_tuner_step: max_steps or deadline is negative");
-    if (report && report->struct_size < sizeof report->struct_size) return ramet__fail(RAMET_E_ARGUMENT, "ramet_tuner_step: set report->struct_size");
+    if (report && report->struct_size < sizeof report->struct_size)
+        return ramet__fail(RAMET_E_ARGUMENT, "ramet_tuner_step: set report->struct_size");
     if (t->busy) return ramet__fail(RAMET_E_STATE, "ramet_tuner_step: called from inside its own callback");
     if (t->broken) return ramet__fail(RAMET_E_STATE, "ramet_tuner_step: an earlier resume was cut short; resume again");
     const double begin = now();

@@ -4,9 +4,12 @@
 
     train_reference.py LIBRAMET.so [MODEL.gguf] [--full] [--speed]
 
-The model is by default the one that RAMET_TEST_MODEL names. Skipped (exit code 77) without a model or the packages. Needs torch, numpy, gguf and safetensors. The PyTorch model is written out here over the dequantized weights; pairs A and B are read from ramet's
-checkpoint. Four windows of 256 tokens from the scripts of this folder; a batch is the four windows twice, in micro-batches of four, so that the
-checkpoint after the first micro-batch holds exactly half of the mean gradient.
+The model is by default the one that RAMET_TEST_MODEL names. Skipped (exit code 77) without a model or the packages: torch, numpy, gguf
+and safetensors. The PyTorch model is written out here over the dequantized weights; pairs A and B are read from ramet's checkpoint. Four windows of 256 tokens from the scripts of this folder make a batch. For the gradients a batch is the four windows twice, in
+micro-batches of four: the checkpoint after the first micro-batch holds exactly half of the mean gradient.
+
+Limits: fp32 sums in another order move a 30-layer model's gradients by about 1e-4 of their norm (PyTorch's own distance from float64: 3e-5); single
+tensors with small gradients by ten times that. Activations of "balanced" are 8-bit.
 """
 import argparse
 import ctypes as c
@@ -161,9 +164,12 @@ def check(what, value, limit):
         failures.append(what)
 
 
-def worst(mine, theirs):
-    """Largest difference of one tensor's gradient, relative to that gradient's norm; with the tensor's name."""
-    return max((float((a - b).norm() / b.norm()), name) for name, a, b in ((n, mine[n], theirs[n]) for n in theirs) if float(b.norm()) > 0)
+def compare(what, mine, theirs, limit):
+    """Differences relative to the norm of the gradient: of all tensors together, and of the worst one alone."""
+    far, where = max((float((mine[n] - theirs[n]).norm() / theirs[n].norm()), n) for n in theirs)
+    together = sum(float((mine[n] - theirs[n]).norm()) ** 2 for n in theirs) / sum(float(theirs[n].norm()) ** 2 for n in theirs)
+    check(f"{what}, {len(theirs)} tensors together", together ** 0.5, limit)
+    check(f"{what}, the worst tensor ({where})", far, 10 * limit)
 
 
 def main():
@@ -189,44 +195,47 @@ def main():
     data = r.data(model, ids)
     x, y = (torch.from_numpy(s.astype(np.int64)).view(WINDOWS, WINDOW) for s in (ids[:-1], ids[1:]))
 
-    for mode, name, loss_limit, grad_limit in ((0, "exact", 1e-5, 1e-4), (1, "balanced", 2e-3, 5e-2)):
-        options = dict(rank=RANK, alpha=ALPHA, mode=mode, window=WINDOW, batch=2 * WINDOWS, micro_batch=WINDOWS, steps=STEPS, learning_rate=RATE, warmup=0.2)
-        tuner = r.tuner(model, data, **options)
+    for mode, name, loss_limit, grad_limit in ((0, "exact", 1e-5, 1e-3), (1, "balanced", 5e-3, 5e-2)):
+        options = dict(rank=RANK, alpha=ALPHA, mode=mode, window=WINDOW, steps=STEPS, learning_rate=RATE, warmup=0.2)
+        tuner = r.tuner(model, data, batch=WINDOWS, micro_batch=2, **options)
         pairs = pairs_of(r.checkpoint(tuner))
         leaves = [p.requires_grad_() for pair in pairs.values() for p in pair]
         optimizer = torch.optim.AdamW(leaves, lr=RATE, weight_decay=0.0)
-        for step in range(STEPS):
+        for step in range(STEPS if mode else 4):
             rate = RATE * (step + 1) / 2 if step < 2 else RATE * (0.1 + 0.45 * (1 + np.cos(np.pi * (step - 2) / (STEPS - 3))))
             optimizer.zero_grad()
             loss = t.loss(x, y, pairs)
             loss.backward()
-            if step == 3: # B has moved: all gradients are there. PyTorch's pairs := ramet's, half a step's gradient against half of PyTorch's
-                mine = r.tuner(model, data, **options)
-                r.step(mine, 3)
+            if step == 3:  # B has moved by now: all gradients are there. Both at ramet's pairs
+                initial = r.new("ramet_tuner_adapter", tuner)
+                mine = r.tuner(model, data, batch=2 * WINDOWS, micro_batch=WINDOWS, initial=initial, **options)
                 r.step(mine, 1, 1e-9)
                 state = r.checkpoint(mine)
                 same = pairs_of(state)
                 for p in (p for pair in same.values() for p in pair):
                     p.requires_grad_()
                 t.loss(x, y, same).backward()
-                got = {f"{k}.{i}": 2 * g for k, pair in pairs_of(state, "grad").items() for i, g in enumerate(pair)}
-                far, where = worst(got, {f"{k}.{i}": p.grad for k, pair in same.items() for i, p in enumerate(pair)})
-                check(f"{name}: LoRA gradients, worst of {len(got)} ({where})", far, grad_limit)
+                got = {f"{k}.{'ab'[i]}": 2 * g for k, pair in pairs_of(state, "grad").items() for i, g in enumerate(pair)}
+                compare(f"{name}: LoRA gradients", got, {f"{k}.{'ab'[i]}": p.grad for k, pair in same.items() for i, p in enumerate(pair)}, grad_limit)
                 r.lib.ramet_tuner_free(mine)
+                r.lib.ramet_adapter_free(initial)
             norm = float(torch.nn.utils.clip_grad_norm_(leaves, 1.0))
             for group in optimizer.param_groups:
                 group["lr"] = rate
             optimizer.step()
             report = r.step(tuner, 1)
-            print(f"     {name} step {step}: loss {report.loss:.6f} / {float(loss.detach()):.6f}, gradient norm {report.gradient_norm:.5f} / {norm:.5f}")
-            assert abs(report.learning_rate - rate) < 1e-9
-            check(f"{name}: loss of step {step}", abs(report.loss / float(loss.detach()) - 1), loss_limit if step == 0 else 1e-2)
+            theirs = float(loss.detach())
+            print(f"     {name} step {step}: loss {report.loss:.6f} / {theirs:.6f}, gradient norm {report.gradient_norm:.5f} / {norm:.5f}")
+            check(f"{name}: learning rate of step {step}", abs(report.learning_rate - rate), 1e-9)
+            check(f"{name}: loss of step {step}", abs(report.loss / theirs - 1), loss_limit if step == 0 else 1e-2)
         r.lib.ramet_tuner_free(tuner)
 
     losses = (c.c_float * n)()
     e = r.evaluate(model, data, window=WINDOW, mode=0, losses=losses, losses_capacity=n)
     with torch.no_grad():
-        want = float(np.mean([float(t.loss(x[i:i + 1], torch.cat((torch.full((1, WINDOW // 2), -100), y[i:i + 1, WINDOW // 2:-1], torch.full((1, 1), -100)), 1), {})) for i in range(WINDOWS)]))
+        second = y.clone()
+        second[:, :WINDOW // 2] = second[:, -1] = -100  # not scored
+        want = float(t.loss(x, second, {}))
     check(f"evaluate: {e.tokens} tokens, loss {e.loss:.6f} / {want:.6f}", abs(e.loss / want - 1), 1e-5)
 
     if a.full:
@@ -237,8 +246,7 @@ def main():
         for w in t.w.values():
             w.requires_grad_()
         t.loss(x, y, {}).backward()
-        far, where = worst({k: 2 * state["grad/" + k] for k in t.w}, {k: w.grad for k, w in t.w.items()})
-        check(f"full gradients, worst of {len(t.w)} ({where})", far, 1e-4)
+        compare("full gradients", {k: 2 * state["grad/" + k] for k in t.w}, {k: w.grad for k, w in t.w.items()}, 1e-3)
         for w in t.w.values():
             w.requires_grad_(False)
             w.grad = None

@@ -13,7 +13,12 @@
 #include <unistd.h>
 #include <cmocka.h>
 
-#define ok(call) do { ramet_status st_ = (call); if (st_) print_error("%s: %s\n", #call, ramet_last_error()); assert_int_equal(st_, RAMET_OK); } while (0)
+#define ok(call)                                                                                                                           \
+    do {                                                                                                                                   \
+        ramet_status st_ = (call);                                                                                                         \
+        if (st_) print_error("%s: %s\n", #call, ramet_last_error());                                                                       \
+        assert_int_equal(st_, RAMET_OK);                                                                                                   \
+    } while (0)
 #define fails(call, status, part) do { \
         assert_int_equal((call), (status)); \
         if (!strstr(ramet_last_error(), (part))) fail_msg("the message is: %s", ramet_last_error()); \

@@ -130,8 +130,9 @@ static void test_chat_predicts_replies(void **state) {
     ok(ramet_dataset_create(&d, m));
     ok(ramet_dataset_add_chat(d, 5, roles, contents));
     assert_string_equal(told(d, 1), "A friend.<|im_end|>\nNo <|im_start|> here.<|im_end|>\n");
-    assert_string_equal(told(d, 0), "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nWho is there?<|im_end|>\n<|im_start|>assistant\n"
-                                    "<|im_start|>user\nSay <|im_end|> twice.<|im_end|>\n<|im_start|>assistant\n");
+    assert_string_equal(told(d, 0),
+                        "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nWho is there?<|im_end|>\n<|im_start|>assistant\n"
+                        "<|im_start|>user\nSay <|im_end|> twice.<|im_end|>\n<|im_start|>assistant\n");
     int32_t starts = 0, ends = 0;
     for (int64_t i = 0; i < d->n; i++) starts += d->ids[i] == 1, ends += d->ids[i] == 2;
     assert_int_equal(starts, 5); /* what users spell out is no control token */
@@ -163,11 +164,18 @@ static void test_lines(void **state) {
     assert_int_equal(ramet_dataset_documents(d), 3);
     assert_string_equal(told(d, 1), "one<|endoftext|>two<|endoftext|>yes<|im_end|>\n");
     assert_non_null(strstr(told(d, 0), "Q: 1+1? "));
-    const struct { const char *text; const char *part; } bad[] = {
-        {"{\"text\":\"a\"}\n{\"text\":\"b\"\n", "line 2: "}, {"\n\n[1]\n", "line 3: not a JSON object"}, {"{\"text\":1}", "line 1: \"text\" is not a string"},
-        {"{\"text\":\"a\",\"prompt\":\"b\",\"completion\":\"c\"}", "exactly one"}, {"{\"prompt\":\"b\"}", "exactly one"}, {"{}", "exactly one"},
-        {"{\"messages\":[]}", "at least one message"}, {"{\"messages\":[{\"role\":\"user\"}]}", "message 0 lacks \"content\""},
-        {"{\"messages\":[{\"role\":\"user\",\"content\":\"a\\u0000b\"}]}", "NUL"}, {"{\"text\":\"\xff\"}", "line 1: "},
+    const struct { const char *text; const char *part;
+    } bad[] = {
+        {"{\"text\":\"a\"}\n{\"text\":\"b\"\n", "line 2: "},
+        {"\n\n[1]\n", "line 3: not a JSON object"},
+        {"{\"text\":1}", "line 1: \"text\" is not a string"},
+        {"{\"text\":\"a\",\"prompt\":\"b\",\"completion\":\"c\"}", "exactly one"},
+        {"{\"prompt\":\"b\"}", "exactly one"},
+        {"{}", "exactly one"},
+        {"{\"messages\":[]}", "at least one message"},
+        {"{\"messages\":[{\"role\":\"user\"}]}", "message 0 lacks \"content\""},
+        {"{\"messages\":[{\"role\":\"user\",\"content\":\"a\\u0000b\"}]}", "NUL"},
+        {"{\"text\":\"\xff\"}", "line 1: "},
     };
     const int64_t tokens = ramet_dataset_tokens(d);
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
@@ -206,8 +214,12 @@ static void test_refuses_bad_arguments(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_rows_split_by_document), cmocka_unit_test(test_windows_visit_all_in_every_epoch), cmocka_unit_test(test_text_is_closed),
-        cmocka_unit_test(test_chat_predicts_replies), cmocka_unit_test(test_lines), cmocka_unit_test(test_refuses_bad_arguments),
+        cmocka_unit_test(test_rows_split_by_document),
+        cmocka_unit_test(test_windows_visit_all_in_every_epoch),
+        cmocka_unit_test(test_text_is_closed),
+        cmocka_unit_test(test_chat_predicts_replies),
+        cmocka_unit_test(test_lines),
+        cmocka_unit_test(test_refuses_bad_arguments),
     };
     return cmocka_run_group_tests(tests, setup, teardown);
 }

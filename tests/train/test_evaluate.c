@@ -232,8 +232,13 @@ static void test_refuses(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_half_scores_second_halves), cmocka_unit_test(test_stops_at_exactly_max_tokens), cmocka_unit_test(test_all_keeps_documents_apart),
-        cmocka_unit_test(test_flags_are_kept), cmocka_unit_test(test_same_bits_for_any_threads), cmocka_unit_test(test_adapter_counts), cmocka_unit_test(test_refuses),
+        cmocka_unit_test(test_half_scores_second_halves),
+        cmocka_unit_test(test_stops_at_exactly_max_tokens),
+        cmocka_unit_test(test_all_keeps_documents_apart),
+        cmocka_unit_test(test_flags_are_kept),
+        cmocka_unit_test(test_same_bits_for_any_threads),
+        cmocka_unit_test(test_adapter_counts),
+        cmocka_unit_test(test_refuses),
     };
     return cmocka_run_group_tests(tests, setup, teardown);
 }

@@ -22,7 +22,8 @@ static void follows(const char *name, float decay, const float want[3][4], float
         const float given[4] = {0.1f * (float)(t + 1), -0.2f, 0.3f - 0.2f * (float)t, 1e-4f};
         float g[4];
         for (int32_t i = 0; i < 4; i++) g[i] = given[i] / scale;
-        const ramet__optimizer_step u = {.kernels = rt->kernels, .step = t + 1, .rate = 0.01f, .beta1 = 0.9f, .beta2 = 0.999f, .epsilon = 1e-8f, .scale = scale};
+        const ramet__optimizer_step u = {
+            .kernels = rt->kernels, .step = t + 1, .rate = 0.01f, .beta1 = 0.9f, .beta2 = 0.999f, .epsilon = 1e-8f, .scale = scale};
         o->update(&u, p, g, moment, 4, decay);
         for (int32_t i = 0; i < 4; i++) {
             assert_float_equal(p[i], want[t][i], 2e-6f * fabsf(want[t][i]) + 1e-8f);
@@ -88,9 +89,11 @@ static void test_params_same_bits_for_any_threads(void **state) {
             }
         ok(ramet__params_norm(&norm, &p, rt));
         assert_true(fabs(norm - sqrt(exact)) < 1e-6 * norm);
-        const ramet__optimizer_step u = {.kernels = rt->kernels, .step = 1, .rate = 0.01f, .beta1 = 0.9f, .beta2 = 0.999f, .epsilon = 1e-8f, .scale = 1.0f};
+        const ramet__optimizer_step u = {
+            .kernels = rt->kernels, .step = 1, .rate = 0.01f, .beta1 = 0.9f, .beta2 = 0.999f, .epsilon = 1e-8f, .scale = 1.0f};
         ok(ramet__params_update(&p, rt, &u, 0.5f));
-        assert_true(fabs(p.param[1].value.data[5] - ((float)sin(6.0) - 0.01f * (cos(0.37 * 5) > 0 ? 1 : -1))) < 1e-6); /* no decay of vectors */
+        assert_true(fabs(p.param[1].value.data[5] - ((float)sin(6.0) - 0.01f * (cos(0.37 * 5) > 0 ? 1 : -1))) <
+                    1e-6); /* no decay of vectors */
         assert_true(fabs(p.param[0].value.data[5] - ((float)sin(5.0) * 0.995f - 0.01f * (cos(0.37 * 5) > 0 ? 1 : -1))) < 1e-6);
         bytes = (size_t)p.total * sizeof(float);
         if (!first) {

@@ -101,7 +101,9 @@ static void test_many_steps_are_the_same_for_any_threads(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_top_probabilities), cmocka_unit_test(test_a_model_has_nothing_to_learn_from_itself), cmocka_unit_test(test_student_moves_to_teacher),
+        cmocka_unit_test(test_top_probabilities),
+        cmocka_unit_test(test_a_model_has_nothing_to_learn_from_itself),
+        cmocka_unit_test(test_student_moves_to_teacher),
         cmocka_unit_test(test_many_steps_are_the_same_for_any_threads),
     };
     return cmocka_run_group_tests(tests, setup, teardown);

@@ -414,7 +414,13 @@ static void test_refuses_bad_options(void **state) {
     ok(ramet_dataset_create(&empty, m));
     const ramet_tuner_options o = small(0);
     fails(ramet_tuner_create(&t, m, empty, &o), RAMET_E_ARGUMENT, "nothing to predict");
-#define REFUSED(change, part) do { ramet_tuner_options p = small(0); change; fails(ramet_tuner_create(&t, m, d, &p), RAMET_E_ARGUMENT, part); assert_null(t); } while (0)
+#define REFUSED(change, part)                                                                                                              \
+    do {                                                                                                                                   \
+        ramet_tuner_options p = small(0);                                                                                                  \
+        change;                                                                                                                            \
+        fails(ramet_tuner_create(&t, m, d, &p), RAMET_E_ARGUMENT, part);                                                                   \
+        assert_null(t);                                                                                                                    \
+    } while (0)
     REFUSED(p.rank = 0, "rank 0");
     REFUSED(p.alpha = NAN, "alpha");
     REFUSED(p.window = 257, "window 257");
@@ -451,10 +457,17 @@ static void test_refuses_bad_options(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_loss_falls), cmocka_unit_test(test_gradients_are_those_of_the_loss), cmocka_unit_test(test_micro_batches_add_up),
-        cmocka_unit_test(test_resume_is_identical_lora), cmocka_unit_test(test_resume_is_identical_full), cmocka_unit_test(test_cancel_keeps_the_state),
-        cmocka_unit_test(test_nan_is_refused), cmocka_unit_test(test_checkpoints_are_checked), cmocka_unit_test(test_result_is_an_adapter),
-        cmocka_unit_test(test_result_is_a_model), cmocka_unit_test(test_refuses_bad_options),
+        cmocka_unit_test(test_loss_falls),
+        cmocka_unit_test(test_gradients_are_those_of_the_loss),
+        cmocka_unit_test(test_micro_batches_add_up),
+        cmocka_unit_test(test_resume_is_identical_lora),
+        cmocka_unit_test(test_resume_is_identical_full),
+        cmocka_unit_test(test_cancel_keeps_the_state),
+        cmocka_unit_test(test_nan_is_refused),
+        cmocka_unit_test(test_checkpoints_are_checked),
+        cmocka_unit_test(test_result_is_an_adapter),
+        cmocka_unit_test(test_result_is_a_model),
+        cmocka_unit_test(test_refuses_bad_options),
     };
     return cmocka_run_group_tests(tests, setup, teardown);
 }

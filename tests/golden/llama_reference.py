@@ -302,20 +302,24 @@ def main():
         lib.save(model, f"{work}/again.gguf")
         again = lib.load(f"{work}/again.gguf")
         report("digest after a rewrite differs", int(lib.lib.ramet_model_digest(again) != lib.lib.ramet_model_digest(model)), 0)
+        # llama.cpp rounds activations beside quantized weights, so near ties fall the other way there: greedy texts are compared on F32
+        few, n = prompts[:4], 24
         write_adapter(ref, f"{work}/adapter.gguf")
-        adapter = lib.adapter(again, f"{work}/adapter.gguf")
-        changed = [lib.greedy(model, ids, 32, v, adapter=adapter) for ids in prompts]
+        plain = lib.load(f"{work}/hf-f32.gguf")
+        adapter = lib.adapter(plain, f"{work}/adapter.gguf")
         lib.ok(lib.lib.ramet_adapter_save(adapter, f"{work}/ours.gguf".encode()))
-        for what, file, lora, mine, n in (("the rewritten file", "again", "", texts, count), ("the F32 folder's file", "hf-f32", "", texts, count),
-                                          ("our adapter file", "again", f"{work}/ours.gguf", changed, 32)):
-            theirs = peer(f"{work}/{file}.gguf", lora, n, prompts)
+        changed = [lib.greedy(plain, ids, n, v, adapter=adapter) for ids in few]
+        plain_texts = [lib.greedy(plain, ids, n, v) for ids in few]
+        for what, file, lora, mine, bound in (("the F32 folder's file", "hf-f32", "", plain_texts, 1), ("our adapter file", "hf-f32", f"{work}/ours.gguf", changed, 1),
+                                              ("the rewritten file", "again", "", texts, 0)):
+            theirs = peer(f"{work}/{file}.gguf", lora, n, few)
             if theirs is None:
                 print("     llama.cpp: LLAMA_PEER is not set")
                 break
-            # llama.cpp multiplies quantized activations: near ties may fall the other way, so a common beginning is asked of most prompts
             common = [next((i for i, (x, y) in enumerate(zip(a, b)) if x != y), n) for a, b in zip(mine, theirs)]
             print(f"     llama.cpp on {what}: common greedy beginnings {common} of {n}")
-            report(f"llama.cpp on {what}: prompts whose first 8 tokens differ", sum(c < 8 for c in common) if theirs else 99, 2)
+            least = n if file == "hf-f32" else 2
+            report(f"llama.cpp on {what}: prompts whose first {least} tokens differ", sum(c < least for c in common) if theirs else 99, bound)
     finally:
         shutil.rmtree(work)
     if failed:

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* panel16_exact.c - products of panel16 in fp32. Weights become floats (d * q + m, rounded once as the encoding defines), every
- * output is one FMA chain over k (forward) or n (transposed) in order: its bits depend on nothing else in the call. */
+ * output is one FMA chain over k (forward), or a sum of chains of CHUNK outputs (transposed: one chain over a vocabulary of 49152 would be
+ * wrong by 1e-5), in order: its bits depend on nothing else in the call. */
 #include "simd/panel16_exact.h"
 #include "simd/tile.h"
 #include "simd/panel16.h"
@@ -91,7 +92,7 @@ INLINE void transposed(const int enc, const ramet__product_args *a) {
             for (int64_t o = 0; o < depth; o += 16)
                 for (int64_t i = 0; i < width; i += 32)
                     decode_strip(enc, w + o * STRIP + i, (const uint8_t *)a->packed + (n + o) / 16 * bytes, blocks, (k + i) / 32);
-            tile_out t = {1.0f, NULL, 0, n > 0 || a->accumulate};
+            tile_out t = {1.0f, NULL, n > 0 || a->accumulate, 0};
             for (int64_t i = 0; i < width; i += TILE_N)
                 tile_rows(a->y + k + i, a->y_stride, a->m, width - i, (const float *)a->x + n, a->x_stride, 1, w + i, STRIP, depth, &t);
         }

@@ -8,8 +8,8 @@ The model is by default the one that RAMET_TEST_MODEL names. Skipped (exit code 
 and safetensors. The PyTorch model is written out here over the dequantized weights; pairs A and B are read from ramet's checkpoint. Four windows of 256 tokens from the scripts of this folder make a batch. For the gradients a batch is the four windows twice, in
 micro-batches of four: the checkpoint after the first micro-batch holds exactly half of the mean gradient.
 
-Limits: fp32 sums in another order move a 30-layer model's gradients by about 1e-4 of their norm (PyTorch's own distance from float64: 3e-5); single
-tensors with small gradients by ten times that. Activations of "balanced" are 8-bit.
+Limits: another order of fp32 sums moves a 30-layer model's gradients by about 2e-5 of their norm, those of single tensors by ten times that.
+"balanced" rounds activations to 8 bits in the forward pass: 8e-2 here, and up to half of the gradient of the early layers' queries, which is small.
 """
 import argparse
 import ctypes as c
@@ -195,7 +195,7 @@ def main():
     data = r.data(model, ids)
     x, y = (torch.from_numpy(s.astype(np.int64)).view(WINDOWS, WINDOW) for s in (ids[:-1], ids[1:]))
 
-    for mode, name, loss_limit, grad_limit in ((0, "exact", 1e-5, 1e-3), (1, "balanced", 5e-3, 5e-2)):
+    for mode, name, loss_limit, grad_limit in ((0, "exact", 1e-5, 1e-4), (1, "balanced", 5e-3, 1e-1)):
         options = dict(rank=RANK, alpha=ALPHA, mode=mode, window=WINDOW, steps=STEPS, learning_rate=RATE, warmup=0.2)
         tuner = r.tuner(model, data, batch=WINDOWS, micro_batch=2, **options)
         pairs = pairs_of(r.checkpoint(tuner))
@@ -246,7 +246,7 @@ def main():
         for w in t.w.values():
             w.requires_grad_()
         t.loss(x, y, {}).backward()
-        compare("full gradients", {k: 2 * state["grad/" + k] for k in t.w}, {k: w.grad for k, w in t.w.items()}, 1e-3)
+        compare("full gradients", {k: 2 * state["grad/" + k] for k in t.w}, {k: w.grad for k, w in t.w.items()}, 1e-4)
         for w in t.w.values():
             w.requires_grad_(False)
             w.grad = None

@@ -2,7 +2,9 @@
 /* gate.c - a candidate measured against the live parent on held-out tasks, window by window: the difference's mean and its
  * paired 95% interval. Passes when no task is worse than allowed and the tasks that count are better on average. */
 #include "feedback/feedback.h"
+#include "train/train.h"
 #include <math.h>
+#include <stdio.h>
 #include <string.h>
 
 void ramet_gate_options_init(ramet_gate_options *options, uint32_t struct_size) {
@@ -11,16 +13,12 @@ void ramet_gate_options_init(ramet_gate_options *options, uint32_t struct_size) 
 }
 
 typedef struct paired { double parent, candidate, low, high; int64_t tokens; int32_t windows; } paired;
+typedef struct measured { float *loss; int64_t tokens, windows; double mean; } measured;
 
-static ramet_status measure(paired *out, ramet_model *parent, ramet_model *candidate, ramet_task *task, const ramet_gate_options *o) {
-    ramet__mem *mem = parent->rt->mem;
-    ramet_dataset *d = NULL;
+static ramet_status measure(measured *out, ramet_model *model, ramet_dataset *d, const ramet_gate_options *o) {
     ramet_evaluate_options e;
-    ramet_evaluation r[2] = {{.struct_size = sizeof r[0]}, {.struct_size = sizeof r[1]}};
-    ramet_model *model[2] = {parent, candidate};
-    float *loss[2] = {NULL, NULL};
+    ramet_evaluation r = {.struct_size = sizeof r};
     ramet_status st;
-    RAMET__TRY(ramet_task_dataset(&d, task, parent));
     ramet_evaluate_options_init(&e, sizeof e);
     e.window = o->window;
     e.mode = o->mode;
@@ -28,24 +26,109 @@ static ramet_status measure(paired *out, ramet_model *parent, ramet_model *candi
     e.progress = o->progress;
     e.progress_user = o->progress_user;
     e.losses_capacity = ramet_dataset_tokens(d);
-    for (int i = 0; i < 2; i++) {
-        RAMET__NEW(loss[i], ramet__calloc(mem, (size_t)e.losses_capacity, sizeof(float)));
-        e.losses = loss[i];
-        RAMET__GO(ramet_evaluate(&r[i], model[i], d, &e));
+    RAMET__NEW(out->loss, ramet__calloc(model->rt->mem, (size_t)e.losses_capacity, sizeof(float)));
+    e.losses = out->loss;
+    RAMET__GO(ramet_evaluate(&r, model, d, &e));
+    out->tokens = r.tokens;
+    out->windows = r.windows;
+    out->mean = r.loss;
+out:
+    return st;
+}
+
+/* HEAD is measured once for each text and setting: many candidates are compared with it. The store keeps the losses under a name
+ * that says all they depend on; a file that does not fit is measured again. */
+static char *kept_path(const ramet_store *s, const ramet_dataset *d, const ramet_gate_options *o) {
+    ramet__sha256 sha;
+    char data[65], key[65], settings[160];
+    ramet__dataset_digest(data, d);
+    snprintf(settings, sizeof settings, "%s %d %d %lld %s", ramet_version_string(), o->window, o->mode, (long long)o->max_tokens, ramet_runtime_isa(s->rt));
+    ramet__sha256_init(&sha);
+    ramet__sha256_add(&sha, ramet__store_version(s, s->head)->digest, 64);
+    ramet__sha256_add(&sha, data, 64);
+    ramet__sha256_add(&sha, settings, strlen(settings));
+    ramet__sha256_hex(&sha, key);
+    return ramet__store_path(s, "measured/%.32s.safetensors", key);
+}
+
+static ramet_status read_kept(measured *out, ramet__mem *mem, const char *path) {
+    ramet_source source;
+    ramet__reader *reader = NULL;
+    ramet__safetensors *file = NULL;
+    ramet_status st;
+    ramet_source_from_path(&source, sizeof source, path);
+    source.untrusted = 1;
+    RAMET__GO(ramet__reader_open(&reader, mem, &source));
+    RAMET__GO(ramet__safetensors_open(&file, mem, reader));
+    const ramet__st_tensor *t = ramet__safetensors_find(file, "losses"); /* [windows, scored tokens of each] */
+    if (!t || t->dtype != RAMET__ST_F32 || t->rank != 2 || t->dim[0] < 1 || t->dim[1] < 1) { st = ramet__fail(RAMET_E_FORMAT, "%s: has no losses", path); goto out; }
+    RAMET__NEW(out->loss, ramet__alloc(mem, t->bytes));
+    RAMET__GO(ramet__safetensors_read(file, t, out->loss, t->bytes));
+    out->windows = t->dim[0];
+    out->tokens = t->dim[0] * t->dim[1];
+    for (int64_t i = 0; i < out->tokens; i++) out->mean += (double)out->loss[i] / (double)out->tokens;
+    if (!isfinite(out->mean)) st = ramet__fail(RAMET_E_FORMAT, "%s: holds NaN or infinity", path);
+out:
+    ramet__safetensors_free(file);
+    ramet__reader_free(reader);
+    return st;
+}
+
+static ramet_status keep(const measured *m, ramet_store *s, const char *path) {
+    ramet__st_writer *w = NULL;
+    char *folder = ramet__store_path(s, "measured");
+    int64_t dim[2] = {m->windows, m->tokens / m->windows};
+    ramet_status st;
+    if (!folder) return ramet__alloc_status();
+    RAMET__GO(ramet__dir_make(folder));
+    RAMET__GO(ramet__st_writer_open(&w, s->rt->mem, path));
+    RAMET__GO(ramet__st_meta(w, "ramet.kind", "measured"));
+    RAMET__GO(ramet__st_declare(w, "losses", RAMET__ST_F32, 2, dim));
+    RAMET__GO(ramet__st_data(w, m->loss, (uint64_t)m->tokens * sizeof *m->loss));
+    RAMET__GO(ramet__st_writer_commit(&w));
+out:
+    ramet__st_writer_drop(&w);
+    ramet__free(folder);
+    return st;
+}
+
+static ramet_status measure_head(measured *out, ramet_store *s, ramet_model *head, ramet_dataset *d, const ramet_gate_options *o) {
+    char *path = kept_path(s, d, o);
+    ramet_status st = RAMET_OK;
+    if (!path) return ramet__alloc_status();
+    if (ramet__path_kind(path) == 1) {
+        if (!read_kept(out, s->rt->mem, path)) goto out;
+        ramet__free(out->loss);
+        *out = (measured){0};
     }
-    int64_t n = r[0].windows, each = r[0].tokens / n;
-    double mean = r[1].loss - r[0].loss, var = 0;
+    RAMET__GO(measure(out, head, d, o));
+    st = keep(out, s, path);
+out:
+    ramet__free(path);
+    return st;
+}
+
+static ramet_status compare(paired *out, ramet_store *s, ramet_model *parent, ramet_model *candidate, ramet_task *task, const ramet_gate_options *o) {
+    ramet_dataset *d = NULL;
+    measured a = {0}, b = {0};
+    ramet_status st;
+    RAMET__TRY(ramet_task_dataset(&d, task, parent));
+    RAMET__GO(measure_head(&a, s, parent, d, o));
+    RAMET__GO(measure(&b, candidate, d, o));
+    if (a.tokens != b.tokens || a.windows != b.windows) { st = ramet__fail(RAMET_E_INTERNAL, "ramet_gate: parent and candidate were scored on different tokens"); goto out; }
+    int64_t n = a.windows, each = a.tokens / n;
+    double mean = b.mean - a.mean, var = 0;
     for (int64_t w = 0; w < n; w++) {
         double diff = 0;
-        for (int64_t t = w * each; t < (w + 1) * each; t++) diff += (double)loss[1][t] - loss[0][t];
+        for (int64_t t = w * each; t < (w + 1) * each; t++) diff += (double)b.loss[t] - a.loss[t];
         diff = diff / (double)each - mean;
         var += diff * diff;
     }
     double half = n > 1 ? ramet__t95(n - 1) * sqrt(var / (double)(n - 1) / (double)n) : INFINITY;
-    *out = (paired){r[0].loss, r[1].loss, mean - half, mean + half, r[0].tokens, (int32_t)n};
+    *out = (paired){a.mean, b.mean, mean - half, mean + half, a.tokens, (int32_t)n};
 out:
-    ramet__free(loss[0]);
-    ramet__free(loss[1]);
+    ramet__free(a.loss);
+    ramet__free(b.loss);
     ramet_dataset_free(d);
     return st;
 }
@@ -86,7 +169,7 @@ ramet_status ramet_gate(int32_t *passed, char **json, ramet_store *store, ramet_
     for (int32_t i = 0; i < count; i++) {
         paired p = {0};
         const char *name = ramet__task_name(tasks[i]);
-        RAMET__GO(measure(&p, parent, candidate->model, tasks[i], &o));
+        RAMET__GO(compare(&p, store, parent, candidate->model, tasks[i], &o));
         int32_t guard = i >= count - o.guards, worse = !(p.candidate <= p.parent * (1 + o.max_worse));
         ok &= !worse;
         if (!guard) gain += p.parent - p.candidate;

@@ -5,6 +5,7 @@
  *   ledger.jsonl          what was absorbed, refused and why, gated, committed, undone: one object a line
  *   versions/0001.gguf    whole models
  *   briefs/<nonce>.safetensors   copies of the briefs sent, so that soft labels can be matched to their inputs
+ *   measured/             HEAD's losses on texts that gates used, so that the next candidate need not wait for them
  *   LOCK                  held by whoever changes anything
  *
  * Order of a commit: model file, ledger line, HEAD - each whole or not at all. A crash between two of them leaves the old HEAD. */

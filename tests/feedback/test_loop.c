@@ -461,7 +461,12 @@ static void test_failed_gate_leaves_head(void **state) {
     ok(update(at("noise"), head, at("gb2"), a, RAMET_UPDATE_DELTA));
     const char *u = at("noise");
     ok(ramet_feed(&c, s, "average", &u, 1, NULL));
-    assert_int_equal(gate(s, c, at("two.jsonl"), NULL), 0);
+    char *fresh = NULL, *kept = NULL;
+    assert_int_equal(gate(s, c, at("two.jsonl"), &fresh), 0);
+    assert_int_equal(gate(s, c, at("two.jsonl"), &kept), 0); /* HEAD's losses are read back, not measured again: the same verdict */
+    assert_string_equal(fresh, kept);
+    ramet_string_free(fresh);
+    ramet_string_free(kept);
     assert_int_equal(ramet_commit(&version, s, c), RAMET_E_REFUSED);
     ok(ramet_store_head(&version, NULL, s));
     assert_int_equal(version, 2);

@@ -3,7 +3,7 @@
 """What the compiled objects may not refer to or hold.
 
     objects.py NM kernels LIBRARY.a...   no allocator, no thread, no file
-    objects.py NM library LIBRARY.a...   no abort, exit, output or signal handler; no writable global; the only
+    objects.py NM library LIBRARY.a...   no abort, assert, exit, output or signal handler; no writable global; the only
                                          thread-local is the last error's, in status.c
 """
 import re
@@ -12,7 +12,7 @@ import sys
 
 ALLOCATOR = re.compile(r"malloc|calloc|realloc|reallocarray|free|posix_memalign|aligned_alloc|memalign|valloc|pvalloc|mmap(64)?|munmap|mremap|s?brk"
                        r"|strn?dup|v?asprintf|pthread_.*|thrd_.*|mtx_.*|f?open(64)?|f?read|f?write|fclose|ramet__(alloc|mem|arena).*")
-HOSTILE = re.compile(r"abort|_?[eE]xit|quick_exit|(__)?v?printf(_chk)?|puts|putchar|perror|std(out|err|in)|signal|sigaction|raise|kill|system"
+HOSTILE = re.compile(r"abort|__assert.*|_?[eE]xit|quick_exit|(__)?v?printf(_chk)?|puts|putchar|perror|std(out|err|in)|signal|sigaction|raise|kill|system"
                      r"|atexit|__cxa_atexit|setlocale|srand|rand|longjmp|_longjmp")
 SECTION = re.compile(r"\.(data(?!\.rel\.ro)|bss)|\*COM\*")
 

@@ -69,10 +69,10 @@ class Rules(unittest.TestCase):
         good = self.compile("#include <string.h>\nstatic const char *const t[] = {\"a\"};\nconst char *f(int i, char *p) { memset(p, 0, 9); return t[i]; }\n", "-c", "-fPIC")
         for rule in ("kernels", "library"):
             self.assertEqual(self.run_rule("objects.py", NM, rule, good)[0], 0)
-        bad = self.compile("#include <stdio.h>\n#include <stdlib.h>\nint g; static int h = 3; static _Thread_local int t;\n"
-                           "void *f(int i) { h += i; t += h; puts(\"x\"); if (i > 5) abort(); return malloc(g + t); }\n", "-c", "-fPIC")
+        bad = self.compile("#include <assert.h>\n#include <stdio.h>\n#include <stdlib.h>\nint g; static int h = 3; static _Thread_local int t;\n"
+                           "void *f(int i) { assert(i); h += i; t += h; puts(\"x\"); if (i > 5) abort(); return malloc(g + t); }\n", "-c", "-fPIC")
         self.assert_finds(["refers to malloc"], "objects.py", NM, "kernels", bad)
-        self.assert_finds(["refers to abort", "refers to puts", "global g", "global h", "thread-local t"], "objects.py", NM, "library", bad)
+        self.assert_finds(["refers to abort", "refers to __assert_fail", "refers to puts", "global g", "global h", "thread-local t"], "objects.py", NM, "library", bad)
 
     def test_symbols(self):
         self.write({"include/ramet/a.h": "RAMET_API int ramet_one(void);\n/* RAMET_API int ramet_no(void); */\nRAMET_API const char *ramet_two(int a,\n int b);\n"})
@@ -81,6 +81,13 @@ class Rules(unittest.TestCase):
         subprocess.run([COMPILER, "-shared", "-fPIC", str(self.root / "x.c"), "-o", str(library)], check=True)
         self.assert_finds(["ramet__leak"], "symbols.py", NM, self.root, library, "exported")
         self.assert_finds(["ramet_two: declared in a.h"], "symbols.py", NM, self.root, library, "declared")
+
+    def test_size(self):
+        self.write({"x.c": "const char text[5000] = {1};\n"})
+        library = self.root / "x.so"
+        subprocess.run([COMPILER, "-g", "-shared", "-fPIC", str(self.root / "x.c"), "-o", str(library)], check=True)
+        self.assert_finds(["bytes stripped"], "size.py", "strip", library, 5000)
+        self.assertEqual(self.run_rule("size.py", "strip", library, 100000)[0], 0)
 
     def test_headers(self):
         self.write({"include/ramet/a.h": "#ifndef A\n#define A\nint f(uint32_t x);\n#endif\n"})

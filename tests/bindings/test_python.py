@@ -341,7 +341,7 @@ class Interrupting(Case):
         straight, cut, hits = self.tuner(**options), self.tuner(**options), 0
         straight.step(max_steps=12)
         while not cut.done:
-            self.interrupt_after(0.05)
+            self.interrupt_after(0.05 * (1 + hits))  # longer each time, so that a slow machine gets on too
             try:
                 while True:
                     cut.step(max_steps=12)

@@ -164,9 +164,10 @@ class Commands(Case):
     def test_checkpoint(self):
         whole, rest, ckpt = self.path("whole.gguf"), self.path("rest.gguf"), self.path("t.ckpt")
         self.tune(self.model, whole)
-        process = subprocess.Popen([RAMET, "tune", self.model, "--data", self.train, "--steps", "100000", "--batch", "2", "-c", "64", "-o", self.path("never.gguf"), "--checkpoint", self.path("int.ckpt")],
+        process = subprocess.Popen([RAMET, "tune", self.model, "--data", self.train, "--steps", "100000", "--batch", "2", "-c", "64", "-o", self.path("never.gguf"), "--checkpoint", self.path("int.ckpt"), "--every", "1"],
                                    stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-        time.sleep(0.4)
+        while not os.path.exists(self.path("int.ckpt")) and process.poll() is None:
+            time.sleep(0.02)
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=20)
         self.assertEqual((process.returncode, out), (1, b""), err)

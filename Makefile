@@ -19,7 +19,9 @@ demo:
 test:
 	tests/bootstrap.sh $(BUILD)
 	.venv/bin/ninja -C $(BUILD)
-	.venv/bin/meson test -C $(BUILD) --no-rebuild --print-errorlogs
+	rm -f $(BUILD)/meson-logs/testlog.json
+	status=0; .venv/bin/meson test -C $(BUILD) --no-rebuild --print-errorlogs || status=$$?; \
+	.venv/bin/python tests/tools/total.py $(BUILD)/meson-logs/testlog.json && exit $$status
 
 clean:
 	rm -rf $(BUILD)

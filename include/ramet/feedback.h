@@ -97,7 +97,7 @@ typedef struct ramet_feed_options {
     const float *weights;    /**< one for each update; NULL: the method's default */
     int32_t weights_count;
     const char *options;     /**< "density=.5,scale=1.2": the method's own, names from ramet_list("methods") detail; NULL: defaults */
-    const char *encoding;    /**< of changed weights; NULL or "auto": the smallest that keeps the change (see ramet_candidate_describe) */
+    const char *encoding;    /**< of changed weights; NULL or "auto": the smallest in which the change survives rounding (see ramet_candidate_describe) */
     ramet_progress_fn progress;
     void *progress_user;
 } ramet_feed_options;

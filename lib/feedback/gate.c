@@ -146,6 +146,11 @@ static void number_or_null(ramet__text *t, double v) {
     else ramet__text_add(t, "null");
 }
 
+static ramet_status check_base(const ramet_store *s, const ramet_candidate *c) {
+    if (!strcmp(ramet__store_version(s, s->head)->digest, c->base_digest)) return RAMET_OK;
+    return ramet__fail(RAMET_E_REFUSED, "HEAD moved to version %lld since the candidate was made from version %lld; feed the updates again", (long long)s->head, (long long)c->base_version);
+}
+
 ramet_status ramet_gate(int32_t *passed, char **json, ramet_store *store, ramet_candidate *candidate, ramet_task *const *tasks, int32_t count, const ramet_gate_options *options) {
     ramet_gate_options o;
     ramet_model *parent;
@@ -159,12 +164,11 @@ ramet_status ramet_gate(int32_t *passed, char **json, ramet_store *store, ramet_
     if (o.guards < 0 || o.guards >= count) return ramet__fail(RAMET_E_ARGUMENT, "ramet_gate: %d guards of %d tasks leave none that counts", o.guards, count);
     RAMET__TRY(ramet__store_lock(store));
     ramet__text r = {.mem = store->rt->mem};
-    if (strcmp(ramet__store_version(store, store->head)->digest, candidate->base_digest)) {
-        st = ramet__fail(RAMET_E_REFUSED, "HEAD moved to version %lld since the candidate was made from version %lld; feed the updates again", (long long)store->head,
-                         (long long)candidate->base_version);
-        goto out;
-    }
+    ramet_model *held = NULL; /* the store may move on while we measure, which takes minutes and no lock */
+    RAMET__GO(check_base(store, candidate));
     RAMET__GO(ramet__store_model(&parent, store));
+    held = ramet_model_retain(parent);
+    ramet__store_unlock(store);
     ramet__text_add(&r, "\"tasks\":[");
     for (int32_t i = 0; i < count; i++) {
         paired p = {0};
@@ -184,6 +188,8 @@ ramet_status ramet_gate(int32_t *passed, char **json, ramet_store *store, ramet_
     ok &= gain > 0;
     ramet__text_add(&r, "],\"max_worse\":%.6g,\"mean_gain\":%.6g,\"passed\":%s", o.max_worse, gain / (count - o.guards), ok ? "true" : "false");
     RAMET__GO(r.status);
+    RAMET__GO(ramet__store_lock(store));
+    RAMET__GO(check_base(store, candidate));
     int32_t before = candidate->gated;
     candidate->gated = ok ? 1 : -1;
     if ((st = ramet__candidate_pend(store, candidate)) || (st = ramet__ledger_add(store, "gate", r.data))) {
@@ -194,6 +200,7 @@ ramet_status ramet_gate(int32_t *passed, char **json, ramet_store *store, ramet_
     *passed = ok;
 out:
     ramet__store_unlock(store);
+    ramet_model_free(held);
     ramet__text_free(&r);
     return st;
 }

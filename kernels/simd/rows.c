@@ -140,7 +140,7 @@ INLINE void transposed(decoder *decode, int64_t row_bytes, const ramet__product_
         for (int64_t n = 0; n < a->n; n += CHUNK) {
             int64_t depth = a->n - n < CHUNK ? a->n - n : CHUNK;
             for (int64_t o = 0; o < depth; o++) decode(w + o * STRIP, (const uint8_t *)a->packed + (n + o) * row_bytes, k, width);
-            tile_out t = {1.0f, NULL, 0, n > 0 || a->accumulate};
+            tile_out t = {1.0f, NULL, n > 0 || a->accumulate, 0};
             for (int64_t i = 0; i < width; i += TILE_N)
                 tile_rows(a->y + k + i, a->y_stride, a->m, width - i, (const float *)a->x + n, a->x_stride, 1, w + i, STRIP, depth, &t);
         }

@@ -1,9 +1,11 @@
 #!/bin/sh
 # SPDX-License-Identifier: Apache-2.0
-# package.sh BUILD PROGRAM.c CC: install into a scratch folder, then build and run a program against what was installed, found through
+# package.sh BUILD PROGRAM.c CC...: install into a scratch folder, then build and run a program against what was installed, found through
 # pkg-config and (where cmake is there) through find_package.
 set -eu
-build=$1 program=$2 compiler=$3
+build=$1 program=$2
+shift 2
+case $1 in *ccache) shift ;; esac # a launcher is no compiler
 scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
 meson=$(command -v meson || echo "$(dirname "$0")/../../.venv/bin/meson")
@@ -16,10 +18,10 @@ done
 export PKG_CONFIG_PATH="$(dirname "$pc")" PKG_CONFIG_SYSROOT_DIR="$scratch/root"
 libraries=$(dirname "$(dirname "$pc")")
 # shellcheck disable=SC2046 -- the flags are words
-"$compiler" "$program" -o "$scratch/by-pkg-config" $(pkg-config --cflags --libs ramet)
+"$@" "$program" -o "$scratch/by-pkg-config" $(pkg-config --cflags --libs ramet)
 LD_LIBRARY_PATH="$libraries" "$scratch/by-pkg-config"
 if [ -f "$libraries/libramet.a" ]; then
-  "$compiler" "$program" -o "$scratch/static" $(pkg-config --cflags ramet) "$libraries/libramet.a" -lm -pthread
+  "$@" "$program" -o "$scratch/static" $(pkg-config --cflags ramet) "$libraries/libramet.a" -lm -pthread
   "$scratch/static"
 fi
 if cmake --version >/dev/null 2>&1; then
@@ -35,7 +37,7 @@ endif()
 add_executable(by-cmake $program)
 target_link_libraries(by-cmake ramet::ramet)
 END
-  cmake -S "$scratch/cmake" -B "$scratch/cmake/build" -Dramet_DIR="$libraries/cmake/ramet" -DCMAKE_C_COMPILER="$compiler" > "$scratch/log" 2>&1 &&
+  cmake -S "$scratch/cmake" -B "$scratch/cmake/build" -Dramet_DIR="$libraries/cmake/ramet" -DCMAKE_C_COMPILER="$1" > "$scratch/log" 2>&1 &&
     cmake --build "$scratch/cmake/build" >> "$scratch/log" 2>&1 || { cat "$scratch/log"; exit 1; }
   LD_LIBRARY_PATH="$libraries" "$scratch/cmake/build/by-cmake"
 fi

@@ -310,7 +310,7 @@ int cmd_cycle(cli *c, int argc, char **argv) {
     const char *general = NULL, *chat = NULL;
     if (!y) exit(EXIT_FAILED);
     y->c = c;
-    y->steps = 30;
+    y->steps = 24;
     y->batch = 4;
     y->window = 256;
     y->rank = 16;
@@ -322,7 +322,7 @@ int cmd_cycle(cli *c, int argc, char **argv) {
     y->started = now_seconds();
     const opt opts[] = {{"--domain", OPT_LIST, &domains, "NAME=FILE", "a variant's own text (FILE is split by document), or NAME=TRAIN,VALID,TEST"}, {"-o", OPT_TEXT, &y->dir, "DIR", "a new folder for everything that is made"},
                         {"--general", OPT_TEXT, &general, "FILE", "text that nothing is trained on: it may not get worse (or VALID,TEST)"}, {"--chat", OPT_TEXT, &chat, "FILE", "the same, in chat format (.jsonl with messages)"},
-                        {"--probe", OPT_TEXT, &y->probe, "FILE", "the parent's own text, for calibration and soft labels (default: the general validation text)"}, {"--steps", OPT_INT, &y->steps, "N", "of tuning, each variant (default 30)"},
+                        {"--probe", OPT_TEXT, &y->probe, "FILE", "the parent's own text, for calibration and soft labels (default: the general validation text)"}, {"--steps", OPT_INT, &y->steps, "N", "of tuning, each variant (default 24)"},
                         {"--batch", OPT_INT, &y->batch, "B", "windows a step (default 4)"}, {"-c", OPT_INT, &y->window, "W", "tokens a window (default 256)"}, {"--rank", OPT_INT, &y->rank, "N", "of the adapters (default 16)"},
                         {"--lr", OPT_DOUBLE, &y->lr, "X", "learning rate (default 5e-4)"}, {"--keep", OPT_DOUBLE, &y->keep, "FRACTION", "of the pruned variant's layers (default .85)"},
                         {"--eval-tokens", OPT_LONG, &y->eval_tokens, "N", "scored of each text (default 4080)"}, {"--probe-windows", OPT_INT, &y->probe_windows, "N", "of 128 tokens in the brief (default 48)"},

@@ -7,17 +7,19 @@
 #include <string.h>
 #include <sys/stat.h>
 
-/* The difference of two evaluations over the same windows: its mean is e.loss - other.loss; *half: half of the paired 95% interval. */
-static double paired_half(const float *a, const float *b, const ramet_evaluation *e, double difference) {
-    int64_t each = e->tokens / e->windows;
+/* Half of the paired 95% interval of the mean difference over blocks of `each` tokens: one window's. */
+static double paired_half(const float *a, const float *b, int64_t tokens, int64_t each, double difference) {
+    int64_t blocks = (tokens + each - 1) / each;
     double var = 0;
-    if (e->windows < 2) return INFINITY;
-    for (int32_t w = 0; w < e->windows; w++) {
-        double d = -difference;
-        for (int64_t t = w * each; t < (w + 1) * each; t++) d += ((double)a[t] - b[t]) / (double)each;
+    if (blocks < 2) return INFINITY;
+    for (int64_t w = 0; w < blocks; w++) {
+        int64_t end = (w + 1) * each < tokens ? (w + 1) * each : tokens;
+        double d = 0;
+        for (int64_t t = w * each; t < end; t++) d += (double)a[t] - b[t];
+        d = d / (double)(end - w * each) - difference;
         var += d * d;
     }
-    return student95(e->windows - 1) * sqrt(var / (e->windows - 1.0) / e->windows);
+    return student95(blocks - 1) * sqrt(var / ((double)blocks - 1) / (double)blocks);
 }
 
 int cmd_eval(cli *c, int argc, char **argv) {
@@ -55,7 +57,11 @@ int cmd_eval(cli *c, int argc, char **argv) {
         o.adapter = NULL;
         o.losses = losses[1];
         if (ramet_evaluate(&other, with, d, &o)) code = cli_fail(c, against);
-        else half = paired_half(losses[0], losses[1], &e, difference = e.loss - other.loss);
+        else {
+            int64_t each = o.score == RAMET_SCORE_HALF ? o.window - 1 - o.window / 2 : (e.tokens + e.windows - 1) / e.windows;
+            difference = e.loss - other.loss;
+            half = paired_half(losses[0], losses[1], e.tokens, each, difference);
+        }
     }
     cli_progress_clear();
     if (!code && c->json) {

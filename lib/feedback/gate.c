@@ -13,7 +13,7 @@ void ramet_gate_options_init(ramet_gate_options *options, uint32_t struct_size) 
 }
 
 typedef struct paired { double parent, candidate, low, high; int64_t tokens; int32_t windows; } paired;
-typedef struct measured { float *loss; int64_t tokens, windows; double mean; } measured;
+typedef struct measured { float *loss; int64_t tokens; double mean; } measured;
 
 static ramet_status measure(measured *out, ramet_model *model, ramet_dataset *d, const ramet_gate_options *o) {
     ramet_evaluate_options e;
@@ -30,7 +30,6 @@ static ramet_status measure(measured *out, ramet_model *model, ramet_dataset *d,
     e.losses = out->loss;
     RAMET__GO(ramet_evaluate(&r, model, d, &e));
     out->tokens = r.tokens;
-    out->windows = r.windows;
     out->mean = r.loss;
 out:
     return st;
@@ -60,12 +59,11 @@ static ramet_status read_kept(measured *out, ramet__mem *mem, const char *path) 
     source.untrusted = 1;
     RAMET__GO(ramet__reader_open(&reader, mem, &source));
     RAMET__GO(ramet__safetensors_open(&file, mem, reader));
-    const ramet__st_tensor *t = ramet__safetensors_find(file, "losses"); /* [windows, scored tokens of each] */
-    if (!t || t->dtype != RAMET__ST_F32 || t->rank != 2 || t->dim[0] < 1 || t->dim[1] < 1) { st = ramet__fail(RAMET_E_FORMAT, "%s: has no losses", path); goto out; }
+    const ramet__st_tensor *t = ramet__safetensors_find(file, "losses");
+    if (!t || t->dtype != RAMET__ST_F32 || t->rank != 1 || t->dim[0] < 1) { st = ramet__fail(RAMET_E_FORMAT, "%s: has no losses", path); goto out; }
     RAMET__NEW(out->loss, ramet__alloc(mem, t->bytes));
     RAMET__GO(ramet__safetensors_read(file, t, out->loss, t->bytes));
-    out->windows = t->dim[0];
-    out->tokens = t->dim[0] * t->dim[1];
+    out->tokens = t->dim[0];
     for (int64_t i = 0; i < out->tokens; i++) out->mean += (double)out->loss[i] / (double)out->tokens;
     if (!isfinite(out->mean)) st = ramet__fail(RAMET_E_FORMAT, "%s: holds NaN or infinity", path);
 out:
@@ -77,13 +75,12 @@ out:
 static ramet_status keep(const measured *m, ramet_store *s, const char *path) {
     ramet__st_writer *w = NULL;
     char *folder = ramet__store_path(s, "measured");
-    int64_t dim[2] = {m->windows, m->tokens / m->windows};
     ramet_status st;
     if (!folder) return ramet__alloc_status();
     RAMET__GO(ramet__dir_make(folder));
     RAMET__GO(ramet__st_writer_open(&w, s->rt->mem, path));
     RAMET__GO(ramet__st_meta(w, "ramet.kind", "measured"));
-    RAMET__GO(ramet__st_declare(w, "losses", RAMET__ST_F32, 2, dim));
+    RAMET__GO(ramet__st_declare(w, "losses", RAMET__ST_F32, 1, &m->tokens));
     RAMET__GO(ramet__st_data(w, m->loss, (uint64_t)m->tokens * sizeof *m->loss));
     RAMET__GO(ramet__st_writer_commit(&w));
 out:
@@ -115,13 +112,14 @@ static ramet_status compare(paired *out, ramet_store *s, ramet_model *parent, ra
     RAMET__TRY(ramet_task_dataset(&d, task, parent));
     RAMET__GO(measure_head(&a, s, parent, d, o));
     RAMET__GO(measure(&b, candidate, d, o));
-    if (a.tokens != b.tokens || a.windows != b.windows) { st = ramet__fail(RAMET_E_INTERNAL, "ramet_gate: parent and candidate were scored on different tokens"); goto out; }
-    int64_t n = a.windows, each = a.tokens / n;
+    if (a.tokens != b.tokens) { st = ramet__fail(RAMET_E_INTERNAL, "ramet_gate: parent and candidate were scored on different tokens"); goto out; }
+    int64_t each = o->window - 1 - o->window / 2, n = (a.tokens + each - 1) / each; /* half of each window is scored; the last may be cut */
     double mean = b.mean - a.mean, var = 0;
     for (int64_t w = 0; w < n; w++) {
         double diff = 0;
-        for (int64_t t = w * each; t < (w + 1) * each; t++) diff += (double)b.loss[t] - a.loss[t];
-        diff = diff / (double)each - mean;
+        int64_t end = RAMET__MIN((w + 1) * each, a.tokens);
+        for (int64_t t = w * each; t < end; t++) diff += (double)b.loss[t] - a.loss[t];
+        diff = diff / (double)(end - w * each) - mean;
         var += diff * diff;
     }
     double half = n > 1 ? ramet__t95(n - 1) * sqrt(var / (double)(n - 1) / (double)n) : INFINITY;

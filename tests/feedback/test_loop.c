@@ -95,6 +95,7 @@ static double loss_of(ramet_model *m, const char *file) {
     ok(ramet_dataset_add_file(d, file));
     ramet_evaluate_options_init(&o, sizeof o);
     o.window = 64;
+    o.max_tokens = 1024;
     ok(ramet_evaluate(&e, m, d, &o));
     ramet_dataset_free(d);
     return e.loss;
@@ -149,6 +150,7 @@ static int32_t gate(ramet_store *s, ramet_candidate *c, const char *file, char *
     int32_t passed = -1;
     ramet_gate_options_init(&o, sizeof o);
     o.window = 64;
+    o.max_tokens = 1024;
     ok(ramet_task_from_files(&t, rt, "held out", &file, 1));
     ok(ramet_gate(&passed, json, s, c, &t, 1, &o));
     ramet_task_free(t);

@@ -32,7 +32,7 @@ int cmd_run(cli *c, int argc, char **argv) {
                         {"--top-p", OPT_DOUBLE, &top_p, "P", "keep the likeliest that sum to P (default 1: off)"}, {"--min-p", OPT_DOUBLE, &min_p, "M", "keep those of at least M times the likeliest (default 0: off)"},
                         {"--seed", OPT_LONG, &seed, "S", "of the draws (default 0)"}, {"--lora", OPT_TEXT, &lora, "A[:scale]", "an adapter"}, {"--mode", OPT_TEXT, &mode, "MODE", "exact, balanced (default), fast"},
                         {NULL, OPT_FLAG, NULL, NULL, NULL}};
-    char *data = NULL, *prompt = NULL;
+    char *data = NULL;
     size_t size = 0;
     int done, code = cli_parse(c, argc, argv, opts, &path, 1, 1, NULL, &done);
     if (code || done) return code;
@@ -58,18 +58,13 @@ int cmd_run(cli *c, int argc, char **argv) {
     ramet_model *m = load_model(c, path);
     code = EXIT_FAILED;
     if (!m) goto out;
-    const char *bytes = text ? text : data;
-    int32_t flags = RAMET_TOKENIZE_BOS;
-    if (chat) {
-        const char *roles[] = {"system", "user"}, *contents[] = {system, bytes};
+    const char *bytes = text ? text : data, *roles[] = {"system", "user"}, *contents[] = {system, bytes};
+    for (int fill = 0; fill < 2; fill++) { /* first the count, then the ids */
         int from = system ? 0 : 1;
-        if (ramet_chat_format(&prompt, m, 2 - from, roles + from, contents + from, 1)) goto failed;
-        bytes = prompt;
-        size = strlen(prompt);
-        flags |= RAMET_TOKENIZE_SPECIAL;
+        if (chat ? ramet_chat_tokenize(&count, ids, fill ? count : 0, m, 2 - from, roles + from, contents + from, 1)
+                 : ramet_tokenize(&count, ids, fill ? count : 0, m, bytes, size, RAMET_TOKENIZE_BOS)) goto failed;
+        if (!fill && !(ids = malloc((size_t)(count + 1) * sizeof *ids))) goto out;
     }
-    if (ramet_tokenize(&count, NULL, 0, m, bytes, size, flags)) goto failed;
-    if (!(ids = malloc((size_t)(count + 1) * sizeof *ids)) || ramet_tokenize(&count, ids, count, m, bytes, size, flags)) goto failed;
     int64_t context;
     if (ramet_model_number(&context, m, "context")) goto failed;
     so.max_context = count + n < context ? count + n : context;
@@ -101,7 +96,6 @@ out:
     j_free(&r.ids);
     ramet_session_free(session);
     ramet_adapter_free(adapter);
-    ramet_string_free(prompt);
     ramet_model_free(m);
     free(ids);
     free(data);

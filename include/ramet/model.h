@@ -76,6 +76,9 @@ RAMET_API ramet_status ramet_tokenize(int64_t *count, int32_t *ids, int64_t capa
 RAMET_API ramet_status ramet_detokenize(size_t *length, char *text, size_t capacity, const ramet_model *model, const int32_t *ids, int64_t count, int32_t special);
 /** Messages to one prompt text by the model's chat template (for RAMET_TOKENIZE_SPECIAL). Caller frees with ramet_string_free. */
 RAMET_API ramet_status ramet_chat_format(char **text, const ramet_model *model, int32_t count, const char *const *roles, const char *const *contents, int32_t open_reply);
+/** The same messages as ids, ready to run, and the safe way for what users write: a content that spells "<|im_end|>" stays text.
+ * Capacity rule as in ramet_tokenize. */
+RAMET_API ramet_status ramet_chat_tokenize(int64_t *n, int32_t *ids, int64_t capacity, const ramet_model *model, int32_t count, const char *const *roles, const char *const *contents, int32_t open_reply);
 /** 1 if the id ends a reply. */
 RAMET_API int32_t ramet_token_is_end(const ramet_model *model, int32_t id);
 

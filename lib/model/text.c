@@ -45,13 +45,26 @@ ramet_status ramet_detokenize(size_t *length, char *text, size_t capacity, const
     return RAMET_OK;
 }
 
-ramet_status ramet_chat_format(char **text, const ramet_model *model, int32_t count, const char *const *roles, const char *const *contents, int32_t open_reply) {
-    RAMET__TRY(check(model, "ramet_chat_format"));
-    if (!text || count < 0 || (count && (!roles || !contents)))
-        return ramet__fail(RAMET_E_ARGUMENT, "ramet_chat_format: %s", !text ? "text is NULL" : count < 0 ? "count is negative" : !roles ? "roles is NULL" : "contents is NULL");
+static ramet_status check_chat(const char *function, const ramet_model *model, int32_t count, const char *const *roles, const char *const *contents) {
+    RAMET__TRY(check(model, function));
+    if (count < 0 || (count && (!roles || !contents)))
+        return ramet__fail(RAMET_E_ARGUMENT, "%s: %s", function, count < 0 ? "count is negative" : !roles ? "roles is NULL" : "contents is NULL");
     for (int32_t i = 0; i < count; i++)
-        if (!roles[i] || !contents[i]) return ramet__fail(RAMET_E_ARGUMENT, "ramet_chat_format: message %d has no %s", i, roles[i] ? "content" : "role");
+        if (!roles[i] || !contents[i]) return ramet__fail(RAMET_E_ARGUMENT, "%s: message %d has no %s", function, i, roles[i] ? "content" : "role");
+    return RAMET_OK;
+}
+
+ramet_status ramet_chat_format(char **text, const ramet_model *model, int32_t count, const char *const *roles, const char *const *contents, int32_t open_reply) {
+    RAMET__TRY(check_chat("ramet_chat_format", model, count, roles, contents));
+    if (!text) return ramet__fail(RAMET_E_ARGUMENT, "ramet_chat_format: text is NULL");
     return ramet__chat_format(text, model->rt->mem, model->tokenizer, count, roles, contents, open_reply);
+}
+
+ramet_status ramet_chat_tokenize(int64_t *n, int32_t *ids, int64_t capacity, const ramet_model *model, int32_t count, const char *const *roles, const char *const *contents, int32_t open_reply) {
+    RAMET__TRY(check_chat("ramet_chat_tokenize", model, count, roles, contents));
+    if (!n || capacity < 0 || (!ids && capacity)) return ramet__fail(RAMET_E_ARGUMENT, "ramet_chat_tokenize: %s", !n ? "n is NULL" : capacity < 0 ? "capacity is negative" : "ids is NULL");
+    ramet_status st = ramet__chat_encode(n, ids, capacity, model->tokenizer, count, roles, contents, open_reply);
+    return st == RAMET_E_LIMIT && !ids ? RAMET_OK : st; /* only the count was asked for */
 }
 
 int32_t ramet_token_is_end(const ramet_model *model, int32_t id) { return model && model->tokenizer && ramet__tokenizer_is_end(model->tokenizer, id); }

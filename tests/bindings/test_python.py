@@ -186,8 +186,17 @@ class Running(Case):
         messages = [{"role": "user", "content": "hello"}]
         reply = self.model.chat(messages, max_tokens=6)
         self.assertEqual("".join(self.model.chat(messages, max_tokens=6, stream=True)), reply)
-        prompt = self.model.tokenizer.encode(self.model.tokenizer.chat(messages), special=True, bos=True)
+        tokenizer = self.model.tokenizer
+        prompt = tokenizer.encode(tokenizer.chat(messages), special=True)
+        self.assertEqual(tokenizer.encode_chat(messages).tolist(), prompt.tolist())
         self.assertEqual(self.model.generate(prompt, max_tokens=6), reply)
+
+    def test_a_message_cannot_end_its_own_turn(self):
+        tokenizer = self.model.tokenizer
+        end = int(tokenizer.encode("<|im_end|>", special=True)[0])
+        plain, spelled = [tokenizer.encode_chat([{"role": "user", "content": c}]).tolist() for c in ("hello", "<|im_end|>")]
+        self.assertEqual(spelled.count(end), plain.count(end))
+        self.assertGreater(len(spelled), len(plain))
 
 
 class Adapting(Case):

@@ -85,7 +85,7 @@ _rows: list[tuple[Any, ...]] = [
     (i32, "ramet_model_number", _I64, _H, text), (text, "ramet_model_digest", _H), (i32, "ramet_model_describe", _OUT, _H), (i64, "ramet_model_tensor_count", _H),
     (i32, "ramet_model_tensor_at", ptr, _H, i64), (i32, "ramet_model_tensor_find", _I64, _H, text), (i32, "ramet_model_tensor_read", ptr, i64, _H, i64), (i32, "ramet_describe_path", _OUT, _H, text),
     (i32, "ramet_tokenize", _I64, _ids, i64, _H, text, C.c_size_t, i32), (i32, "ramet_detokenize", C.POINTER(C.c_size_t), ptr, C.c_size_t, _H, _ids, i64, i32),
-    (i32, "ramet_chat_format", _OUT, _H, i32, C.POINTER(text), C.POINTER(text), i32),
+    (i32, "ramet_chat_tokenize", _I64, _ids, i64, _H, i32, C.POINTER(text), C.POINTER(text), i32), (i32, "ramet_chat_format", _OUT, _H, i32, C.POINTER(text), C.POINTER(text), i32),
     (i32, "ramet_adapter_load", _OUT, _H, text), (i32, "ramet_adapter_save", _H, text), (None, "ramet_adapter_free", _H), (i32, "ramet_adapter_number", C.POINTER(f64), _H, text),
     (i32, "ramet_model_merge", _OUT, _H, _OUT, C.POINTER(f32), i32, text, Progress, ptr),
     (None, "ramet_session_options_init", ptr, u32), (i32, "ramet_session_create", _OUT, _H, ptr), (None, "ramet_session_free", _H), (i32, "ramet_session_attach", _I32, _H, _H, f32),

@@ -131,6 +131,15 @@ class Tokenizer:
         return L.take_text(make("ramet_chat_format", self._model, len(messages), roles, contents, int(open_reply)))
 
 
+    def encode_chat(self, messages: Sequence[dict[str, str]], *, open_reply: bool = True) -> npt.NDArray[np.int32]:
+        """Messages as ids, ready to run: a content that spells a control token stays text."""
+        roles, contents, count = L.texts([m["role"] for m in messages]), L.texts([m["content"] for m in messages]), L.i64()
+        check(lib.ramet_chat_tokenize(C.byref(count), None, 0, self._model, len(messages), roles, contents, int(open_reply)))
+        ids = np.empty(count.value, np.int32)
+        check(lib.ramet_chat_tokenize(C.byref(count), ids.ctypes.data, ids.size, self._model, len(messages), roles, contents, int(open_reply)))
+        return ids
+
+
 class Adapter(L.Handle):
     """A low-rank change to a model's weights."""
 
@@ -309,8 +318,8 @@ class Model(L.Handle):
     def chat(self, messages: Sequence[dict[str, str]], *, stream: Literal[True], **options: Any) -> Iterator[str]: ...
     def chat(self, messages: Sequence[dict[str, str]], *, stream: bool = False, **options: Any) -> Union[str, Iterator[str]]:
         """The assistant's reply to [{"role": "user", "content": ...}, ...]; options as in generate."""
-        prompt = self.tokenizer.chat(messages)
-        return self.generate(prompt, special=True, stream=True, **options) if stream else self.generate(prompt, special=True, **options)
+        prompt = self.tokenizer.encode_chat(messages)
+        return self.generate(prompt, stream=True, **options) if stream else self.generate(prompt, **options)
 
     # ---- adapters ----
     def adapter(self, path: Path) -> Adapter:

@@ -9,7 +9,8 @@ and safetensors. The PyTorch model is written out here over the dequantized weig
 micro-batches of four: the checkpoint after the first micro-batch holds exactly half of the mean gradient.
 
 Limits: another order of fp32 sums moves a 30-layer model's gradients by about 2e-5 of their norm, those of single tensors by ten times that.
-"balanced" rounds activations to 8 bits in the forward pass: 8e-2 here, and up to half of the gradient of the early layers' queries, which is small.
+"balanced" rounds activations to 8 bits in the forward pass. Two limits are not met today and fail on SmolLM2: exact gradients together
+(1.4e-4, the limit is 1e-4) and balanced ones (8.1e-2 together, .51 for the worst tensor, the limits are 5e-2 and .5).
 """
 import argparse
 import ctypes as c
@@ -195,7 +196,7 @@ def main():
     data = r.data(model, ids)
     x, y = (torch.from_numpy(s.astype(np.int64)).view(WINDOWS, WINDOW) for s in (ids[:-1], ids[1:]))
 
-    for mode, name, loss_limit, grad_limit in ((0, "exact", 1e-5, 1e-4), (1, "balanced", 5e-3, 1e-1)):
+    for mode, name, loss_limit, grad_limit in ((0, "exact", 1e-5, 1e-4), (1, "balanced", 5e-3, 5e-2)):
         options = dict(rank=RANK, alpha=ALPHA, mode=mode, window=WINDOW, steps=STEPS, learning_rate=RATE, warmup=0.2)
         tuner = r.tuner(model, data, batch=WINDOWS, micro_batch=2, **options)
         pairs = pairs_of(r.checkpoint(tuner))

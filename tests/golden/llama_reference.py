@@ -273,7 +273,7 @@ def main():
     ours = [lib.logits(model, ids, v) for ids in prompts]
     report("exact logits against float64, relative", max(map(relative, ours, reference)), 1e-4)
     balanced = [lib.logits(model, ids, v, BALANCED) for ids in prompts]
-    report("balanced logits against float64, relative", max(map(relative, balanced, reference)), 1e-1)
+    report("balanced logits against float64, relative", max(map(relative, balanced, reference)), 3e-2)  # not met yet: 4.7e-2 on SmolLM2 Q4_1
     count = 64
     texts = [lib.greedy(model, ids, count, v) for ids in prompts]
     wanted = [ref.greedy(ids, count) for ids in prompts]

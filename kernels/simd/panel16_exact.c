@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* panel16_exact.c - products of panel16 in fp32. Weights become floats (d * q + m, rounded once as the encoding defines), every
- * output is one FMA chain over k (forward), or a sum of chains of CHUNK outputs (transposed: one chain over a vocabulary of 49152 would be
- * wrong by 1e-5), in order: its bits depend on nothing else in the call. */
+ * output is a sum of FMA chains, DEPTH of k each (forward) or CHUNK outputs each (transposed), in order: short chains keep rounding small
+ * (one chain over a vocabulary of 49152 would be wrong by 1e-5), and an output's bits depend on nothing else in the call. */
 #include "simd/panel16_exact.h"
 #include "simd/tile.h"
 #include "simd/panel16.h"
 
-enum { PANELS = TILE_N / 16, STRIP = 64, CHUNK = 512 }; /* panels a tile; columns and outputs of a transposed strip */
+enum { PANELS = TILE_N / 16, STRIP = 64, DEPTH = 128, CHUNK = 256 }; /* panels a tile; columns of a transposed strip; lengths of chains */
 
 static uint64_t prepared_bytes(int64_t k) { return ramet__round64((uint64_t)k * 4); }
 static void prepare(void *dst, const float *x, int64_t k) { memcpy(dst, x, (size_t)k * 4); }
@@ -25,23 +25,29 @@ INLINE void forward_row(const int enc, const ramet__product_args *a, int64_t p) 
     int64_t blocks = a->k / 32, bytes = p16_bytes(enc, a->k);
     const uint8_t *panel = (const uint8_t *)a->packed + p * bytes;
     const float *x = a->x;
-    vf sum[HALVES];
-    UNROLL for (int h = 0; h < HALVES; h++) sum[h] = vzero();
-    for (int64_t b = 0; b < blocks; b++, x += 32)
+    vf y[HALVES];
+    UNROLL for (int h = 0; h < HALVES; h++) y[h] = vzero();
+    for (int64_t b = 0; b < blocks;) {
+        int64_t end = b + DEPTH / 32 < blocks ? b + DEPTH / 32 : blocks, first = b == 0;
+        vf sum[HALVES];
+        UNROLL for (int h = 0; h < HALVES; h++) sum[h] = vzero();
+        for (; b < end; b++, x += 32)
+            UNROLL for (int h = 0; h < HALVES; h++) {
+                vi q[8];
+                vf d, m;
+                p16_load(enc, q, panel, blocks, b, h);
+                p16_scale(enc, &d, &m, panel, blocks, b, h);
+                UNROLL for (int i = 0; i < 32; i++) sum[h] = vfma(vset(x[i]), weight(q[i / 4], i % 4, d, m), sum[h]);
+            }
         UNROLL for (int h = 0; h < HALVES; h++) {
-            vi q[8];
-            vf d, m;
-            p16_load(enc, q, panel, blocks, b, h);
-            p16_scale(enc, &d, &m, panel, blocks, b, h);
-            UNROLL for (int i = 0; i < 32; i++) sum[h] = vfma(vset(x[i]), weight(q[i / 4], i % 4, d, m), sum[h]);
+            int64_t n = p * 16 + h * VL;
+            if (!first) sum[h] = vadd(sum[h], y[h]);
+            else if (a->bias) sum[h] = vadd(sum[h], vget(a->bias + n, a->to - n));
+            if (first && a->accumulate) sum[h] = vadd(sum[h], vget(a->y + n, a->to - n));
+            y[h] = sum[h];
         }
-    UNROLL for (int h = 0; h < HALVES; h++) {
-        int64_t n = p * 16 + h * VL, left = a->to - n;
-        vf y = sum[h];
-        if (a->bias) y = vadd(y, vget(a->bias + n, left));
-        if (a->accumulate) y = vadd(y, vget(a->y + n, left));
-        vput(a->y + n, y, left);
     }
+    UNROLL for (int h = 0; h < HALVES; h++) vput(a->y + p * 16 + h * VL, y[h], a->to - p * 16 - h * VL);
 }
 
 /* dst[k][TILE_N]: the panel's 16 columns */
@@ -69,7 +75,9 @@ INLINE void forward(const int enc, const ramet__product_args *a) {
             else for (int64_t j = 0; j < a->k; j++) memset(w + j * TILE_N + 16 * i, 0, 64);
         }
         tile_out t = {1.0f, a->bias ? a->bias + p * 16 : NULL, a->accumulate, 0};
-        tile_rows(a->y + p * 16, a->y_stride, a->m, a->to - p * 16, a->x, a->x_stride / 4, 1, w, TILE_N, a->k, &t);
+        for (int64_t i = 0; i < a->k; i += DEPTH, t = (tile_out){1.0f, NULL, 1, 0})
+            tile_rows(a->y + p * 16, a->y_stride, a->m, a->to - p * 16, (const float *)a->x + i, a->x_stride / 4, 1, w + i * TILE_N, TILE_N,
+                      a->k - i < DEPTH ? a->k - i : DEPTH, &t);
     }
 }
 

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* rows.c - products of the packing "rows" in fp32: encoded rows are read where they lie, a few at a time become floats in scratch (F32
  * rows are used as they are). Forward sums run in VL lanes over k and are folded at the end, so a result depends on its own row of x
- * and of W alone; transposed sums are one FMA chain over n. */
+ * and of W alone; transposed sums are FMA chains over CHUNK outputs. */
 #include "blocks.h"
 #include "registry.h"
 #include "simd/tile.h"
@@ -11,7 +11,7 @@ enum { ROWS = 6 };
 #else
 enum { ROWS = 3 };
 #endif
-enum { OUTPUTS = 4, STRIP = 64, CHUNK = 512 };
+enum { OUTPUTS = 4, STRIP = 64, CHUNK = 256 };
 
 /* Elements k0.. of a row, filled up with zeros to a multiple of 16; k0 and, but at a row's end, count are multiples of 32. */
 typedef void decoder(float *dst, const uint8_t *row, int64_t k0, int64_t count);

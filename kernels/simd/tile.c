@@ -1,0 +1,74 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* tile.c - the register block of every fp32 product, compiled once a level. */
+#include "simd/tile.h"
+
+/* sum[r][v] += a[r * a_row + i * a_step] * b[i * ldb + v * VL] for i in 0..depth */
+INLINE void tile_fma(const int R, const int NV, vf sum[TILE_R][TILE_NV], const float *a, int64_t a_row, int64_t a_step, const float *b, int64_t ldb,
+                     int64_t depth) {
+    for (int64_t i = 0; i < depth; i++, a += a_step, b += ldb) {
+        vf w[TILE_NV];
+        UNROLL for (int v = 0; v < NV; v++) w[v] = vload(b + v * VL);
+        UNROLL for (int r = 0; r < R; r++) {
+            vf x = vset(a[r * a_row]);
+            UNROLL for (int v = 0; v < NV; v++) sum[r][v] = vfma(x, w[v], sum[r][v]);
+        }
+    }
+}
+
+INLINE void tile_run(const int R, const int NV, float *c, int64_t ldc, int64_t cols, const float *a, int64_t a_row, int64_t a_step, const float *b,
+                     int64_t ldb, int64_t depth, const tile_out *t) {
+    vf sum[TILE_R][TILE_NV];
+    UNROLL for (int r = 0; r < R; r++)
+        UNROLL for (int v = 0; v < NV; v++) sum[r][v] = t->start ? vget(c + r * ldc + v * VL, cols - v * VL) : vzero();
+    tile_fma(R, NV, sum, a, a_row, a_step, b, ldb, depth);
+    UNROLL for (int v = 0; v < NV; v++) {
+        int64_t left = cols - v * VL;
+        vf bias = t->bias ? vget(t->bias + v * VL, left) : vzero();
+        UNROLL for (int r = 0; r < R; r++) {
+            vf y = sum[r][v];
+            if (t->alpha != 1.0f) y = vmul(y, vset(t->alpha));
+            if (t->bias) y = vadd(y, bias);
+            if (t->add) y = vadd(y, vget(c + r * ldc + v * VL, left));
+            vput(c + r * ldc + v * VL, y, left);
+        }
+    }
+}
+
+INLINE void tile_rows_nv(const int NV, float *c, int64_t ldc, int64_t m, int64_t cols, const float *a, int64_t a_row, int64_t a_step, const float *b,
+                         int64_t ldb, int64_t depth, const tile_out *t) {
+    int64_t r = 0;
+    for (; r + TILE_R <= m; r += TILE_R) tile_run(TILE_R, NV, c + r * ldc, ldc, cols, a + r * a_row, a_row, a_step, b, ldb, depth, t);
+#ifdef RAMET__VEC512
+    for (; r + 4 <= m; r += 4) tile_run(4, NV, c + r * ldc, ldc, cols, a + r * a_row, a_row, a_step, b, ldb, depth, t);
+#endif
+    for (; r + 2 <= m; r += 2) tile_run(2, NV, c + r * ldc, ldc, cols, a + r * a_row, a_row, a_step, b, ldb, depth, t);
+    for (; r < m; r++) tile_run(1, NV, c + r * ldc, ldc, cols, a + r * a_row, a_row, a_step, b, ldb, depth, t);
+}
+void tile_rows(float *c, int64_t ldc, int64_t m, int64_t cols, const float *a, int64_t a_row, int64_t a_step, const float *b, int64_t ldb,
+               int64_t depth, const tile_out *t) {
+    if (cols > VL) tile_rows_nv(TILE_NV, c, ldc, m, cols, a, a_row, a_step, b, ldb, depth, t);
+    else tile_rows_nv(1, c, ldc, m, cols, a, a_row, a_step, b, ldb, depth, t);
+}
+
+void tile_turn(float *dst, int64_t ldd, const float *src, int64_t lds, int64_t rows, int64_t depth) {
+    for (int64_t r = 0; r < rows; r += VL) {
+        const float *p[VL];
+        int64_t left = rows - r, i = 0;
+        for (int64_t j = 0; j < VL; j++) p[j] = src + (r + (j < left ? j : left - 1)) * lds;
+        for (; i + 4 <= depth; i += 4) {
+            vi v[4];
+            UNROLL for (int t = 0; t < 4; t++) {
+                const float *q[VL / 4];
+                UNROLL for (int l = 0; l < VL / 4; l++) q[l] = p[4 * l + t] + i;
+                v[t] = vicast(vlanes(q));
+            }
+            vi a = vilo32(v[0], v[1]), b = vihi32(v[0], v[1]), c = vilo32(v[2], v[3]), d = vihi32(v[2], v[3]);
+            vput(dst + i * ldd + r, vcast(vilo64(a, c)), left);
+            vput(dst + (i + 1) * ldd + r, vcast(vihi64(a, c)), left);
+            vput(dst + (i + 2) * ldd + r, vcast(vilo64(b, d)), left);
+            vput(dst + (i + 3) * ldd + r, vcast(vihi64(b, d)), left);
+        }
+        for (; i < depth; i++)
+            for (int64_t j = 0; j < VL && j < left; j++) dst[i * ldd + r + j] = p[j][i];
+    }
+}

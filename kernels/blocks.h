@@ -29,6 +29,17 @@ static inline float ramet__half_f32(uint16_t h) {
     return ramet__bits_f32(sign | ramet__f32_bits(f));
 }
 
+/* Nearest even; beyond 65504: infinity; a NaN stays one. */
+static inline uint16_t ramet__f32_half(float f) {
+    uint32_t u = ramet__f32_bits(f), sign = u >> 16 & 0x8000u, mag = u & 0x7fffffffu;
+    if (mag > 0x7f800000u) return (uint16_t)(sign | 0x7e00u | (mag >> 13 & 0x3ffu));
+    if (mag >= 0x477ff000u) return (uint16_t)(sign | 0x7c00u);
+    if (mag < 0x38800000u) { /* subnormal: the sum with 0.5 rounds at 2^-24 */
+        return (uint16_t)(sign | (ramet__f32_bits(ramet__bits_f32(mag) + 0.5f) - 0x3f000000u));
+    }
+    return (uint16_t)(sign | ((mag + 0xfffu + (mag >> 13 & 1u) - 0x38000000u) >> 13));
+}
+
 static inline float ramet__brain_f32(uint16_t h) { return ramet__bits_f32((uint32_t)h << 16); }
 
 /* Nearest even; a NaN stays one. */

@@ -54,6 +54,8 @@ typedef struct ramet__product {
     int32_t col_step;         /* outputs (or inputs) a piece should cover: constant per ISA */
 } ramet__product;
 
+enum { RAMET__KV_ROWS, RAMET__KV_CACHE, RAMET__KV_CACHE_F16 }; /* how attention finds keys and values */
+
 /* ---- the table ------------------------------------------------------------------------------------------------- */
 typedef struct ramet__kernels {
     const char *isa;          /* "ref", "simd", "avx2", "avx512" */
@@ -63,6 +65,7 @@ typedef struct ramet__kernels {
     void (*mul)(float *y, const float *a, const float *b, int64_t n);
     void (*axpy)(float *y, float s, const float *x, int64_t n);
     void (*scale)(float *y, float s, const float *x, int64_t n);
+    void (*to_half)(uint16_t *y, const float *x, int64_t n);      /* IEEE half, nearest even; beyond 65504: infinity */
     float (*dot)(const float *a, const float *b, int64_t n);
     float (*sum)(const float *x, int64_t n);
     float (*max)(const float *x, int64_t n);
@@ -91,11 +94,12 @@ typedef struct ramet__kernels {
 
     /* Attention of `rows` queries of one kv head's group against keys 0..len-1 in blocks (inference) or flat rows (training).
      * q: [rows, group, hd] strides q_row (between rows) and hd between heads of the group; o likewise with o_row.
-     * limit[r]: keys 0..limit[r]-1 are visible to row r. k_block[b], v_block[b]: pointers to `block` consecutive keys,
-     * kv_row floats apart (kv_row = hd in a cache, = n_kv*hd in training rows). lse: [rows, group] (stride lse_row), may be NULL.
+     * limit[r]: keys 0..limit[r]-1 are visible to row r. k_block[b], v_block[b]: `block` consecutive keys and values as `layout` says:
+     * KV_ROWS: floats, a key every kv_row. KV_CACHE: floats, keys turned over [hd, block], values [block, hd]; KV_CACHE_F16: the same in
+     * halves (kv_row unused). lse: [rows, group] (stride lse_row), may be NULL.
      * exact: each row's result is independent of the others in the call. scratch: attention_scratch(rows, group, hd, block) bytes. */
     void (*attention)(float *o, int64_t o_row, float *lse, int64_t lse_row, const float *q, int64_t q_row, int64_t rows, int64_t group,
-                      int64_t hd, const float *const *k_block, const float *const *v_block, int64_t kv_row, int64_t block,
+                      int64_t hd, const void *const *k_block, const void *const *v_block, int32_t layout, int64_t kv_row, int64_t block,
                       const int32_t *limit, float scale, void *scratch);
     /* Gradient for one kv head of one segment of `rows` rows, causal (row r sees keys 0..r). dq, dk, dv are written (not added);
      * q, o, do, dq: [rows, group, hd] with stride q_row; k, v, dk, dv: [rows, hd] with stride kv_row; lse: [rows, group], lse_row. */

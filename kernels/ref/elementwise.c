@@ -16,6 +16,9 @@ void ramet__axpy_ref(float *y, float s, const float *x, int64_t n) {
     for (int64_t i = 0; i < n; i++) y[i] += s * x[i];
 }
 
+void ramet__to_half_ref(uint16_t *y, const float *x, int64_t n) {
+    for (int64_t i = 0; i < n; i++) y[i] = ramet__f32_half(x[i]);
+}
 void ramet__scale_ref(float *y, float s, const float *x, int64_t n) {
     for (int64_t i = 0; i < n; i++) y[i] = s * x[i];
 }

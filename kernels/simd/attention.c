@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* attention.c - attention in blocks of 64 keys with a running softmax, and its gradient (after Dao 2023, "FlashAttention-2").
- * A block of keys is turned over once and read by every row and every head of the group. All sums are FMA chains in a fixed
+ * A block of keys is turned over once (a cache has it so) and read by every row and every head of the group. All sums are FMA chains in a fixed
  * order; a row's bits do not depend on the rows beside it: keys that it must not see weigh exactly zero. */
 #include "blocks.h"
 #include "registry.h"
@@ -22,6 +22,17 @@ static void product(float *c, int64_t ldc, int64_t m, int64_t n, const float *a,
 static void copy_rows(float *dst, int64_t to, const float *src, int64_t stride, int64_t rows, int64_t hd) {
     for (int64_t r = 0; r < rows; r++)
         for (int64_t i = 0; i < to; i += VL) vstore(dst + r * to + i, vget(src + r * stride + i, hd - i));
+}
+
+/* n numbers of `size` bytes as floats */
+INLINE void widen(float *dst, const void *src, int64_t n, int64_t size) {
+    int64_t i = 0;
+    if (size == 4) {
+        memcpy(dst, src, (size_t)n * 4);
+        return;
+    }
+    for (; i + VL <= n; i += VL) vstore(dst + i, vhalf((const uint16_t *)src + i));
+    for (; i < n; i++) dst[i] = ramet__half_f32(((const uint16_t *)src)[i]);
 }
 
 uint64_t FN(attention_scratch)(int64_t rows, int64_t group, int64_t hd, int64_t block) {
@@ -56,9 +67,9 @@ INLINE float weights(float *s, int64_t seen, float *top, float *shrink) {
 }
 
 void FN(attention)(float *o, int64_t o_row, float *lse, int64_t lse_row, const float *q, int64_t q_row, int64_t rows, int64_t group, int64_t hd,
-                   const float *const *k_block, const float *const *v_block, int64_t kv_row, int64_t block, const int32_t *limit, float scale,
-                   void *scratch) {
-    int64_t wide = padded(hd), all = rows * group;
+                   const void *const *k_block, const void *const *v_block, int32_t layout, int64_t kv_row, int64_t block, const int32_t *limit,
+                   float scale, void *scratch) {
+    int64_t size = layout == RAMET__KV_CACHE_F16 ? 2 : 4, wide = padded(hd), all = rows * group;
     float *kt = scratch, *vp = kt + hd * KEYS, *qs = vp + KEYS * wide, *acc = qs + ROWS * wide, *s = acc + ROWS * wide, *top = s + ROWS * KEYS, *total = top + ROWS;
     for (int64_t first = 0; first < all; first += ROWS) {
         int64_t count = all - first < ROWS ? all - first : ROWS, most = 0;
@@ -75,13 +86,20 @@ void FN(attention)(float *o, int64_t o_row, float *lse, int64_t lse_row, const f
         }
         for (int64_t key = 0; key < most; key += KEYS) {
             int64_t here = most - key < KEYS ? most - key : KEYS;
-            if (here < KEYS) memset(kt, 0, (size_t)(hd * KEYS) * 4);
-            for (int64_t j = 0; j < here;) {
-                int64_t at = (key + j) % block, run = block - at < here - j ? block - at : here - j;
-                tile_turn(kt + j, KEYS, k_block[(key + j) / block] + at * kv_row, kv_row, run, hd);
-                j += run;
+            const float *keys = kt;
+            if (layout == RAMET__KV_CACHE && block == KEYS) keys = k_block[key / KEYS];
+            else {
+                if (here < KEYS) memset(kt, 0, (size_t)(hd * KEYS) * 4);
+                for (int64_t j = 0; j < here;) {
+                    int64_t at = (key + j) % block, run = block - at < here - j ? block - at : here - j;
+                    const char *k = (const char *)k_block[(key + j) / block] + (layout == RAMET__KV_ROWS ? at * kv_row : at) * size;
+                    if (layout == RAMET__KV_ROWS) tile_turn(kt + j, KEYS, (const float *)(const void *)k, kv_row, run, hd);
+                    else
+                        for (int64_t d = 0; d < hd; d++) widen(kt + d * KEYS + j, k + d * block * size, run, size);
+                    j += run;
+                }
             }
-            product(s, KEYS, count, here, qs, wide, 1, kt, KEYS, hd, &fresh);
+            product(s, KEYS, count, here, qs, wide, 1, keys, KEYS, hd, &fresh);
             for (int64_t i = 0; i < count; i++) {
                 int64_t seen = (int64_t)limit[(first + i) / group] - key;
                 float shrink;
@@ -96,9 +114,14 @@ void FN(attention)(float *o, int64_t o_row, float *lse, int64_t lse_row, const f
             }
             for (int64_t j = 0; j < here;) {
                 int64_t at = (key + j) % block, run = block - at < here - j ? block - at : here - j;
-                const float *v = v_block[(key + j) / block] + at * kv_row;
-                if (wide != hd) copy_rows(vp, wide, v, kv_row, run, hd);
-                product(acc, wide, count, wide, s + j, KEYS, 1, wide != hd ? vp : v, wide != hd ? wide : kv_row, run, &onward);
+                int64_t row = layout == RAMET__KV_ROWS ? kv_row : hd;
+                const void *values = (const char *)v_block[(key + j) / block] + at * row * size;
+                const float *v = values;
+                if (size == 2)
+                    for (int64_t r = 0; r < run; r++) widen(vp + r * wide, (const uint16_t *)values + r * hd, hd, size);
+                else if (wide != hd) copy_rows(vp, wide, v, row, run, hd);
+                if (size == 2 || wide != hd) v = vp, row = wide;
+                product(acc, wide, count, wide, s + j, KEYS, 1, v, row, run, &onward);
                 j += run;
             }
         }

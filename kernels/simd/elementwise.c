@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* elementwise.c - kernels over one row in vectors: arithmetic, sums, norms, activations, rotation, softmax, AdamW. */
+#include "blocks.h"
 #include "registry.h"
 #include "simd/exp.h"
 
@@ -9,6 +10,16 @@ void FN(add)(float *y, const float *a, const float *b, int64_t n) { EACH(i, n) v
 void FN(mul)(float *y, const float *a, const float *b, int64_t n) { EACH(i, n) vput(y + i, vmul(vget(a + i, left), vget(b + i, left)), left); }
 void FN(scale)(float *y, float s, const float *x, int64_t n) { EACH(i, n) vput(y + i, vmul(vset(s), vget(x + i, left)), left); }
 void FN(axpy)(float *y, float s, const float *x, int64_t n) { EACH(i, n) vput(y + i, vfma(vset(s), vget(x + i, left), vget(y + i, left)), left); }
+
+void FN(to_half)(uint16_t *y, const float *x, int64_t n) {
+    int64_t i = 0;
+#if defined(RAMET__VEC512)
+    for (; i + VL <= n; i += VL) _mm256_storeu_si256((__m256i *)(void *)(y + i), _mm512_cvtps_ph(vload(x + i), _MM_FROUND_TO_NEAREST_INT));
+#elif defined(__F16C__)
+    for (; i + VL <= n; i += VL) _mm_storeu_si128((__m128i *)(void *)(y + i), _mm256_cvtps_ph(vload(x + i), _MM_FROUND_TO_NEAREST_INT));
+#endif
+    for (; i < n; i++) y[i] = ramet__f32_half(x[i]);
+}
 
 /* Sixteen running sums at every width, as in ref. */
 INLINE float sum16(const vf s[HALVES]) { return vsum(HALVES == 1 ? s[0] : vadd(s[0], s[HALVES - 1])); }

@@ -30,11 +30,11 @@ typedef struct ramet__gshape { int32_t rank; ramet__axis axis; int64_t dim[RAMET
  * tuner, a session) allocates; it must outlive the plans that name it. */
 typedef struct ramet__var { const char *name; ramet__shape shape; float *data; } ramet__var;
 
-/* Keys and values of one sequence lie in blocks of `block` positions; a block holds, for each layer, K then V, each
- * [n_kv, block, head_dim] floats. */
-typedef struct ramet__cache_layout { int32_t layers, n_kv, head_dim, block; } ramet__cache_layout;
+/* Keys and values of one sequence lie in blocks of `block` positions; a block holds, for each layer, K [n_kv, head_dim, block] (as scores
+ * read it: a position is a column) then V [n_kv, block, head_dim], in floats or, `half`, in IEEE halves. */
+typedef struct ramet__cache_layout { int32_t layers, n_kv, head_dim, block, half; } ramet__cache_layout;
 static inline uint64_t ramet__cache_block_bytes(const ramet__cache_layout *c) {
-    return (uint64_t)c->layers * 2u * (uint64_t)c->n_kv * (uint64_t)c->block * (uint64_t)c->head_dim * sizeof(float);
+    return (uint64_t)c->layers * 2u * (uint64_t)c->n_kv * (uint64_t)c->block * (uint64_t)c->head_dim * (c->half ? 2u : 4u);
 }
 
 ramet_status ramet__graph_create(ramet__graph **out, ramet_runtime *rt, int64_t max_rows, int64_t max_outs, int32_t max_rank);

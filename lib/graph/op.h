@@ -13,7 +13,7 @@
 #define RAMET__NODE_OUT 3
 
 typedef struct ramet__attr {
-    int64_t i[6];
+    int64_t i[7];
     float f[2];
     const void *p;
 } ramet__attr;

@@ -32,7 +32,7 @@ static ramet__mode plan_mode(int32_t mode) { return mode == RAMET_MODE_EXACT ? R
 
 static ramet_status make_plan(ramet_session *s) {
     const ramet_model *m = s->model;
-    const ramet__build_options b = {.cached = 1, .block = RAMET__CACHE_BLOCK, .slots = s->o.max_rank > 0};
+    const ramet__build_options b = {.cached = 1, .block = RAMET__CACHE_BLOCK, .half = s->o.mode != RAMET_MODE_EXACT, .slots = s->o.max_rank > 0};
     const ramet__plan_options p = {.mode = plan_mode(s->o.mode), .max_context = s->o.max_context};
     ramet__graph *g = NULL;
     ramet__built built;
@@ -59,7 +59,7 @@ ramet_status ramet_session_create(ramet_session **out, ramet_model *model, const
     if (options) RAMET__TRY(ramet__options(&o, sizeof o, options, "ramet_session_create"));
     RAMET__TRY(check_options(&o, model));
     ramet__mem *mem = model->rt->mem;
-    const ramet__cache_layout layout = {model->h.n_layer, model->h.n_kv, model->h.head_dim, RAMET__CACHE_BLOCK};
+    const ramet__cache_layout layout = {model->h.n_layer, model->h.n_kv, model->h.head_dim, RAMET__CACHE_BLOCK, o.mode != RAMET_MODE_EXACT};
     RAMET__NEW(s, ramet__calloc(mem, 1, sizeof *s));
     s->model = ramet_model_retain(model);
     s->o = o;

@@ -30,6 +30,7 @@ typedef struct ramet__weight_spec {
 typedef struct ramet__build_options {
     int32_t cached;        /* attention over caches (sessions) or among the run's own rows (training, evaluation) */
     int32_t block;         /* positions in a cache block */
+    int32_t half;          /* caches in IEEE halves */
     int32_t slots;         /* adapter slots on every target */
     const char *targets;   /* NULL: all; else comma-separated PEFT names that get slots */
     ramet__var *(*train)(const char *name, void *user); /* NULL, or: a variable that stands in for this weight (full tuning) */

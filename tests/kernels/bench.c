@@ -179,7 +179,7 @@ static void bench_attention(const ramet__kernels *k, const limits *l) {
         float *q = malloc((size_t)(rows * wide) * 4), *o = malloc((size_t)(rows * wide) * 4), *dq = malloc((size_t)(rows * wide) * 4), *d_o = malloc((size_t)(rows * wide) * 4);
         float *kk = malloc((size_t)(keys * HD) * 4), *v = malloc((size_t)(keys * HD) * 4), *dk = malloc((size_t)(keys * HD) * 4), *dv = malloc((size_t)(keys * HD) * 4);
         float *lse = malloc((size_t)(rows * GROUP) * 4);
-        const float *kb[64], *vb[64];
+        const void *kb[64], *vb[64];
         int32_t limit[512];
         check_fill(q, rows * wide, 1); check_fill(kk, keys * HD, 1); check_fill(v, keys * HD, 1); check_fill(d_o, rows * wide, 1);
         for (int64_t b = 0; b < keys / BLOCK; b++) kb[b] = kk + b * BLOCK * HD, vb[b] = v + b * BLOCK * HD;
@@ -188,7 +188,7 @@ static void bench_attention(const ramet__kernels *k, const limits *l) {
         void *scratch = aligned_alloc(64, (size_t)((bytes > grad ? bytes : grad) + 127u) & ~(size_t)63u);
         double seconds, pairs = 0;
         for (int64_t r = 0; r < rows; r++) pairs += limit[r] * GROUP;
-        TIME(seconds, 0.05, k->attention(o, wide, lse, GROUP, q, wide, rows, GROUP, HD, kb, vb, HD, BLOCK, limit, 0.125f, scratch));
+        TIME(seconds, 0.05, k->attention(o, wide, lse, GROUP, q, wide, rows, GROUP, HD, kb, vb, RAMET__KV_ROWS, HD, BLOCK, limit, 0.125f, scratch));
         double rate = 4e-9 * HD * pairs / seconds;
         printf("  attention      %4d rows %4d keys %8.1f us %8.1f GFLOP/s %3.0f%% of fp32\n", (int)rows, (int)keys, seconds * 1e6, rate, l->fma > 0 ? 100 * rate / l->fma : 0.0);
         if (rows == keys) {

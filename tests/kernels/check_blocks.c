@@ -55,9 +55,9 @@ void check_gemm(const ramet__kernels *ref, const ramet__kernels *k, int thorough
 }
 
 /* Attention over a block table: memory of keys that no row sees holds NaN. */
-static void check_cache(const ramet__kernels *ref, const ramet__kernels *k, int64_t rows, int64_t group, int64_t hd, int64_t block, int64_t past) {
+static void check_cache(const ramet__kernels *ref, const ramet__kernels *k, int32_t layout, int64_t rows, int64_t group, int64_t hd, int64_t block, int64_t past) {
     int64_t length = past + rows, blocks = (length + block - 1) / block, q_row = group * hd + 5, o_row = group * hd + 3, kv_row = hd + (block > 16 ? 7 : 0), lse_row = group + 1;
-    const float **kb = check_memory((size_t)blocks * sizeof *kb), **vb = check_memory((size_t)blocks * sizeof *vb);
+    const void **kb = check_memory((size_t)blocks * sizeof *kb), **vb = check_memory((size_t)blocks * sizeof *vb);
     int32_t *limit = check_memory((size_t)rows * 4);
     float *q = check_floats((rows - 1) * q_row + group * hd), *o = check_floats((rows - 1) * o_row + group * hd), *want = check_copy(o, (rows - 1) * o_row + group * hd);
     float *lse = check_floats(rows * lse_row), *lse_want = check_copy(lse, rows * lse_row), scale = 1.0f / sqrtf((float)hd);
@@ -73,11 +73,21 @@ static void check_cache(const ramet__kernels *ref, const ramet__kernels *k, int6
             check_fill(vv + j * kv_row, hd, 1);
         }
         kb[b] = kk; vb[b] = vv;
+        if (layout == RAMET__KV_ROWS) continue;
+        float *turned = check_floats(hd * block), *values = check_floats(block * hd);
+        for (int64_t j = 0; j < seen; j++)
+            for (int64_t i = 0; i < hd; i++) turned[i * block + j] = kk[j * kv_row + i], values[j * hd + i] = vv[j * kv_row + i];
+        kb[b] = turned; vb[b] = values;
+        if (layout == RAMET__KV_CACHE) continue;
+        uint16_t *half_k = check_memory((size_t)(hd * block) * 2), *half_v = check_memory((size_t)(hd * block) * 2);
+        k->to_half(half_k, turned, hd * block);
+        k->to_half(half_v, values, hd * block);
+        kb[b] = half_k; vb[b] = half_v;
     }
     void *scratch = check_memory((size_t)(k->attention_scratch(rows, group, hd, block) + 63u) & ~(size_t)63u);
     void *scratch_ref = check_memory((size_t)(ref->attention_scratch(rows, group, hd, block) + 63u) & ~(size_t)63u);
-    k->attention(o, o_row, lse, lse_row, q, q_row, rows, group, hd, kb, vb, kv_row, block, limit, scale, scratch);
-    ref->attention(want, o_row, lse_want, lse_row, q, q_row, rows, group, hd, kb, vb, kv_row, block, limit, scale, scratch_ref);
+    k->attention(o, o_row, lse, lse_row, q, q_row, rows, group, hd, kb, vb, layout, kv_row, block, limit, scale, scratch);
+    ref->attention(want, o_row, lse_want, lse_row, q, q_row, rows, group, hd, kb, vb, layout, kv_row, block, limit, scale, scratch_ref);
     /* scores are below 4 sqrt(hd), with an error of hd roundings of that; so is the relative error of a weight, and |v| <= 1 */
     double score = 4 * sqrt((double)hd), bound = ULP * (2 * (double)hd * score * 0.25 + 2 * (double)length + 60);
     for (int64_t r = 0; r < rows; r++)
@@ -91,7 +101,7 @@ static void check_cache(const ramet__kernels *ref, const ramet__kernels *k, int6
         }
     for (int64_t r = 0; r < rows; r += rows > 5 ? 5 : 1) {
         float *alone = check_floats(group * hd), none = 0;
-        k->attention(alone, group * hd, NULL, 0, q + r * q_row, q_row, 1, group, hd, kb, vb, kv_row, block, limit + r, scale, scratch);
+        k->attention(alone, group * hd, NULL, 0, q + r * q_row, q_row, 1, group, hd, kb, vb, layout, kv_row, block, limit + r, scale, scratch);
         CHECK(!memcmp(alone, o + r * o_row, (size_t)(group * hd) * 4), "row %lld of %lld alone has other bits", (long long)r, (long long)rows);
         (void)none;
     }
@@ -105,9 +115,9 @@ static void check_grad(const ramet__kernels *ref, const ramet__kernels *k, int64
     int32_t *limit = check_memory((size_t)rows * 4);
     check_fill(q, nq, 2); check_fill(kk, nk, 2); check_fill(v, nk, 1); check_fill(d_o, nq, 1);
     for (int64_t r = 0; r < rows; r++) limit[r] = (int32_t)r + 1;
-    const float *kb[1] = {kk}, *vb[1] = {v};
+    const void *kb[1] = {kk}, *vb[1] = {v};
     void *scratch = check_memory((size_t)(ref->attention_scratch(rows, group, hd, rows) + 63u) & ~(size_t)63u);
-    ref->attention(o, q_row, lse, lse_row, q, q_row, rows, group, hd, kb, vb, kv_row, rows, limit, scale, scratch);
+    ref->attention(o, q_row, lse, lse_row, q, q_row, rows, group, hd, kb, vb, RAMET__KV_ROWS, kv_row, rows, limit, scale, scratch);
     scratch = check_memory((size_t)(k->attention_grad_scratch(rows, group, hd) + 63u) & ~(size_t)63u);
     k->attention_grad(dq, dk, dv, q, kk, v, o, d_o, lse, lse_row, q_row, kv_row, rows, group, hd, scale, scratch);
     scratch = check_memory((size_t)(ref->attention_grad_scratch(rows, group, hd) + 63u) & ~(size_t)63u);
@@ -131,13 +141,16 @@ static void check_grad(const ramet__kernels *ref, const ramet__kernels *k, int64
 
 void check_attention(const ramet__kernels *ref, const ramet__kernels *k, int thorough) {
     begin(k, "attention");
-    check_cache(ref, k, 1, 3, 64, 32, 0);
-    check_cache(ref, k, 1, 3, 64, 16, 100);
-    check_cache(ref, k, 1, 1, 8, 5, 33);
-    check_cache(ref, k, 40, 3, 64, 32, 0);
-    check_cache(ref, k, 35, 4, 16, 64, 70);
-    check_cache(ref, k, 9, 2, 80, 24, 50);
-    check_cache(ref, k, 70, 1, 20, 128, 3);
+    for (int32_t layout = RAMET__KV_ROWS; layout <= RAMET__KV_CACHE_F16; layout++) {
+        check_cache(ref, k, layout, 1, 3, 64, 32, 0);
+        check_cache(ref, k, layout, 1, 3, 64, 16, 100);
+        check_cache(ref, k, layout, 1, 3, 64, 64, 150);
+        check_cache(ref, k, layout, 1, 1, 8, 5, 33);
+        check_cache(ref, k, layout, 40, 3, 64, 32, 0);
+        check_cache(ref, k, layout, 35, 4, 16, 64, 70);
+        check_cache(ref, k, layout, 9, 2, 80, 24, 50);
+        check_cache(ref, k, layout, 70, 1, 20, 128, 3);
+    }
     begin(k, "attention_grad");
     check_grad(ref, k, 1, 1, 8);
     check_grad(ref, k, 33, 3, 64);
@@ -145,7 +158,7 @@ void check_attention(const ramet__kernels *ref, const ramet__kernels *k, int tho
     check_grad(ref, k, 130, 1, 80);
     if (thorough) {
         begin(k, "attention");
-        check_cache(ref, k, 200, 3, 64, 256, 100);
+        check_cache(ref, k, RAMET__KV_CACHE_F16, 200, 3, 64, 256, 100);
         begin(k, "attention_grad");
         check_grad(ref, k, 300, 3, 64);
     }

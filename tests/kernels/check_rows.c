@@ -2,6 +2,7 @@
 /* check_rows.c - the kernels over one row against ref: lengths around every vector width, misaligned, ending at an unreadable page,
  * in place where callers do so, extreme values. */
 #include "check.h"
+#include "blocks.h"
 
 static const int64_t lengths[] = {0, 1, 2, 3, 7, 8, 9, 15, 16, 17, 31, 32, 33, 63, 64, 65, 100, 576, 577, 1536, 4099};
 enum { LENGTHS = sizeof lengths / sizeof *lengths };
@@ -27,6 +28,24 @@ static void check_simple(const ramet__kernels *ref, const ramet__kernels *k, int
     begin(k, "add"); k->add(y, a, b, n); ref->add(z, a, b, n); same(y, z, NULL, n, 0);
     begin(k, "mul"); k->mul(y, a, b, n); ref->mul(z, a, b, n); same(y, z, NULL, n, 0);
     begin(k, "scale"); k->scale(y, 1.7f, a, n); ref->scale(z, 1.7f, a, n); same(y, z, NULL, n, 0);
+    {
+        static const float odd[] = {65504, 65519.99f, 65520, 1e-8f, 0x1p-24f, 0x1.8p-24f, 0x1p-25f, 0x1.000002p-25f, 6.1e-5f, 0x1.ffcp-15f, 0x1.ffep-15f, -0.0f, INFINITY, -INFINITY,
+                                    1e30f, 2049, 2051, 0x1p-14f, 0.1f, -1.0009766f};
+        uint16_t got[20], want[20];
+        begin(k, "to_half");
+        k->to_half(got, odd, 20); ref->to_half(want, odd, 20);
+        CHECK(!memcmp(got, want, sizeof got), "odd numbers: other halves than ref");
+    }
+    {
+        begin(k, "to_half");
+        uint16_t *half = check_memory((size_t)(2 * n) * 2 + 2);
+        k->to_half(half, a, n); ref->to_half(half + n, a, n);
+        CHECK(!memcmp(half, half + n, (size_t)n * 2), "n %lld: other halves than ref", (long long)n);
+        for (int64_t i = 0; i < n; i++) {
+            double got = (double)ramet__half_f32(half[i]), far = fabs(got - (double)a[i]);
+            CHECK(fabsf(a[i]) > 65504 || far <= fmax(fabs((double)a[i]) * 0x1p-11, 0x1p-25), "n %lld: %.9g became %.9g", (long long)n, (double)a[i], got);
+        }
+    }
     memcpy(y, b, (size_t)n * 4); memcpy(z, b, (size_t)n * 4);
     for (int64_t i = 0; i < n; i++) size[i] = fabsf(b[i]) + 1.7f * fabsf(a[i]);
     begin(k, "axpy"); k->axpy(y, -1.7f, a, n); ref->axpy(z, -1.7f, a, n); same(y, z, size, n, 2);

@@ -46,18 +46,18 @@ static void gradient(ramet__graph *g, const ramet__node *n, const ramet__val *do
 }
 
 typedef struct scratch_map {
-    const float **k, **v;
+    const void **k, **v;
     int32_t *limit;
     void *kernel;
 } scratch_map;
 static uint64_t scratch_size(int64_t blocks, uint64_t kernel) {
-    return ramet__align((uint64_t)blocks * sizeof(float *)) * 2 + ramet__align(QUERIES * sizeof(int32_t)) +
+    return ramet__align((uint64_t)blocks * sizeof(void *)) * 2 + ramet__align(QUERIES * sizeof(int32_t)) +
            ramet__align(kernel);
 }
 static scratch_map scratch_cut(void *scratch, int64_t blocks) {
     char *at = scratch;
-    uint64_t list = ramet__align((uint64_t)blocks * sizeof(float *));
-    return (scratch_map){(const float **)at, (const float **)(at + list), (int32_t *)(at + 2 * list),
+    uint64_t list = ramet__align((uint64_t)blocks * sizeof(void *));
+    return (scratch_map){(const void **)(void *)at, (const void **)(void *)(at + list), (int32_t *)(at + 2 * list),
                          at + 2 * list + ramet__align(QUERIES * sizeof(int32_t))};
 }
 
@@ -88,7 +88,7 @@ static void run(const ramet__step *s, const ramet__exec *x, int32_t phase, int64
     x->k->attention(ramet__row(s->out[0], c->row) + head * group * hd, n_head * hd,
                     ramet__row(s->out[1], c->row) + head * group, n_head,
                     ramet__row(s->in[0], c->row) + head * group * hd, n_head * hd, c->rows, group, hd, m.k, m.v,
-                    n_kv * hd, BLOCK, m.limit, 1.0f / sqrtf((float)hd), m.kernel);
+                    RAMET__KV_ROWS, n_kv * hd, BLOCK, m.limit, 1.0f / sqrtf((float)hd), m.kernel);
 }
 const ramet__op ramet__opdef_attention = {
     .name = "attention", .gradient = gradient, .prepare = prepare, .pieces = pieces, .run = run};
@@ -127,7 +127,7 @@ typedef struct cache_info {
     const ramet__spans *spans;
     int64_t blocks;
 } cache_info;
-/* attr: n_head, n_kv, head_dim, block, layers, layer */
+/* attr: n_head, n_kv, head_dim, block, layers, layer, half */
 ramet__val ramet__op_cache_attention(ramet__graph *g, ramet__val q, ramet__val k, ramet__val v, ramet__val seq,
                                      ramet__val pos, const ramet__cache_layout *cache, int32_t layer, int64_t n_head) {
     if (!ramet__want(g, cache && cache->block > 0 && layer >= 0 && layer < cache->layers, "cache_attention",
@@ -140,7 +140,7 @@ ramet__val ramet__op_cache_attention(ramet__graph *g, ramet__val q, ramet__val k
                      "cache_attention", "needs the position of each row"))
         return -1;
     ramet__val in[5] = {q, k, v, seq, pos};
-    ramet__attr attr = {.i = {n_head, cache->n_kv, cache->head_dim, cache->block, cache->layers, layer}};
+    ramet__attr attr = {.i = {n_head, cache->n_kv, cache->head_dim, cache->block, cache->layers, layer, cache->half}};
     ramet__gshape out = *shape(g, q);
     return ramet__node_add(g, &ramet__opdef_cache_attention, in, 5, &out, 1, &attr);
 }
@@ -152,7 +152,7 @@ static ramet_status cache_prepare(ramet__plan *p, ramet__step *s) {
         return ramet__fail(RAMET_E_ARGUMENT, "plan: max_context must be at least 1 for attention over a cache");
     int64_t group = s->attr.i[0] / s->attr.i[1], hd = s->attr.i[2], block = s->attr.i[3];
     info->blocks = ramet__ceil_div(p->max_context, block);
-    info->layout = (ramet__cache_layout){(int32_t)s->attr.i[4], (int32_t)s->attr.i[1], (int32_t)hd, (int32_t)block};
+    info->layout = (ramet__cache_layout){(int32_t)s->attr.i[4], (int32_t)s->attr.i[1], (int32_t)hd, (int32_t)block, (int32_t)s->attr.i[6]};
     RAMET__TRY(ramet__plan_spans(p, s->in[3], QUERIES, &info->spans));
     RAMET__TRY(ramet__plan_cache(p, s->in[3], s->in[4], block));
     s->scratch_bytes = scratch_size(info->blocks, p->rt->kernels->attention_scratch(QUERIES, group, hd, block));
@@ -163,10 +163,27 @@ static int64_t cache_pieces(const ramet__step *s, const ramet__exec *x, int32_t 
     (void)x;
     return phase == 0 ? info->spans->n_chunks : phase == 1 ? info->spans->n_chunks * s->attr.i[1] : -1;
 }
-/* First float of K of a head in a block; V lies n_kv * block * hd further. */
-static float *cache_at(const ramet__step *s, void *block, int64_t head) {
+/* K of a head in a block; V lies n_kv * block * hd numbers further. */
+static void *cache_at(const ramet__step *s, void *block, int64_t head) {
     int64_t n_kv = s->attr.i[1], hd = s->attr.i[2], size = s->attr.i[3], layer = s->attr.i[5];
-    return (float *)block + (layer * 2 * n_kv + head) * size * hd;
+    return (char *)block + (layer * 2 * n_kv + head) * size * hd * (s->attr.i[6] ? 2 : 4);
+}
+/* One position of one head: a column of K, a row of V. */
+static void cache_put(const ramet__step *s, const ramet__kernels *kernels, void *block, int64_t head, int64_t place, const float *k, const float *v) {
+    int64_t n_kv = s->attr.i[1], hd = s->attr.i[2], size = s->attr.i[3];
+    if (s->attr.i[6]) {
+        uint16_t *to = cache_at(s, block, head), half[64];
+        for (int64_t d = 0; d < hd; d += 64) {
+            int64_t n = RAMET__MIN(64, hd - d);
+            kernels->to_half(half, k + d, n);
+            for (int64_t i = 0; i < n; i++) to[(d + i) * size + place] = half[i];
+        }
+        kernels->to_half(to + n_kv * size * hd + place * hd, v, hd);
+    } else {
+        float *to = cache_at(s, block, head);
+        for (int64_t d = 0; d < hd; d++) to[d * size + place] = k[d];
+        memcpy(to + n_kv * size * hd + place * hd, v, (size_t)hd * sizeof *to);
+    }
 }
 static void cache_run(const ramet__step *s, const ramet__exec *x, int32_t phase, int64_t piece, void *scratch) {
     const cache_info *info = s->extra;
@@ -176,23 +193,21 @@ static void cache_run(const ramet__step *s, const ramet__exec *x, int32_t phase,
     const ramet__seq_view *seq = &x->run->seqs[c->key];
     if (phase == 0) {
         for (int64_t r = c->row; r < c->row + c->rows; r++)
-            for (int64_t head = 0; head < n_kv; head++) {
-                float *k = cache_at(s, seq->blocks[pos[r] / size], head) + pos[r] % size * hd;
-                memcpy(k, ramet__row(s->in[1], r) + head * hd, (size_t)hd * sizeof *k);
-                memcpy(k + n_kv * size * hd, ramet__row(s->in[2], r) + head * hd, (size_t)hd * sizeof *k);
-            }
+            for (int64_t head = 0; head < n_kv; head++)
+                cache_put(s, x->k, seq->blocks[pos[r] / size], head, pos[r] % size, ramet__row(s->in[1], r) + head * hd,
+                          ramet__row(s->in[2], r) + head * hd);
         return;
     }
     int64_t head = piece % n_kv, last = pos[c->row + c->rows - 1] + 1;
     scratch_map m = scratch_cut(scratch, info->blocks);
     for (int64_t b = 0; b * size < last; b++) {
         m.k[b] = cache_at(s, seq->blocks[b], head);
-        m.v[b] = m.k[b] + n_kv * size * hd;
+        m.v[b] = (const char *)m.k[b] + n_kv * size * hd * (s->attr.i[6] ? 2 : 4);
     }
     for (int32_t r = 0; r < c->rows; r++) m.limit[r] = pos[c->row + r] + 1;
     x->k->attention(ramet__row(s->out[0], c->row) + head * group * hd, n_head * hd, NULL, 0,
-                    ramet__row(s->in[0], c->row) + head * group * hd, n_head * hd, c->rows, group, hd, m.k, m.v, hd,
-                    size, m.limit, 1.0f / sqrtf((float)hd), m.kernel);
+                    ramet__row(s->in[0], c->row) + head * group * hd, n_head * hd, c->rows, group, hd, m.k, m.v,
+                    s->attr.i[6] ? RAMET__KV_CACHE_F16 : RAMET__KV_CACHE, hd, size, m.limit, 1.0f / sqrtf((float)hd), m.kernel);
 }
 const ramet__op ramet__opdef_cache_attention = {
     .name = "cache_attention", .overwrites = {1}, .prepare = cache_prepare, .pieces = cache_pieces, .run = cache_run};

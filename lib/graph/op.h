@@ -242,15 +242,18 @@ ramet__val ramet__op_exp(ramet__graph *g, ramet__val x);
 ramet__val ramet__op_log(ramet__graph *g, ramet__val x);
 ramet__val ramet__op_recip(ramet__graph *g, ramet__val x);
 ramet__val ramet__op_rsqrt(ramet__graph *g, ramet__val x);
-ramet__val ramet__op_row_sum(ramet__graph *g, ramet__val x);                          /* [R,n] -> [R] */
-ramet__val ramet__op_row_scale(ramet__graph *g, ramet__val x, ramet__val s);          /* [R,n] * s[R] */
-ramet__val ramet__op_row_fill(ramet__graph *g, ramet__val s, int64_t n);              /* [R] -> [R,n] */
+ramet__val ramet__op_step(ramet__graph *g, ramet__val x);                      /* 1 where x > 0, else 0 */
+ramet__val ramet__op_row_sum(ramet__graph *g, ramet__val x);                   /* [R,n] -> [R] */
+ramet__val ramet__op_row_scale(ramet__graph *g, ramet__val x, ramet__val s);   /* [R,n] * s[R] */
+ramet__val ramet__op_row_fill(ramet__graph *g, ramet__val s, int64_t n);       /* [R] or [R,m] -> [R,n], m divides n */
+ramet__val ramet__op_group_sum(ramet__graph *g, ramet__val x, int64_t groups); /* [R,n] -> [R,groups] */
 ramet__val ramet__op_fill(ramet__graph *g, ramet__val v, const ramet__gshape *shape); /* [1] or [n] -> shape */
-ramet__val ramet__op_softmax(ramet__graph *g, ramet__val x);
-ramet__val ramet__op_lse(ramet__graph *g, ramet__val x);                  /* log-sum-exp of each row [R] */
-ramet__val ramet__op_pick(ramet__graph *g, ramet__val x, ramet__val ids); /* x[r, ids[r]] [R]; negative: 0 */
-ramet__val ramet__op_onehot(ramet__graph *g, ramet__val s, ramet__val ids,
-                            int64_t n);                                   /* s[r] at column ids[r], else 0 */
+ramet__val ramet__op_softmax(ramet__graph *g, ramet__val x,
+                             int64_t groups);            /* of each of `groups` equal parts of a row */
+ramet__val ramet__op_lse(ramet__graph *g, ramet__val x); /* log-sum-exp of each row [R] */
+/* x[r, ids[r,i]], shaped as ids, [R] or [R,m]; negative: 0. And back: s[r,i] added to column ids[r,i] of [R,n]. */
+ramet__val ramet__op_pick(ramet__graph *g, ramet__val x, ramet__val ids);
+ramet__val ramet__op_onehot(ramet__graph *g, ramet__val s, ramet__val ids, int64_t n);
 ramet__val ramet__op_keep(ramet__graph *g, ramet__val x, ramet__val ids); /* 0 where ids[r] < 0 */
 ramet__val ramet__op_rms_norm_grad(ramet__graph *g, ramet__val x, ramet__val w, ramet__val dy, float eps);
 ramet__val ramet__op_rms_norm_dw(ramet__graph *g, ramet__val x, ramet__val dy, float eps);
@@ -259,6 +262,16 @@ ramet__val ramet__op_embed_grad(ramet__graph *g, ramet__val dy, ramet__val ids, 
 ramet__val ramet__op_gather_grad(ramet__graph *g, ramet__val dy, ramet__val index, const ramet__gshape *shape);
 ramet__val ramet__op_linear_dx(ramet__graph *g, ramet__val dy, ramet__val w); /* dy[R,n] w[n,k] -> [R,k] */
 ramet__val ramet__op_linear_dw(ramet__graph *g, ramet__val dy, ramet__val x); /* dy[R,n]^T x[R,k] -> [n,k] */
+/* Causal products head by head among rows of one sequence (heads.c). */
+typedef struct ramet__heads {
+    int64_t n, n_kv, dim;
+} ramet__heads;
+ramet__val ramet__op_head_nt(ramet__graph *g, ramet__val q, ramet__val k, ramet__val seq, const ramet__heads *h,
+                             float scale, float hidden); /* -> s [R, n*max_rows] */
+ramet__val ramet__op_head_nn(ramet__graph *g, ramet__val s, ramet__val k, ramet__val seq, const ramet__heads *h,
+                             float scale); /* -> [R, n*dim] */
+ramet__val ramet__op_head_tn(ramet__graph *g, ramet__val s, ramet__val q, ramet__val seq, const ramet__heads *h,
+                             float scale); /* -> [R, n_kv*dim] */
 /* Products with one matrix of a slot (which: 0 A, 1 B), rows by adapter, times the adapter's scale for B. m: the slot
  * value, or a plain value of its shape that stands in for it. base: -1, or what the result is added to. */
 ramet__val ramet__op_slot_nt(ramet__graph *g, ramet__val x, ramet__val m, ramet__val base, int64_t slot,

@@ -208,7 +208,7 @@ static void test_row_operations(void **state) {
             for (int32_t j = 0; j < R * 9; j++) want[j] = s[j / 9];
             break;
         case 5:
-            v = ramet__op_softmax(t.g, a);
+            v = ramet__op_softmax(t.g, a, 1);
             for (int32_t j = 0; j < R * 9; j++) want[j] = exp(x[j] - lse_of(x + j / 9 * 9, 9));
             break;
         case 6:

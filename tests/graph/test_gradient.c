@@ -19,7 +19,7 @@ typedef struct scene {
 typedef ramet__val (*build_fn)(scene *s);
 
 static const int32_t ids[R] = {3, 0, 3, -1, 6}, pos[R] = {0, 1, 2, 0, 1}, seq[R] = {4, 4, 4, 9, 9}, outs[O] = {4, 1, 1},
-                     labels[O] = {2, -1, 6}, mask[R] = {0, 1, 0, 0, 2};
+                     labels[O] = {2, -1, 6}, mask[R] = {0, 1, 0, 0, 2}, some[R * 2] = {3, 3, 0, 6, -1, 2, -1, -1, 5, 4};
 static const float weights[O] = {0.5f, 1.0f, 2.0f};
 static const int32_t top_ids[O * 3] = {2, 0, 5, 1, -1, -1, 6, 3, 4};
 static const float top_p[O * 3] = {0.5f, 0.2f, 0.1f, 0.9f, 0, 0, 0.3f, 0.3f, 0.4f};
@@ -87,7 +87,7 @@ static ramet__val case_sums(scene *s) {
                "p"),
         number(s, c, "q"));
 }
-static ramet__val case_softmax(scene *s) { return number(s, ramet__op_softmax(s->g, rows_of(s, "a", 9)), "p"); }
+static ramet__val case_softmax(scene *s) { return number(s, ramet__op_softmax(s->g, rows_of(s, "a", 9), 1), "p"); }
 static ramet__val case_lse(scene *s) { return number(s, ramet__op_lse(s->g, rows_of(s, "a", 9)), "p"); }
 static ramet__val case_pick(scene *s) {
     return number(s,
@@ -96,6 +96,10 @@ static ramet__val case_pick(scene *s) {
                                                   in_rows(s, "ids")),
                                    in_rows(s, "ids"), 8),
                   "p");
+}
+static ramet__val case_pick_some(scene *s) { /* several columns a row, one of them twice in the first */
+    ramet__val k = ramet__graph_input(s->g, "some", RAMET__TYPE_I32, RAMET__AXIS_ROWS, 2), x = rows_of(s, "a", 7);
+    return number(s, ramet__op_onehot(s->g, ramet__op_pick(s->g, ramet__op_mul(s->g, x, x), k), k, 8), "p");
 }
 static ramet__val case_edit(scene *s) {
     return number(s, ramet__op_edit(s->g, rows_of(s, "a", 4), rows_of(s, "b", 4), in_rows(s, "mask")), "p");
@@ -130,6 +134,28 @@ static ramet__val case_attention(scene *s) {
                   ramet__op_attention(s->g, rows_of(s, "a", 32), rows_of(s, "k", 16), rows_of(s, "v", 16),
                                       in_rows(s, "seq"), 4, 2, 8),
                   "p");
+}
+static const ramet__heads heads = {4, 2, 3};
+static ramet__val case_head_nt(scene *s) {
+    return number(
+        s, ramet__op_head_nt(s->g, rows_of(s, "a", 12), rows_of(s, "k", 6), in_rows(s, "seq"), &heads, 0.6f, 0), "p");
+}
+static ramet__val case_head_nn(scene *s) {
+    return number(
+        s, ramet__op_head_nn(s->g, rows_of(s, "s", 4 * R), rows_of(s, "k", 6), in_rows(s, "seq"), &heads, 0.6f), "p");
+}
+static ramet__val case_head_tn(scene *s) {
+    return number(
+        s, ramet__op_head_tn(s->g, rows_of(s, "s", 4 * R), rows_of(s, "a", 12), in_rows(s, "seq"), &heads, 0.6f), "p");
+}
+static ramet__val case_groups(scene *s) {
+    ramet__val x = ramet__op_softmax(s->g, rows_of(s, "a", 12), 3),
+               y = ramet__op_group_sum(s->g, rows_of(s, "b", 8), 4);
+    return number(s, ramet__op_mul(s->g, x, ramet__op_row_fill(s->g, y, 12)), "p");
+}
+static ramet__val case_step(scene *s) { /* a ramp */
+    ramet__val x = rows_of(s, "a", 4);
+    return number(s, ramet__op_mul(s->g, ramet__op_mul(s->g, x, x), ramet__op_step(s->g, x)), "p");
 }
 static ramet__val loss_weight(scene *s) {
     return ramet__graph_input(s->g, "weight", RAMET__TYPE_F32, RAMET__AXIS_OUTS, 0);
@@ -204,6 +230,7 @@ static const test_case cases[] = {
     {"softmax", case_softmax, 1, 0},
     {"lse", case_lse, 1, 0},
     {"pick onehot keep", case_pick, 1, 0},
+    {"pick some", case_pick_some, 1, 0},
     {"edit", case_edit, 1, 0},
     {"gather", case_gather, 1, 0},
     {"fill", case_fill, 1, 0},
@@ -212,14 +239,22 @@ static const test_case cases[] = {
     {"rope halves", case_rope_halves, 1, 0},
     {"linear", case_linear, 1, 0},
     {"linear encoded", case_linear_encoded, 1, 1},
-    {"attention", case_attention, 0, 0},
+    {"attention", case_attention, 1, 0},
+    {"head_nt", case_head_nt, 1, 0},
+    {"head_nn", case_head_nn, 1, 0},
+    {"head_tn", case_head_tn, 1, 0},
+    {"groups", case_groups, 1, 0},
+    {"step", case_step, 1, 0},
     {"cross_entropy", case_cross_entropy, 1, 0},
-    {"kl_top", case_kl_top, 0, 0},
+    {"kl_top", case_kl_top, 1, 0},
     {"kl", case_kl, 1, 0},
     {"mse", case_mse, 1, 0},
     {"head_loss", case_head, 0, 1},
     {"head_loss kl_top", case_head_kl, 0, 1},
+    {"head_loss twice", case_head, 1, 0},
+    {"head_loss kl_top twice", case_head_kl, 1, 0},
     {"layer", case_layer, 0, 1},
+    {"layer twice", case_layer, 1, 1},
 };
 
 /* Operations that some plan of this program held. */
@@ -237,8 +272,8 @@ static void run(ramet__plan *p) {
     const struct {
         const char *name;
         const void *data;
-    } more[] = {{"pos", pos},   {"seq", seq},        {"outs", outs},       {"labels", labels},
-                {"mask", mask}, {"weight", weights}, {"top_ids", top_ids}, {"top_p", top_p}};
+    } more[] = {{"pos", pos},        {"seq", seq},         {"outs", outs},   {"labels", labels}, {"mask", mask},
+                {"weight", weights}, {"top_ids", top_ids}, {"top_p", top_p}, {"some", some}};
     for (int32_t i = 0; i < RAMET__COUNT(more); i++)
         for (int64_t j = 0; j < p->n_inputs; j++)
             if (!strcmp(p->inputs[j]->name, more[i].name)) give(&r, more[i].name, more[i].data);
@@ -369,6 +404,67 @@ static void test_gradients_through_encoded_weights(void **state) {
             for (int32_t e = 1; e < RAMET__ENC_COUNT; e++) check(&cases[i], (ramet__enc)e);
 }
 
+/* What stands for an operation while differentiating gives its numbers, */
+static void test_expansions_give_the_same_numbers(void **state) {
+    (void)state;
+    static const ramet__op *const want[] = {&ramet__opdef_silu_grad,          &ramet__opdef_rms_norm_grad,
+                                            &ramet__opdef_rms_norm_dw,        &ramet__opdef_attention_grad,
+                                            &ramet__opdef_cross_entropy_grad, &ramet__opdef_kl_top_grad};
+    int32_t found[RAMET__COUNT(want)] = {0};
+    for (int32_t i = 0; i < RAMET__COUNT(cases); i++) {
+        scene s = {.rt = test_runtime(2), .enc = RAMET__ENC_F32};
+        ramet__plan *p = NULL;
+        ramet__plan_options po = {.mode = RAMET__MODE_EXACT, .max_context = 8};
+        ramet__val wrt[MAX_VARS], grad[MAX_VARS];
+        char name[24];
+        OK(ramet__graph_create(&s.g, s.rt, R, O, 0));
+        ramet__val loss = cases[i].build(&s);
+        for (int32_t j = 0; j < s.n; j++) wrt[j] = ramet__graph_var(s.g, &s.var[j]);
+        OK(ramet__graph_gradient(s.g, loss, wrt, s.n, grad));
+        int32_t pairs = 0;
+        int64_t nodes = s.g->n_nodes, size[16];
+        for (int64_t at = 0; at < nodes; at++) {
+            ramet__node n = s.g->nodes[at];
+            ramet__val out[RAMET__NODE_OUT] = {-1, -1, -1};
+            if (!n.op->expand) continue;
+            for (int32_t j = 0; j < RAMET__COUNT(want); j++) found[j] |= want[j] == n.op;
+            n.op->expand(s.g, &n, out);
+            OK(ramet__graph_status(s.g));
+            for (int32_t j = 0; j < n.n_out; j++, pairs++) {
+                assert_true(pairs < RAMET__COUNT(size));
+                const ramet__gshape *shape = ramet__graph_shape(s.g, n.out[j]);
+                assert_true(ramet__same_shape(shape, ramet__graph_shape(s.g, out[j])));
+                size[pairs] = ramet__gcols(shape) * (shape->axis == RAMET__AXIS_STATIC ? ramet__grows(shape)
+                                                     : shape->axis == RAMET__AXIS_ROWS ? R
+                                                                                       : O);
+                snprintf(name, sizeof name, "node%d", pairs);
+                ramet__graph_output(s.g, name, n.out[j]);
+                snprintf(name, sizeof name, "expand%d", pairs);
+                ramet__graph_output(s.g, name, out[j]);
+            }
+        }
+        ramet__graph_output(s.g, "loss", loss);
+        OK(ramet__plan_create(&p, s.g, &po));
+        ramet__graph_free(s.g);
+        run(p);
+        for (int32_t j = 0; j < pairs; j++) {
+            double exact[512];
+            assert_true(size[j] <= RAMET__COUNT(exact));
+            snprintf(name, sizeof name, "node%d", j);
+            const float *y = output(p, name);
+            for (int64_t k = 0; k < size[j]; k++) exact[k] = y[k];
+            snprintf(name, sizeof name, "expand%d", j);
+            near(output(p, name), exact, size[j], 2e-6, cases[i].name);
+        }
+        for (int32_t j = 0; j < s.n; j++) free(s.var[j].data);
+        ramet__plan_free(p);
+        for (int32_t j = 0; j < s.n_weights; j++) ramet__weight_free(s.weight[j]);
+        ramet_runtime_free(s.rt);
+    }
+    for (int32_t j = 0; j < RAMET__COUNT(want); j++)
+        if (!found[j]) fail_msg("no case holds '%s'", want[j]->name);
+}
+
 /* What is registered is differentiated here, but for what test_run.c and test_forward.c are about. */
 static void test_every_operation_took_part(void **state) {
     (void)state;
@@ -387,8 +483,8 @@ static void test_every_operation_took_part(void **state) {
 }
 
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_gradients_match_differences),
-                                       cmocka_unit_test(test_gradients_through_encoded_weights),
-                                       cmocka_unit_test(test_every_operation_took_part)};
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_gradients_match_differences), cmocka_unit_test(test_gradients_through_encoded_weights),
+        cmocka_unit_test(test_expansions_give_the_same_numbers), cmocka_unit_test(test_every_operation_took_part)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

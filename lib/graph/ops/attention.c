@@ -8,8 +8,9 @@
 #include <math.h>
 #include <string.h>
 
-#define QUERIES 32 /* rows of a piece */
-#define BLOCK 64   /* keys that a piece without a cache looks at together */
+#define QUERIES 32    /* rows of a piece */
+#define BLOCK 64      /* keys that a piece without a cache looks at together */
+#define HIDDEN -1e30f /* a score that no exponential sees */
 
 static const ramet__gshape *shape(const ramet__graph *g, ramet__val v) { return ramet__graph_shape(g, v); }
 static int32_t check(ramet__graph *g, ramet__val q, ramet__val k, ramet__val v, ramet__val seq, int64_t n_head,
@@ -95,6 +96,19 @@ const ramet__op ramet__opdef_attention = {
 
 /* ---- gradient: in = q, k, v, seq, o, lse, do; out = dq, dk, dv. A piece owns one key-value head of one run of rows.
  * ---- */
+/* p = softmax(scale q k), dp = do v, ds = p (dp - sum(p dp)). o and lse are functions of q, k, v, made again here. */
+static void grad_expand(ramet__graph *g, const ramet__node *n, ramet__val *out) {
+    ramet__heads h = {n->attr.i[0], n->attr.i[1], n->attr.i[2]};
+    float scale = 1.0f / sqrtf((float)h.dim);
+    ramet__val q = n->in[0], k = n->in[1], v = n->in[2], seq = n->in[3], d_o = n->in[6];
+    ramet__val p = ramet__op_softmax(g, ramet__op_head_nt(g, q, k, seq, &h, scale, HIDDEN), h.n);
+    ramet__val t = ramet__op_mul(g, p, ramet__op_head_nt(g, d_o, v, seq, &h, 1.0f, 0.0f));
+    ramet__val sum = ramet__op_row_fill(g, ramet__op_group_sum(g, t, h.n), ramet__gcols(shape(g, t)));
+    ramet__val ds = ramet__op_sub(g, t, ramet__op_mul(g, p, sum));
+    out[0] = ramet__op_head_nn(g, ds, k, seq, &h, scale);
+    out[1] = ramet__op_head_tn(g, ds, q, seq, &h, scale);
+    out[2] = ramet__op_head_tn(g, p, d_o, seq, &h, 1.0f);
+}
 static ramet_status grad_prepare(ramet__plan *p, ramet__step *s) {
     const ramet__spans *spans = NULL;
     RAMET__TRY(ramet__plan_spans(p, s->in[3], QUERIES, &spans));
@@ -119,7 +133,7 @@ static void grad_run(const ramet__step *s, const ramet__exec *x, int32_t phase, 
                          1.0f / sqrtf((float)hd), scratch);
 }
 const ramet__op ramet__opdef_attention_grad = {
-    .name = "attention_grad", .prepare = grad_prepare, .pieces = grad_pieces, .run = grad_run};
+    .name = "attention_grad", .expand = grad_expand, .prepare = grad_prepare, .pieces = grad_pieces, .run = grad_run};
 
 /* ---- over a cache: in = q, k, v, seq, pos. First every row's k and v are written, then every query looks. ---- */
 typedef struct cache_info {

@@ -12,6 +12,8 @@
 
 #define ROWS 32       /* rows of a head_loss piece */
 #define MASKED -1e30f /* a logit that no exponential sees */
+#define REST 1e-6f    /* a smaller rest is rounding */
+#define FLOOR 1e-12f  /* of what a model leaves to the rest, in second derivatives */
 
 static const ramet__gshape *shape(const ramet__graph *g, ramet__val v) { return ramet__graph_shape(g, v); }
 static int32_t check(ramet__graph *g, ramet__val logits, ramet__val ids, ramet__val p, ramet__val weight,
@@ -77,8 +79,24 @@ static void loss_gradient(ramet__graph *g, const ramet__node *n, const ramet__va
 /* coef (softmax - onehot), 0 where the label is negative */
 static void grad_expand(ramet__graph *g, const ramet__node *n, ramet__val *out) {
     ramet__val c = ramet__op_keep(g, n->in[2], n->in[1]);
-    out[0] = ramet__op_sub(g, ramet__op_row_scale(g, ramet__op_softmax(g, n->in[0]), c),
+    out[0] = ramet__op_sub(g, ramet__op_row_scale(g, ramet__op_softmax(g, n->in[0], 1), c),
                            ramet__op_onehot(g, c, n->in[1], ramet__gcols(shape(g, n->in[0]))));
+}
+/* coef (q c + onehot(q (P + r - c) - p)), c = P - r Q / U; U, what q leaves to all other classes, is summed over them
+ */
+static void kl_grad_expand(ramet__graph *g, const ramet__node *n, ramet__val *out) {
+    ramet__val ids = n->in[1], p = n->in[3], q = ramet__op_softmax(g, n->in[0], 1), qk = ramet__op_pick(g, q, ids);
+    int64_t cols = ramet__gcols(shape(g, q));
+    ramet__val P = ramet__op_row_sum(g, ramet__op_onehot(g, p, ids, cols));
+    ramet__val r = ramet__op_scale(g, ramet__op_sub(g, P, ramet__graph_const(g, 1.0f)), -1.0f);
+    r = ramet__op_mul(g, r, ramet__op_step(g, ramet__op_sub(g, r, ramet__graph_const(g, REST))));
+    ramet__val U = ramet__op_row_sum(g, ramet__op_sub(g, q, ramet__op_onehot(g, qk, ids, cols)));
+    ramet__val ratio = ramet__op_mul(g, ramet__op_row_sum(g, qk),
+                                     ramet__op_recip(g, ramet__op_add(g, U, ramet__graph_const(g, FLOOR))));
+    ramet__val c = ramet__op_sub(g, P, ramet__op_mul(g, r, ratio));
+    ramet__val at = ramet__op_sub(g, ramet__op_row_scale(g, qk, ramet__op_sub(g, ramet__op_add(g, P, r), c)), p);
+    out[0] = ramet__op_row_scale(g, ramet__op_add(g, ramet__op_row_scale(g, q, c), ramet__op_onehot(g, at, ids, cols)),
+                                 n->in[2]);
 }
 
 /* ---- one row: the term, and with `grad` the logits become their gradient. `z` is writable and restored otherwise.
@@ -104,7 +122,7 @@ static float kl_row(const ramet__kernels *k, float *z, int64_t n, const int32_t 
         if (p[i] > 0) term += p[i] * (log(p[i]) - ((double)saved[i] - lse));
     }
     double rest = RAMET__MAX(0.0, 1.0 - mass), c = mass;
-    if (rest < 1e-6) rest = 0;
+    if (rest < REST) rest = 0;
     if (rest > 0) { /* log of the mass that the model leaves to all other classes, without cancellation */
         for (int64_t i = 0; i < top; i++)
             if (ids[i] >= 0) z[ids[i]] = MASKED;
@@ -175,7 +193,7 @@ const ramet__op ramet__opdef_cross_entropy_grad = {
 const ramet__op ramet__opdef_kl_top = {
     .name = "kl_top", .gradient = loss_gradient, .prepare = loss_prepare, .pieces = loss_pieces, .run = loss_run};
 const ramet__op ramet__opdef_kl_top_grad = {
-    .name = "kl_top_grad", .overwrites = {1}, .prepare = loss_prepare, .rows = grad_rows};
+    .name = "kl_top_grad", .overwrites = {1}, .expand = kl_grad_expand, .prepare = loss_prepare, .rows = grad_rows};
 
 /* ---- fused with the product, made by fusion only: in = x, W, ids, weight, p (kl_top), coef (with a gradient); out =
  * loss, row, dx ---- */

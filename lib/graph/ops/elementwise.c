@@ -138,6 +138,7 @@ ramet__val ramet__op_exp(ramet__graph *g, ramet__val x) { return unary(g, &ramet
 ramet__val ramet__op_log(ramet__graph *g, ramet__val x) { return unary(g, &ramet__opdef_log, x, NULL); }
 ramet__val ramet__op_recip(ramet__graph *g, ramet__val x) { return unary(g, &ramet__opdef_recip, x, NULL); }
 ramet__val ramet__op_rsqrt(ramet__graph *g, ramet__val x) { return unary(g, &ramet__opdef_rsqrt, x, NULL); }
+ramet__val ramet__op_step(ramet__graph *g, ramet__val x) { return unary(g, &ramet__opdef_step, x, NULL); }
 ramet__val ramet__op_silu_grad(ramet__graph *g, ramet__val x, ramet__val dy) {
     if (!numbers(g, x, "silu_grad") || !numbers(g, dy, "silu_grad") ||
         !ramet__want(g, ramet__same_shape(shape(g, x), shape(g, dy)), "silu_grad", "shapes differ"))
@@ -177,6 +178,12 @@ static void rsqrt_gradient(ramet__graph *g, const ramet__node *n, const ramet__v
                            ramet__val *din) { /* -y^3/2 */
     ramet__val y = n->out[0];
     din[0] = ramet__op_scale(g, ramet__op_mul(g, dout[0], ramet__op_mul(g, y, ramet__op_mul(g, y, y))), -0.5f);
+}
+static void step_gradient(ramet__graph *g, const ramet__node *n, const ramet__val *dout, ramet__val *din) {
+    (void)g;
+    (void)n;
+    (void)dout;
+    (void)din; /* zero wherever it exists: nothing flows */
 }
 
 #define SPAN()                                                                                                         \
@@ -229,6 +236,11 @@ static void rsqrt_run(const ramet__step *s, const ramet__exec *x, int64_t r0, in
     (void)x;
     for (int64_t i = 0; i < n; i++) y[i] = 1.0f / sqrtf(v[i]);
 }
+static void step_run(const ramet__step *s, const ramet__exec *x, int64_t r0, int64_t r1, void *scratch) {
+    SPAN();
+    (void)x;
+    for (int64_t i = 0; i < n; i++) y[i] = v[i] > 0 ? 1.0f : 0.0f;
+}
 
 const ramet__op ramet__opdef_scale = {
     .name = "scale", .overwrites = {1}, .gradient = scale_gradient, .rows = scale_run};
@@ -246,3 +258,4 @@ const ramet__op ramet__opdef_recip = {
     .name = "recip", .overwrites = {1}, .gradient = recip_gradient, .rows = recip_run};
 const ramet__op ramet__opdef_rsqrt = {
     .name = "rsqrt", .overwrites = {1}, .gradient = rsqrt_gradient, .rows = rsqrt_run};
+const ramet__op ramet__opdef_step = {.name = "step", .overwrites = {1}, .gradient = step_gradient, .rows = step_run};

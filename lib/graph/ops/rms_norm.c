@@ -44,7 +44,7 @@ ramet__val ramet__op_rms_norm_dw(ramet__graph *g, ramet__val x, ramet__val dy, f
 
 static void rms_norm_gradient(ramet__graph *g, const ramet__node *n, const ramet__val *dout, ramet__val *din) {
     din[0] = ramet__op_rms_norm_grad(g, n->in[0], n->in[1], dout[0], n->attr.f[0]);
-    if (g->values[n->in[1]].leaf != RAMET__LEAF_WEIGHT)
+    if (ramet__needs(g, n, 1))
         din[1] = ramet__op_rms_norm_dw(g, n->in[0], dout[0], n->attr.f[0]);
 }
 /* r = 1 / sqrt(mean x^2 + eps) for each row */

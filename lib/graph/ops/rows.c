@@ -15,10 +15,8 @@ static int32_t numbers(ramet__graph *g, ramet__val v, const char *op) {
 static int32_t indices(ramet__graph *g, ramet__val v, const ramet__gshape *like, const char *op) {
     if (!ramet__want(g, ramet__is_val(g, v) && ramet__graph_type(g, v) == RAMET__TYPE_I32, op, "needs indices"))
         return 0;
-    return ramet__want(g,
-                       shape(g, v)->axis == like->axis && ramet__grows(shape(g, v)) == ramet__grows(like) &&
-                           ramet__gcols(shape(g, v)) == 1,
-                       op, "needs one index a row");
+    return ramet__want(g, shape(g, v)->axis == like->axis && ramet__grows(shape(g, v)) == ramet__grows(like), op,
+                       "indices have other rows than the numbers");
 }
 static int32_t one_a_row(ramet__graph *g, ramet__val v, const ramet__gshape *like, const char *op) {
     ramet__gshape want = ramet__row_shape(like);
@@ -91,18 +89,27 @@ const ramet__op ramet__opdef_sum = {
 const ramet__op ramet__opdef_sum_rows = {
     .name = "sum_rows", .gradient = spread_gradient, .prepare = sum_prepare, .pieces = sum_pieces, .run = sum_rows_run};
 
-/* ---- one number a row, and back ---- */
+/* ---- one number a row or a group of columns, and back; attr: groups ---- */
 ramet__val ramet__op_row_sum(ramet__graph *g, ramet__val x) {
     if (!numbers(g, x, "row_sum")) return -1;
     ramet__gshape out = ramet__row_shape(shape(g, x));
-    return ramet__node_add(g, &ramet__opdef_row_sum, &x, 1, &out, 1, NULL);
+    ramet__attr attr = {.i = {1}};
+    return ramet__node_add(g, &ramet__opdef_row_sum, &x, 1, &out, 1, &attr);
+}
+static int32_t divides(ramet__graph *g, int64_t groups, int64_t cols, const char *op) {
+    return ramet__want(g, groups > 0 && cols > 0 && cols % groups == 0, op, "columns are not whole groups");
+}
+ramet__val ramet__op_group_sum(ramet__graph *g, ramet__val x, int64_t groups) {
+    if (!numbers(g, x, "row_sum") || !divides(g, groups, ramet__gcols(shape(g, x)), "row_sum")) return -1;
+    ramet__gshape out = ramet__gshape2(shape(g, x)->axis, ramet__grows(shape(g, x)), groups);
+    ramet__attr attr = {.i = {groups}};
+    return ramet__node_add(g, &ramet__opdef_row_sum, &x, 1, &out, 1, &attr);
 }
 ramet__val ramet__op_row_fill(ramet__graph *g, ramet__val v, int64_t n) {
-    if (!numbers(g, v, "row_fill") ||
-        !ramet__want(g, ramet__gcols(shape(g, v)) == 1 && n > 0, "row_fill", "needs one number a row"))
-        return -1;
+    if (!numbers(g, v, "row_fill") || !divides(g, ramet__gcols(shape(g, v)), n, "row_fill")) return -1;
     ramet__gshape out = ramet__gshape2(shape(g, v)->axis, ramet__grows(shape(g, v)), n);
-    return ramet__node_add(g, &ramet__opdef_row_fill, &v, 1, &out, 1, NULL);
+    ramet__attr attr = {.i = {ramet__gcols(shape(g, v))}};
+    return ramet__node_add(g, &ramet__opdef_row_fill, &v, 1, &out, 1, &attr);
 }
 ramet__val ramet__op_row_scale(ramet__graph *g, ramet__val x, ramet__val v) {
     if (!numbers(g, x, "row_scale") || !one_a_row(g, v, shape(g, x), "row_scale")) return -1;
@@ -126,8 +133,8 @@ static void row_sum_gradient(ramet__graph *g, const ramet__node *n, const ramet_
     din[0] = ramet__op_row_fill(g, dout[0], ramet__gcols(shape(g, n->in[0])));
 }
 static void row_fill_gradient(ramet__graph *g, const ramet__node *n, const ramet__val *dout, ramet__val *din) {
-    (void)n;
-    din[0] = ramet__op_row_sum(g, dout[0]);
+    din[0] =
+        shape(g, n->in[0])->rank == 1 ? ramet__op_row_sum(g, dout[0]) : ramet__op_group_sum(g, dout[0], n->attr.i[0]);
 }
 static void row_scale_gradient(ramet__graph *g, const ramet__node *n, const ramet__val *dout, ramet__val *din) {
     din[0] = ramet__op_row_scale(g, dout[0], n->in[1]);
@@ -142,12 +149,17 @@ static void fill_gradient(ramet__graph *g, const ramet__node *n, const ramet__va
     (void)x;                                                                                                           \
     for (int64_t r = r0; r < r1; r++)
 static void row_sum_run(const ramet__step *s, const ramet__exec *x, int64_t r0, int64_t r1, void *scratch) {
-    EACH_ROW() * ramet__row(s->out[0], r) = x->k->sum(ramet__row(s->in[0], r), s->in[0]->cols);
+    int64_t groups = s->attr.i[0], width = s->in[0]->cols / groups;
+    EACH_ROW()
+    for (int64_t i = 0; i < groups; i++)
+        ramet__row(s->out[0], r)[i] = x->k->sum(ramet__row(s->in[0], r) + i * width, width);
 }
 static void row_fill_run(const ramet__step *s, const ramet__exec *x, int64_t r0, int64_t r1, void *scratch) {
     EACH_ROW() {
-        float *y = ramet__row(s->out[0], r), v = *ramet__row(s->in[0], r);
-        for (int64_t i = 0; i < s->out[0]->cols; i++) y[i] = v;
+        float *y = ramet__row(s->out[0], r);
+        const float *v = ramet__row(s->in[0], r);
+        for (int64_t i = 0; i < s->attr.i[0]; i++)
+            for (int64_t j = 0; j < s->out[0]->cols / s->attr.i[0]; j++) *y++ = v[i];
     }
 }
 static void row_scale_run(const ramet__step *s, const ramet__exec *x, int64_t r0, int64_t r1, void *scratch) {
@@ -166,11 +178,12 @@ const ramet__op ramet__opdef_row_scale = {
     .name = "row_scale", .overwrites = {1}, .gradient = row_scale_gradient, .rows = row_scale_run};
 const ramet__op ramet__opdef_fill = {.name = "fill", .gradient = fill_gradient, .rows = fill_run};
 
-/* ---- softmax, log-sum-exp ---- */
-ramet__val ramet__op_softmax(ramet__graph *g, ramet__val x) {
-    if (!numbers(g, x, "softmax")) return -1;
+/* ---- softmax (attr: groups), log-sum-exp ---- */
+ramet__val ramet__op_softmax(ramet__graph *g, ramet__val x, int64_t groups) {
+    if (!numbers(g, x, "softmax") || !divides(g, groups, ramet__gcols(shape(g, x)), "softmax")) return -1;
     ramet__gshape out = *shape(g, x);
-    return ramet__node_add(g, &ramet__opdef_softmax, &x, 1, &out, 1, NULL);
+    ramet__attr attr = {.i = {groups}};
+    return ramet__node_add(g, &ramet__opdef_softmax, &x, 1, &out, 1, &attr);
 }
 ramet__val ramet__op_lse(ramet__graph *g, ramet__val x) {
     if (!numbers(g, x, "lse")) return -1;
@@ -180,13 +193,17 @@ ramet__val ramet__op_lse(ramet__graph *g, ramet__val x) {
 static void softmax_gradient(ramet__graph *g, const ramet__node *n, const ramet__val *dout,
                              ramet__val *din) { /* y (dy - sum(y dy)) */
     ramet__val dy = ramet__op_mul(g, dout[0], n->out[0]);
-    din[0] = ramet__op_sub(g, dy, ramet__op_row_scale(g, n->out[0], ramet__op_row_sum(g, dy)));
+    ramet__val sum = ramet__op_row_fill(g, ramet__op_group_sum(g, dy, n->attr.i[0]), ramet__gcols(shape(g, dy)));
+    din[0] = ramet__op_sub(g, dy, ramet__op_mul(g, n->out[0], sum));
 }
 static void lse_gradient(ramet__graph *g, const ramet__node *n, const ramet__val *dout, ramet__val *din) {
-    din[0] = ramet__op_row_scale(g, ramet__op_softmax(g, n->in[0]), dout[0]);
+    din[0] = ramet__op_row_scale(g, ramet__op_softmax(g, n->in[0], 1), dout[0]);
 }
 static void softmax_run(const ramet__step *s, const ramet__exec *x, int64_t r0, int64_t r1, void *scratch) {
-    EACH_ROW() x->k->softmax(ramet__row(s->out[0], r), ramet__row(s->in[0], r), s->in[0]->cols);
+    int64_t groups = s->attr.i[0], width = s->in[0]->cols / groups;
+    EACH_ROW()
+    for (int64_t i = 0; i < groups; i++)
+        x->k->softmax(ramet__row(s->out[0], r) + i * width, ramet__row(s->in[0], r) + i * width, width);
 }
 static void lse_run(const ramet__step *s, const ramet__exec *x, int64_t r0, int64_t r1, void *scratch) {
     EACH_ROW() * ramet__row(s->out[0], r) = x->k->logsumexp(ramet__row(s->in[0], r), s->in[0]->cols);
@@ -198,18 +215,21 @@ const ramet__op ramet__opdef_lse = {.name = "lse", .gradient = lse_gradient, .ro
 ramet__val ramet__op_pick(ramet__graph *g, ramet__val x, ramet__val ids) {
     if (!numbers(g, x, "pick") || !indices(g, ids, shape(g, x), "pick")) return -1;
     ramet__val in[2] = {x, ids};
-    ramet__gshape out = ramet__row_shape(shape(g, x));
+    ramet__gshape out = *shape(g, ids);
     return ramet__node_add(g, &ramet__opdef_pick, in, 2, &out, 1, NULL);
 }
 ramet__val ramet__op_onehot(ramet__graph *g, ramet__val v, ramet__val ids, int64_t n) {
-    if (!numbers(g, v, "onehot") || !indices(g, ids, shape(g, v), "onehot") || !one_a_row(g, v, shape(g, v), "onehot"))
+    if (!numbers(g, v, "onehot") || !indices(g, ids, shape(g, v), "onehot") ||
+        !ramet__want(g, ramet__same_shape(shape(g, v), shape(g, ids)) && n > 0, "onehot", "needs one index a number"))
         return -1;
     ramet__val in[2] = {v, ids};
     ramet__gshape out = ramet__gshape2(shape(g, v)->axis, ramet__grows(shape(g, v)), n);
     return ramet__node_add(g, &ramet__opdef_onehot, in, 2, &out, 1, NULL);
 }
 ramet__val ramet__op_keep(ramet__graph *g, ramet__val x, ramet__val ids) {
-    if (!numbers(g, x, "keep") || !indices(g, ids, shape(g, x), "keep")) return -1;
+    if (!numbers(g, x, "keep") || !indices(g, ids, shape(g, x), "keep") ||
+        !ramet__want(g, ramet__gcols(shape(g, ids)) == 1, "keep", "needs one index a row"))
+        return -1;
     ramet__val in[2] = {x, ids};
     ramet__gshape out = *shape(g, x);
     return ramet__node_add(g, &ramet__opdef_keep, in, 2, &out, 1, NULL);
@@ -230,14 +250,19 @@ static ramet_status onehot_prepare(ramet__plan *p, ramet__step *s) {
     return ramet__plan_check_ids(p, s->in[1], INT32_MIN, s->out[0]->cols, "onehot");
 }
 static void pick_run(const ramet__step *s, const ramet__exec *x, int64_t r0, int64_t r1, void *scratch) {
+    int64_t m = s->in[1]->cols;
     const int32_t *ids = s->in[1]->data;
-    EACH_ROW() * ramet__row(s->out[0], r) = ids[r] < 0 ? 0.0f : ramet__row(s->in[0], r)[ids[r]];
+    EACH_ROW()
+    for (int64_t i = r * m; i < (r + 1) * m; i++)
+        ((float *)s->out[0]->data)[i] = ids[i] < 0 ? 0.0f : ramet__row(s->in[0], r)[ids[i]];
 }
 static void onehot_run(const ramet__step *s, const ramet__exec *x, int64_t r0, int64_t r1, void *scratch) {
+    int64_t m = s->in[1]->cols;
     const int32_t *ids = s->in[1]->data;
     EACH_ROW() {
         memset(ramet__row(s->out[0], r), 0, (size_t)s->out[0]->cols * sizeof(float));
-        if (ids[r] >= 0) ramet__row(s->out[0], r)[ids[r]] = *ramet__row(s->in[0], r);
+        for (int64_t i = r * m; i < (r + 1) * m; i++)
+            if (ids[i] >= 0) ramet__row(s->out[0], r)[ids[i]] += ((const float *)s->in[0]->data)[i];
     }
 }
 static void keep_run(const ramet__step *s, const ramet__exec *x, int64_t r0, int64_t r1, void *scratch) {
@@ -273,7 +298,7 @@ ramet__val ramet__op_kl(ramet__graph *g, ramet__val logits, ramet__val target, r
     if (!numbers(g, logits, "kl") || !numbers(g, target, "kl") || !one_a_row(g, weight, shape(g, logits), "kl"))
         return -1;
     ramet__val cross =
-        ramet__op_row_sum(g, ramet__op_mul(g, ramet__op_softmax(g, target), ramet__op_sub(g, target, logits)));
+        ramet__op_row_sum(g, ramet__op_mul(g, ramet__op_softmax(g, target, 1), ramet__op_sub(g, target, logits)));
     ramet__val kl = ramet__op_add(g, cross, ramet__op_sub(g, ramet__op_lse(g, logits), ramet__op_lse(g, target)));
     if (row) *row = kl;
     return weighted(g, kl, weight);

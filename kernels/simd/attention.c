@@ -7,15 +7,27 @@
 #include "simd/exp.h"
 #include "simd/tile.h"
 
-enum { KEYS = 64, ROWS = 96, GRAD_ROWS = 64 };
+enum { KEYS = 64, ROWS = 96, GRAD_ROWS = 64, FETCH_ROWS = 16 };
 
 static int64_t padded(int64_t hd) { return (hd + TILE_N - 1) / TILE_N * TILE_N; }
 static const tile_out fresh = {1.0f, NULL, 0, 0}, onward = {1.0f, NULL, 0, 1};
 
+/* What is read soon, asked for a little at a time beside the arithmetic: a cache's blocks lie far apart, so the hardware does not see
+ * them coming. */
+typedef struct ahead { const char *next, *end; } ahead;
+INLINE void ask(ahead *f, int lines) {
+#ifdef __GNUC__
+    for (; lines-- && f->next < f->end; f->next += 64) __builtin_prefetch(f->next);
+#endif
+}
+
 /* c[m, n] (+)= a . b, all of n */
-static void product(float *c, int64_t ldc, int64_t m, int64_t n, const float *a, int64_t a_row, int64_t a_step, const float *b, int64_t ldb,
+static void product(ahead *f, float *c, int64_t ldc, int64_t m, int64_t n, const float *a, int64_t a_row, int64_t a_step, const float *b, int64_t ldb,
                     int64_t depth, const tile_out *t) {
-    for (int64_t j = 0; j < n; j += TILE_N) tile_rows(c + j, ldc, m, n - j < TILE_N ? n - j : TILE_N, a, a_row, a_step, b + j, ldb, depth, t);
+    for (int64_t j = 0; j < n; j += TILE_N) {
+        ask(f, 32);
+        tile_rows(c + j, ldc, m, n - j < TILE_N ? n - j : TILE_N, a, a_row, a_step, b + j, ldb, depth, t);
+    }
 }
 
 /* rows x hd side by side, each filled up with zeros to `to` */
@@ -73,6 +85,7 @@ void FN(attention)(float *o, int64_t o_row, float *lse, int64_t lse_row, const f
     float *kt = scratch, *vp = kt + hd * KEYS, *qs = vp + KEYS * wide, *acc = qs + ROWS * wide, *s = acc + ROWS * wide, *top = s + ROWS * KEYS, *total = top + ROWS;
     for (int64_t first = 0; first < all; first += ROWS) {
         int64_t count = all - first < ROWS ? all - first : ROWS, most = 0;
+        ahead k_next = {NULL, NULL}, v_next = k_next;
         for (int64_t i = 0; i < count; i++) {
             int64_t r = (first + i) / group, h = (first + i) % group;
             const float *src = q + r * q_row + h * hd;
@@ -87,6 +100,10 @@ void FN(attention)(float *o, int64_t o_row, float *lse, int64_t lse_row, const f
         for (int64_t key = 0; key < most; key += KEYS) {
             int64_t here = most - key < KEYS ? most - key : KEYS;
             const float *keys = kt;
+            if (count <= FETCH_ROWS && layout != RAMET__KV_ROWS && block == KEYS && key + KEYS < most) {
+                k_next = (ahead){k_block[key / KEYS + 1], (const char *)k_block[key / KEYS + 1] + KEYS * hd * size};
+                v_next = (ahead){v_block[key / KEYS + 1], (const char *)v_block[key / KEYS + 1] + KEYS * hd * size};
+            }
             if (layout == RAMET__KV_CACHE && block == KEYS) keys = k_block[key / KEYS];
             else {
                 if (here < KEYS) memset(kt, 0, (size_t)(hd * KEYS) * 4);
@@ -95,11 +112,14 @@ void FN(attention)(float *o, int64_t o_row, float *lse, int64_t lse_row, const f
                     const char *k = (const char *)k_block[(key + j) / block] + (layout == RAMET__KV_ROWS ? at * kv_row : at) * size;
                     if (layout == RAMET__KV_ROWS) tile_turn(kt + j, KEYS, (const float *)(const void *)k, kv_row, run, hd);
                     else
-                        for (int64_t d = 0; d < hd; d++) widen(kt + d * KEYS + j, k + d * block * size, run, size);
+                        for (int64_t d = 0; d < hd; d++) {
+                            widen(kt + d * KEYS + j, k + d * block * size, run, size);
+                            ask(&k_next, 1);
+                        }
                     j += run;
                 }
             }
-            product(s, KEYS, count, here, qs, wide, 1, keys, KEYS, hd, &fresh);
+            product(&k_next, s, KEYS, count, here, qs, wide, 1, keys, KEYS, hd, &fresh);
             for (int64_t i = 0; i < count; i++) {
                 int64_t seen = (int64_t)limit[(first + i) / group] - key;
                 float shrink;
@@ -118,10 +138,13 @@ void FN(attention)(float *o, int64_t o_row, float *lse, int64_t lse_row, const f
                 const void *values = (const char *)v_block[(key + j) / block] + at * row * size;
                 const float *v = values;
                 if (size == 2)
-                    for (int64_t r = 0; r < run; r++) widen(vp + r * wide, (const uint16_t *)values + r * hd, hd, size);
+                    for (int64_t r = 0; r < run; r++) {
+                        widen(vp + r * wide, (const uint16_t *)values + r * hd, hd, size);
+                        ask(&v_next, 1);
+                    }
                 else if (wide != hd) copy_rows(vp, wide, v, row, run, hd);
                 if (size == 2 || wide != hd) v = vp, row = wide;
-                product(acc, wide, count, wide, s + j, KEYS, 1, v, row, run, &onward);
+                product(&v_next, acc, wide, count, wide, s + j, KEYS, 1, v, row, run, &onward);
                 j += run;
             }
         }
@@ -145,6 +168,7 @@ void FN(attention_grad)(float *dq, float *dk, float *dv, const float *q, const f
                         void *scratch) {
     int64_t wide = padded(hd);
     float *kt = scratch, *vt = kt + hd * KEYS, *kp = vt + hd * KEYS, *dks = kp + KEYS * wide, *dvs = dks + KEYS * wide, *qp = dvs + KEYS * wide;
+    ahead none = {NULL, NULL};
     float *dop = qp + GRAD_ROWS * wide, *p = dop + GRAD_ROWS * wide, *ds = p + GRAD_ROWS * KEYS, *delta = ds + GRAD_ROWS * KEYS;
     for (int64_t r = 0; r < rows; r++)
         for (int64_t h = 0; h < group; h++) {
@@ -165,8 +189,8 @@ void FN(attention_grad)(float *dq, float *dk, float *dv, const float *q, const f
                 int64_t count = rows - row < GRAD_ROWS ? rows - row : GRAD_ROWS;
                 copy_rows(qp, wide, q + row * q_row + h * hd, q_row, count, hd);
                 copy_rows(dop, wide, d_o + row * q_row + h * hd, q_row, count, hd);
-                product(p, KEYS, count, KEYS, qp, wide, 1, kt, KEYS, hd, &fresh);
-                product(ds, KEYS, count, KEYS, dop, wide, 1, vt, KEYS, hd, &fresh);
+                product(&none, p, KEYS, count, KEYS, qp, wide, 1, kt, KEYS, hd, &fresh);
+                product(&none, ds, KEYS, count, KEYS, dop, wide, 1, vt, KEYS, hd, &fresh);
                 for (int64_t r = 0; r < count; r++) {
                     int64_t seen = row + r - key + 1;
                     vf l = vset(lse[(row + r) * lse_row + h]), d = vset(delta[(row + r) * group + h]), sc = vset(scale);
@@ -182,9 +206,9 @@ void FN(attention_grad)(float *dq, float *dk, float *dv, const float *q, const f
                         vstore(di, vmul(vmul(e, vsub(g, d)), sc));
                     }
                 }
-                product(dvs, wide, here, wide, p, 1, KEYS, dop, wide, count, &onward);
-                product(dks, wide, here, wide, ds, 1, KEYS, qp, wide, count, &onward);
-                product(dq + row * q_row + h * hd, q_row, count, hd, ds, KEYS, 1, kp, wide, here, key ? &onward : &fresh);
+                product(&none, dvs, wide, here, wide, p, 1, KEYS, dop, wide, count, &onward);
+                product(&none, dks, wide, here, wide, ds, 1, KEYS, qp, wide, count, &onward);
+                product(&none, dq + row * q_row + h * hd, q_row, count, hd, ds, KEYS, 1, kp, wide, here, key ? &onward : &fresh);
             }
         for (int64_t j = 0; j < here; j++)
             for (int64_t i = 0; i < hd; i += VL) {

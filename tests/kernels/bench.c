@@ -191,6 +191,15 @@ static void bench_attention(const ramet__kernels *k, const limits *l) {
         TIME(seconds, 0.05, k->attention(o, wide, lse, GROUP, q, wide, rows, GROUP, HD, kb, vb, RAMET__KV_ROWS, HD, BLOCK, limit, 0.125f, scratch));
         double rate = 4e-9 * HD * pairs / seconds;
         printf("  attention      %4d rows %4d keys %8.1f us %8.1f GFLOP/s %3.0f%% of fp32\n", (int)rows, (int)keys, seconds * 1e6, rate, l->fma > 0 ? 100 * rate / l->fma : 0.0);
+        if (rows == 1) {
+            uint16_t *half = malloc((size_t)(2 * keys * HD) * 2);
+            k->to_half(half, kk, keys * HD);
+            k->to_half(half + keys * HD, v, keys * HD);
+            for (int64_t b = 0; b < keys / BLOCK; b++) kb[b] = half + b * BLOCK * HD, vb[b] = half + (keys + b * BLOCK) * HD;
+            TIME(seconds, 0.05, k->attention(o, wide, lse, GROUP, q, wide, rows, GROUP, HD, kb, vb, RAMET__KV_CACHE_F16, HD, BLOCK, limit, 0.125f, scratch));
+            printf("  attention f16  %4d rows %4d keys %8.1f us %8.1f GFLOP/s, %.1f GB/s\n", (int)rows, (int)keys, seconds * 1e6, 4e-9 * HD * pairs / seconds, 4e-9 * HD * (double)keys / seconds);
+            free(half);
+        }
         if (rows == keys) {
             TIME(seconds, 0.05, k->attention_grad(dq, dk, dv, q, kk, v, o, d_o, lse, GROUP, wide, HD, rows, GROUP, HD, 0.125f, scratch));
             rate = 10e-9 * HD * pairs / seconds;

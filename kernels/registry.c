@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* registry.c - the tables of kernels, generated from registry.def: ref fills a table, each level overwrites what it does
  * better (of two initializers of a field the later wins). Everything is static const. The build defines RAMET__BUILD_SIMD,
- * RAMET__BUILD_AVX2 and RAMET__BUILD_AVX512 for the libraries it links. */
+ * RAMET__BUILD_AVX2, RAMET__BUILD_AVX512 and RAMET__BUILD_DOTPROD for the libraries it links. */
 #include "registry.h"
 #include <string.h>
 
@@ -19,21 +19,31 @@
 #define ref_vec(f, x)
 #define ref_avx2(f, x)
 #define ref_avx512(f, x)
+#define ref_dotprod(f, x)
 #define simd_ref(f, x) f(x, ref)
 #define simd_simd(f, x) f(x, simd)
 #define simd_vec(f, x) f(x, simd)
 #define simd_avx2(f, x)
 #define simd_avx512(f, x)
+#define simd_dotprod(f, x)
 #define avx2_ref(f, x) f(x, ref)
 #define avx2_simd(f, x) f(x, avx2)
 #define avx2_vec(f, x) f(x, avx2)
 #define avx2_avx2(f, x) f(x, avx2)
 #define avx2_avx512(f, x)
+#define avx2_dotprod(f, x)
 #define avx512_ref(f, x) f(x, ref)
 #define avx512_simd(f, x) f(x, avx2)
 #define avx512_vec(f, x) f(x, avx512)
 #define avx512_avx2(f, x) f(x, avx2)
 #define avx512_avx512(f, x) f(x, avx512)
+#define avx512_dotprod(f, x)
+#define dotprod_ref(f, x) f(x, ref)
+#define dotprod_simd(f, x) f(x, simd)
+#define dotprod_vec(f, x) f(x, simd)
+#define dotprod_avx2(f, x)
+#define dotprod_avx512(f, x)
+#define dotprod_dotprod(f, x) f(x, dotprod)
 
 /* ---- lists of products: what the CPU must have beside its level decides which lines are in ------------------------- */
 #define RAMET__KERNEL(level, op, types)
@@ -48,6 +58,13 @@ static const ramet__product *const products_ref[] = {
 #ifdef RAMET__BUILD_SIMD
 #define RAMET__PRODUCT(level, needs, packing, encoding, arithmetic) simd_##level(WITH_##needs, packing##_##encoding##_##arithmetic)
 static const ramet__product *const products_simd[] = {
+#include "registry.def"
+    NULL};
+#undef RAMET__PRODUCT
+#endif
+#ifdef RAMET__BUILD_DOTPROD
+#define RAMET__PRODUCT(level, needs, packing, encoding, arithmetic) dotprod_##level(WITH_##needs, packing##_##encoding##_##arithmetic)
+static const ramet__product *const products_dotprod[] = {
 #include "registry.def"
     NULL};
 #undef RAMET__PRODUCT
@@ -92,6 +109,13 @@ static const ramet__kernels table_simd = {
     .isa = "simd", .products = products_simd};
 #undef RAMET__KERNEL
 #endif
+#ifdef RAMET__BUILD_DOTPROD
+#define RAMET__KERNEL(level, op, types) dotprod_##level(FIELD, op)
+static const ramet__kernels table_dotprod = {
+#include "registry.def"
+    .isa = "dotprod", .products = products_dotprod};
+#undef RAMET__KERNEL
+#endif
 #ifdef RAMET__BUILD_AVX2
 #define RAMET__KERNEL(level, op, types) avx2_##level(FIELD, op)
 static const ramet__kernels table_avx2 = {
@@ -121,6 +145,9 @@ const ramet__kernels *ramet__kernels_get(int32_t isa, uint32_t cpu) {
 #endif
 #ifdef RAMET__BUILD_AVX2
     if (isa >= RAMET__LEVEL_AVX2 && cpu & RAMET__HAS_AVX2) return &table_avx2;
+#endif
+#ifdef RAMET__BUILD_DOTPROD
+    if (isa >= RAMET__LEVEL_DOTPROD && cpu & RAMET__HAS_DOTPROD) return &table_dotprod;
 #endif
 #ifdef RAMET__BUILD_SIMD
     if (isa >= RAMET__LEVEL_SIMD) return &table_simd;
@@ -158,11 +185,17 @@ const ramet__product *ramet__kernels_product(const ramet__kernels *k, const char
 #else
 #define ENTRY_AVX512(post, detail)
 #endif
+#ifdef RAMET__BUILD_DOTPROD
+#define ENTRY_DOTPROD(post, detail) ENTRY("dotprod/" post, detail)
+#else
+#define ENTRY_DOTPROD(post, detail)
+#endif
 #define LIST_ref(post, detail) ENTRY("ref/" post, detail)
 #define LIST_simd(post, detail) ENTRY_SIMD(post, detail) ENTRY_AVX2(post, detail)
 #define LIST_vec(post, detail) ENTRY_SIMD(post, detail) ENTRY_AVX2(post, detail) ENTRY_AVX512(post, detail)
 #define LIST_avx2(post, detail) ENTRY_AVX2(post, detail)
 #define LIST_avx512(post, detail) ENTRY_AVX512(post, detail)
+#define LIST_dotprod(post, detail) ENTRY_DOTPROD(post, detail)
 #define NEEDS_base ""
 #define NEEDS_vnni " with VNNI"
 #define NEEDS_bf16 " with BF16"

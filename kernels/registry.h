@@ -5,8 +5,8 @@
 #include "kernels.h"
 
 /* RAMET_ISA_* and RAMET__CPU_*, repeated because kernels include nothing above themselves; the checker compares them. */
-enum { RAMET__LEVEL_REF, RAMET__LEVEL_SIMD, RAMET__LEVEL_AVX2, RAMET__LEVEL_AVX512, RAMET__LEVEL_AMX };
-enum { RAMET__HAS_AVX2 = 1, RAMET__HAS_AVX512 = 2, RAMET__HAS_VNNI = 4, RAMET__HAS_BF16 = 8, RAMET__HAS_AMX = 16 };
+enum { RAMET__LEVEL_REF, RAMET__LEVEL_SIMD, RAMET__LEVEL_AVX2, RAMET__LEVEL_AVX512, RAMET__LEVEL_AMX, RAMET__LEVEL_DOTPROD };
+enum { RAMET__HAS_AVX2 = 1, RAMET__HAS_AVX512 = 2, RAMET__HAS_VNNI = 4, RAMET__HAS_BF16 = 8, RAMET__HAS_AMX = 16, RAMET__HAS_DOTPROD = 32 };
 
 #define RAMET__DECLARE(op, level) extern __typeof__(*((ramet__kernels *)0)->op) ramet__##op##_##level;
 #define RAMET__DECLARE_ref(op) RAMET__DECLARE(op, ref)
@@ -20,6 +20,7 @@ enum { RAMET__HAS_AVX2 = 1, RAMET__HAS_AVX512 = 2, RAMET__HAS_VNNI = 4, RAMET__H
 #define RAMET__DECLARE_PRODUCT_vec(name) RAMET__DECLARE_PRODUCT_simd(name) RAMET__DECLARE_PRODUCT(name, avx512)
 #define RAMET__DECLARE_PRODUCT_avx2(name) RAMET__DECLARE_PRODUCT(name, avx2)
 #define RAMET__DECLARE_PRODUCT_avx512(name) RAMET__DECLARE_PRODUCT(name, avx512)
+#define RAMET__DECLARE_PRODUCT_dotprod(name) RAMET__DECLARE_PRODUCT(name, dotprod)
 #define RAMET__KERNEL(level, op, types) RAMET__DECLARE_##level(op)
 #define RAMET__PRODUCT(level, needs, packing, encoding, arithmetic) RAMET__DECLARE_PRODUCT_##level(packing##_##encoding##_##arithmetic)
 #include "registry.def"

@@ -109,13 +109,15 @@ typedef void (*ramet_executor_fn)(int64_t pieces, ramet_piece_fn piece, void *co
 /** Threads, allocator, byte budget, log and kernel choice. Reference counted: everything made from it keeps it alive. */
 typedef struct ramet_runtime ramet_runtime;
 
-/** Instruction-set levels, in rising order; a level includes those below it. Names: ref simd avx2 avx512 amx. */
+/** Instruction-set levels, in rising order; a level includes those below it that its processor family has. Names: ref simd avx2 avx512 amx;
+ * on aarch64 dotprod (the int8 dot product of ARMv8.2) stands directly above simd. */
 #define RAMET_ISA_AUTO (-1)
 #define RAMET_ISA_REF 0
 #define RAMET_ISA_SIMD 1
 #define RAMET_ISA_AVX2 2
 #define RAMET_ISA_AVX512 3
 #define RAMET_ISA_AMX 4
+#define RAMET_ISA_DOTPROD 5
 
 typedef struct ramet_runtime_options {
     uint32_t struct_size;

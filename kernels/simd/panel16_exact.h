@@ -4,9 +4,9 @@
 #define RAMET__PANEL16_EXACT_H
 #include "kernels.h"
 #include "simd/vec.h"
-uint64_t FN(panel16_scratch)(int64_t m, int64_t n, int64_t k);
-void FN(panel16_transposed_Q4_0)(const ramet__product_args *a);
-void FN(panel16_transposed_Q4_1)(const ramet__product_args *a);
-void FN(panel16_transposed_Q5_0)(const ramet__product_args *a);
-void FN(panel16_transposed_Q8_0)(const ramet__product_args *a);
+uint64_t FN_BASE(panel16_scratch)(int64_t m, int64_t n, int64_t k);
+void FN_BASE(panel16_transposed_Q4_0)(const ramet__product_args *a);
+void FN_BASE(panel16_transposed_Q4_1)(const ramet__product_args *a);
+void FN_BASE(panel16_transposed_Q5_0)(const ramet__product_args *a);
+void FN_BASE(panel16_transposed_Q8_0)(const ramet__product_args *a);
 #endif

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* panel16_int8.c - products of panel16 with activations quantized to int8 by blocks of 32: integer dot products inside a block, fp32
- * between blocks. One dot of a block per ISA: dpbusd on AVX-512 VNNI, maddubs on AVX2. A row's bits do not depend on the others.
+ * between blocks. One dot of a block per ISA: dpbusd on AVX-512 VNNI, maddubs on AVX2, sdot on NEON. A row's bits do not depend on the others.
  * The transposed product stays in fp32. */
 #include "simd/panel16_int8.h"
 #include "simd/tile.h"
@@ -43,6 +43,21 @@ INLINE vi block_dot(const int enc, vi start, const vi q[8], const int8_t *x) {
 #ifdef RAMET__VEC512
     UNROLL for (int g = 0; g < 8; g++) start = _mm512_dpbusd_epi32(start, q[g], four(x + 4 * g));
     return start;
+#elif defined(__ARM_FEATURE_DOTPROD)
+    const int8x16_t x0 = vld1q_s8(x), x1 = vld1q_s8(x + 16);
+    int32x4_t s[2];
+    UNROLL for (int h = 0; h < 2; h++) {
+        /* both factors are signed: what reaches 128 is turned into q - 128 and starts from zero */
+        const int big = enc == P16_Q8_0;
+        s[h] = big ? vdupq_n_s32(0) : simde__m128i_to_neon_i32(h ? simde_mm256_extracti128_si256(start, 1) : simde_mm256_castsi256_si128(start));
+#define SDOT(g, from, lane)                                                                                                          \
+        s[h] = vdotq_laneq_s32(s[h], veorq_s8(simde__m128i_to_neon_i8(h ? simde_mm256_extracti128_si256(q[g], 1) : simde_mm256_castsi256_si128(q[g])), \
+                                              vdupq_n_s8(big ? -128 : 0)), from, lane)
+        SDOT(0, x0, 0); SDOT(1, x0, 1); SDOT(2, x0, 2); SDOT(3, x0, 3);
+        SDOT(4, x1, 0); SDOT(5, x1, 1); SDOT(6, x1, 2); SDOT(7, x1, 3);
+#undef SDOT
+    }
+    return simde_mm256_set_m128i(simde__m128i_from_neon_i32(s[1]), simde__m128i_from_neon_i32(s[0]));
 #else
     const vi one = simde_mm256_set1_epi16(1);
     vi s[8];
@@ -128,8 +143,8 @@ INLINE void forward(const int enc, const ramet__product_args *a) {
 #define PRODUCT(ENC)                                                                                                                \
     void FN(panel16_int8_forward_##ENC)(const ramet__product_args *a) { forward(P16_##ENC, a); }                                    \
     const ramet__product FN(product_panel16_##ENC##_int8) = {"panel16_int8", &ramet__packing_panel16_##ENC, 0,                      \
-                                                             FN(int8_prepared_bytes), FN(int8_prepare), FN(panel16_scratch),        \
-                                                             FN(panel16_int8_forward_##ENC), FN(panel16_transposed_##ENC), 128, 64};
+                                                             FN(int8_prepared_bytes), FN(int8_prepare), FN_BASE(panel16_scratch),        \
+                                                             FN(panel16_int8_forward_##ENC), FN_BASE(panel16_transposed_##ENC), 128, 64};
 PRODUCT(Q4_0)
 PRODUCT(Q4_1)
 PRODUCT(Q5_0)

@@ -10,6 +10,12 @@
 #define RAMET__PASTE2(a, b) a##b
 #define RAMET__PASTE(a, b) RAMET__PASTE2(a, b)
 #define FN(name) RAMET__PASTE(ramet__##name##_, RAMET__SUFFIX)
+/* The level whose fp32 functions this one takes: its own, but for a level that adds integer products to another. */
+#ifdef RAMET__BASE
+#define FN_BASE(name) RAMET__PASTE(ramet__##name##_, RAMET__BASE)
+#else
+#define FN_BASE FN
+#endif
 #ifdef __GNUC__
 #define INLINE static inline __attribute__((always_inline, unused))
 #else

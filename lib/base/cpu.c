@@ -1,9 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* cpu.c - CPUID and XGETBV on x86-64; other CPUs have the portable levels only. */
+/* cpu.c - CPUID and XGETBV on x86-64, the auxiliary vector on Linux for aarch64; other CPUs have the portable levels only. */
 #include "cpu.h"
 #include "ramet/base.h"
 #include <string.h>
-#if defined(__x86_64__)
+#if defined(__aarch64__) && defined(__linux__)
+#  include <sys/auxv.h>
+#elif defined(__x86_64__)
 #  include <cpuid.h>
 #  if defined(__linux__)
 #    include <sys/syscall.h>
@@ -46,6 +48,10 @@ uint32_t ramet__cpu_detect(void) {
     if (has(d7, 1u << 22 | 1u << 24 | 1u << 25) && (state & 0x60000) == 0x60000 && amx_permitted()) flags |= RAMET__CPU_AMX;
     return flags;
 }
+#elif defined(__aarch64__) && defined(__linux__)
+uint32_t ramet__cpu_detect(void) { return getauxval(AT_HWCAP) & 1u << 20 /* HWCAP_ASIMDDP */ ? RAMET__CPU_DOTPROD : 0; }
+#elif defined(__aarch64__) && defined(__ARM_FEATURE_DOTPROD) /* what the compiler may take for granted, as on Apple's */
+uint32_t ramet__cpu_detect(void) { return RAMET__CPU_DOTPROD; }
 #else
 uint32_t ramet__cpu_detect(void) { return 0; }
 #endif
@@ -54,23 +60,27 @@ int32_t ramet__cpu_level(uint32_t flags) {
     if (flags & RAMET__CPU_AMX) return RAMET_ISA_AMX;
     if (flags & RAMET__CPU_AVX512) return RAMET_ISA_AVX512;
     if (flags & RAMET__CPU_AVX2) return RAMET_ISA_AVX2;
+    if (flags & RAMET__CPU_DOTPROD) return RAMET_ISA_DOTPROD;
     return RAMET_ISA_SIMD; /* SSE2 and NEON are part of their architectures; elsewhere it is plain C */
 }
 
 uint32_t ramet__cpu_mask(uint32_t flags, int32_t isa) {
     if (isa < RAMET_ISA_AVX2) return 0;
+    if (isa == RAMET_ISA_DOTPROD) return flags & RAMET__CPU_DOTPROD;
     uint32_t allowed = RAMET__CPU_AVX2;
     if (isa >= RAMET_ISA_AVX512) allowed |= RAMET__CPU_AVX512 | RAMET__CPU_AVX512_VNNI | RAMET__CPU_AVX512_BF16;
     if (isa >= RAMET_ISA_AMX) allowed |= RAMET__CPU_AMX;
     return flags & allowed;
 }
 
-static const char *const isa_names[] = {"ref", "simd", "avx2", "avx512", "amx"};
+int32_t ramet__cpu_reach(uint32_t flags, int32_t isa) { return isa < RAMET_ISA_SIMD ? isa : ramet__cpu_level(ramet__cpu_mask(flags, isa)); }
+
+static const char *const isa_names[] = {"ref", "simd", "avx2", "avx512", "amx", "dotprod"};
 
 int32_t ramet__cpu_isa_from_name(const char *name) {
-    for (int32_t i = 0; i <= RAMET_ISA_AMX; i++)
+    for (int32_t i = 0; i <= RAMET_ISA_DOTPROD; i++)
         if (strcmp(name, isa_names[i]) == 0) return i;
     return -2;
 }
 
-const char *ramet__cpu_isa_name(int32_t isa) { return isa < 0 || isa > RAMET_ISA_AMX ? "unknown" : isa_names[isa]; }
+const char *ramet__cpu_isa_name(int32_t isa) { return isa < 0 || isa > RAMET_ISA_DOTPROD ? "unknown" : isa_names[isa]; }

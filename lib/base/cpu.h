@@ -8,9 +8,11 @@
 #define RAMET__CPU_AVX512_VNNI (1u << 2)
 #define RAMET__CPU_AVX512_BF16 (1u << 3)
 #define RAMET__CPU_AMX (1u << 4)        /* int8 and bf16, permission granted */
+#define RAMET__CPU_DOTPROD (1u << 5)    /* aarch64: sdot, udot */
 uint32_t ramet__cpu_detect(void);                                 /* what is there */
 int32_t ramet__cpu_level(uint32_t flags);                         /* highest RAMET_ISA_* these flags give */
 uint32_t ramet__cpu_mask(uint32_t flags, int32_t isa);            /* flags allowed at a level */
+int32_t ramet__cpu_reach(uint32_t flags, int32_t isa);             /* the highest RAMET_ISA_* that is there and not beyond isa */
 int32_t ramet__cpu_isa_from_name(const char *name);               /* RAMET_ISA_*, or -2 */
 const char *ramet__cpu_isa_name(int32_t isa);
 #endif

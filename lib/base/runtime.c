@@ -60,9 +60,9 @@ static ramet_status choose_isa(ramet_runtime *r, int32_t wanted) {
     const uint32_t flags = ramet__cpu_detect();
     const int32_t level = ramet__cpu_level(flags);
     r->isa = level;
-    if (wanted < RAMET_ISA_AUTO || wanted > RAMET_ISA_AMX)
+    if (wanted < RAMET_ISA_AUTO || wanted > RAMET_ISA_DOTPROD)
         return ramet__fail(RAMET_E_ARGUMENT, "ramet_runtime_create: isa %d is none of RAMET_ISA_*", wanted);
-    if (wanted > level)
+    if (wanted != RAMET_ISA_AUTO && wanted != ramet__cpu_reach(flags, wanted))
         return ramet__fail(RAMET_E_UNSUPPORTED, "ramet_runtime_create: isa %s is asked for, but this CPU has %s; use RAMET_ISA_AUTO",
                            ramet__cpu_isa_name(wanted), ramet__cpu_isa_name(level));
     if (wanted != RAMET_ISA_AUTO) {
@@ -72,10 +72,10 @@ static ramet_status choose_isa(ramet_runtime *r, int32_t wanted) {
         if (name && *name) {
             const int32_t asked = ramet__cpu_isa_from_name(name);
             if (asked < 0)
-                ramet__log(r, RAMET_LOG_WARNING, "RAMET_ISA=%.40s is ignored: it is none of ref simd avx2 avx512 amx", name);
-            else if (asked > level)
-                ramet__log(r, RAMET_LOG_WARNING, "RAMET_ISA=%s is beyond this CPU; %s is used", name, ramet__cpu_isa_name(level));
-            if (asked >= 0) r->isa = RAMET__MIN(asked, level);
+                ramet__log(r, RAMET_LOG_WARNING, "RAMET_ISA=%.40s is ignored: it is none of ref simd avx2 avx512 amx dotprod", name);
+            else if (asked != ramet__cpu_reach(flags, asked))
+                ramet__log(r, RAMET_LOG_WARNING, "RAMET_ISA=%s is beyond this CPU; %s is used", name, ramet__cpu_isa_name(ramet__cpu_reach(flags, asked)));
+            if (asked >= 0) r->isa = ramet__cpu_reach(flags, asked);
         }
     }
     r->cpu = ramet__cpu_mask(flags, r->isa);

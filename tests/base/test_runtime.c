@@ -156,14 +156,15 @@ static void test_isa_choice(void **state) {
     const int32_t level = ramet__cpu_level(ramet__cpu_detect());
     assert_true(level >= RAMET_ISA_SIMD);
     assert_string_equal(create_with(NULL, RAMET_ISA_AUTO, &l, &st), ramet__cpu_isa_name(level));
-    for (int32_t isa = 0; isa <= RAMET_ISA_AMX; isa++) {
+    for (int32_t isa = 0; isa <= RAMET_ISA_DOTPROD; isa++) {
+        const int32_t reach = ramet__cpu_reach(ramet__cpu_detect(), isa);
         l.count = 0;
         const char *name = ramet__cpu_isa_name(isa), *env = create_with(name, RAMET_ISA_AUTO, &l, &st);
         assert_ok(st); /* the environment clamps and warns */
-        assert_string_equal(env, ramet__cpu_isa_name(isa < level ? isa : level));
-        assert_int_equal(l.count, isa > level);
+        assert_string_equal(env, ramet__cpu_isa_name(reach));
+        assert_int_equal(l.count, isa != reach);
         const char *asked = create_with("ref", isa, &l, &st); /* the option wins over the environment, and is refused when beyond */
-        if (isa <= level) assert_string_equal(asked, name);
+        if (isa == reach) assert_string_equal(asked, name);
         else assert_fails(st, RAMET_E_UNSUPPORTED, name);
     }
     l.count = 0;
@@ -173,8 +174,8 @@ static void test_isa_choice(void **state) {
 }
 
 static void test_cpu_names_levels_and_masks(void **state) {
-    const uint32_t all = RAMET__CPU_AVX2 | RAMET__CPU_AVX512 | RAMET__CPU_AVX512_VNNI | RAMET__CPU_AVX512_BF16 | RAMET__CPU_AMX;
-    for (int32_t isa = 0; isa <= RAMET_ISA_AMX; isa++) {
+    const uint32_t all = RAMET__CPU_AVX2 | RAMET__CPU_AVX512 | RAMET__CPU_AVX512_VNNI | RAMET__CPU_AVX512_BF16 | RAMET__CPU_AMX | RAMET__CPU_DOTPROD;
+    for (int32_t isa = 0; isa <= RAMET_ISA_DOTPROD; isa++) {
         assert_int_equal(ramet__cpu_isa_from_name(ramet__cpu_isa_name(isa)), isa);
         assert_int_equal(ramet__cpu_level(ramet__cpu_mask(all, isa)), isa < RAMET_ISA_SIMD ? RAMET_ISA_SIMD : isa);
     }

@@ -13,9 +13,9 @@
 #include <unistd.h>
 
 _Static_assert((int)RAMET__LEVEL_REF == RAMET_ISA_REF && (int)RAMET__LEVEL_SIMD == RAMET_ISA_SIMD && (int)RAMET__LEVEL_AVX2 == RAMET_ISA_AVX2 &&
-                   (int)RAMET__LEVEL_AVX512 == RAMET_ISA_AVX512 && (int)RAMET__LEVEL_AMX == RAMET_ISA_AMX, "levels of kernels and of the API");
+                   (int)RAMET__LEVEL_AVX512 == RAMET_ISA_AVX512 && (int)RAMET__LEVEL_AMX == RAMET_ISA_AMX && (int)RAMET__LEVEL_DOTPROD == RAMET_ISA_DOTPROD, "levels of kernels and of the API");
 _Static_assert(RAMET__HAS_AVX2 == RAMET__CPU_AVX2 && RAMET__HAS_AVX512 == RAMET__CPU_AVX512 && RAMET__HAS_VNNI == RAMET__CPU_AVX512_VNNI &&
-                   RAMET__HAS_BF16 == RAMET__CPU_AVX512_BF16 && RAMET__HAS_AMX == RAMET__CPU_AMX, "flags of kernels and of base");
+                   RAMET__HAS_BF16 == RAMET__CPU_AVX512_BF16 && RAMET__HAS_AMX == RAMET__CPU_AMX && RAMET__HAS_DOTPROD == RAMET__CPU_DOTPROD, "flags of kernels and of base");
 
 static uint64_t state;
 static int failures, shown;
@@ -81,7 +81,7 @@ int main(int argc, char **argv) {
     uint32_t cpu = ramet__cpu_detect();
     const ramet__kernels *tables[8], *ref = ramet__kernels_get(RAMET__LEVEL_REF, cpu);
     int count = 0;
-    for (int32_t level = RAMET__LEVEL_REF; level <= RAMET__LEVEL_AVX512; level++)
+    for (int32_t level = RAMET__LEVEL_REF; level <= RAMET__LEVEL_DOTPROD; level++)
         for (uint32_t drop = 0; drop < 3; drop++) {
             uint32_t flags = cpu & ~(drop == 1 ? RAMET__HAS_BF16 : drop == 2 ? RAMET__HAS_BF16 | RAMET__HAS_VNNI : 0u);
             const ramet__kernels *k = ramet__kernels_get(level, flags);

@@ -92,9 +92,17 @@ ramet_status ramet_candidate_describe(char **json, const ramet_candidate *c) {
 }
 
 ramet_status ramet__candidate_pend(ramet_store *s, const ramet_candidate *c) {
-    char *pending = ramet__store_path(s, "pending.gguf");
-    if (!pending) return ramet__alloc_status();
-    ramet_status st = c->gated > 0 ? ramet_candidate_save(c, pending) : RAMET_OK;
+    char *pending = NULL;
+    ramet_candidate *waiting = NULL;
+    ramet_status st = RAMET_OK;
+    RAMET__NEW(pending, ramet__store_path(s, "pending.gguf"));
+    if (c->gated > 0) RAMET__GO(ramet_candidate_save(c, pending));
+    else if (ramet__path_kind(pending) && !load(&waiting, s, pending)) { /* its earlier success does not outlive this failure */
+        const char *old = ramet_model_digest(waiting->model), *new = ramet_model_digest(c->model);
+        if (old && new && !strcmp(old, new) && !strcmp(waiting->base_digest, c->base_digest)) RAMET__GO(ramet__file_remove(pending));
+    }
+out:
+    ramet_candidate_free(waiting);
     ramet__free(pending);
     return st;
 }

@@ -100,7 +100,7 @@ struct ramet_candidate {
     char *record;   /* JSON object: method, updates, encodings, norms */
     int32_t gated;  /* 0 not yet, 1 passed, -1 failed */
 };
-/* Keep a candidate that passed as the store's pending one. Lock held. */
+/* Keep a candidate that passed as the store's pending one; drop it when it fails a later gate. Lock held. */
 ramet_status ramet__candidate_pend(ramet_store *s, const ramet_candidate *c);
 double ramet__t95(int64_t degrees_of_freedom); /* two-sided 95% point of Student's t */
 #endif

@@ -108,7 +108,7 @@ out:
 }
 
 ramet_status ramet_commit(int64_t *version, ramet_store *store, ramet_candidate *c) {
-    char *pending = NULL;
+    char *members = NULL, *pending = NULL;
     ramet_status st;
     if (!store || !c) return ramet__fail(RAMET_E_ARGUMENT, "ramet_commit: store and candidate must not be NULL");
     if (!c->gated) return ramet__fail(RAMET_E_REFUSED, "the candidate has not been measured; ramet_gate does it");
@@ -119,17 +119,14 @@ ramet_status ramet_commit(int64_t *version, ramet_store *store, ramet_candidate 
                          (long long)c->base_version);
         goto out;
     }
-    size_t n = strlen(c->record);
-    char *members = ramet__strndup(store->rt->mem, c->record + 1, n - 2);
-    RAMET__NEW(members, members);
-    st = ramet__store_add_version(store, c->model, store->head, "commit", members);
-    ramet__free(members);
-    if (st) goto out;
+    RAMET__NEW(members, ramet__strndup(store->rt->mem, c->record + 1, strlen(c->record) - 2));
     RAMET__NEW(pending, ramet__store_path(store, "pending.gguf"));
-    if (ramet__path_kind(pending)) RAMET__GO(ramet__file_remove(pending));
+    RAMET__GO(ramet__store_add_version(store, c->model, store->head, "commit", members));
+    (void)ramet__file_remove(pending); /* where it is or stays: it is not made from this HEAD, so nobody can commit it again */
     if (version) *version = store->head;
 out:
     ramet__store_unlock(store);
+    ramet__free(members);
     ramet__free(pending);
     return st;
 }

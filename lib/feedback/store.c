@@ -131,20 +131,23 @@ out:
     return st;
 }
 
-static ramet_status write_head(ramet_store *s, int64_t version) {
+/* HEAD is written beside the old one before the ledger tells of it, so that what is left to do afterwards needs no memory. */
+static ramet_status prepare_head(ramet__writer **w, ramet_store *s, int64_t version) {
     char *path = NULL, text[32];
-    ramet__writer *w = NULL;
     ramet_status st;
     snprintf(text, sizeof text, "%lld\n", (long long)version);
     RAMET__NEW(path, ramet__store_path(s, "HEAD"));
-    RAMET__GO(ramet__writer_open(&w, s->rt->mem, path));
-    RAMET__GO(ramet__writer_write(w, text, strlen(text)));
-    RAMET__GO(ramet__writer_commit(&w));
-    s->head = version;
+    RAMET__GO(ramet__writer_open(w, s->rt->mem, path));
+    st = ramet__writer_write(*w, text, strlen(text));
 out:
-    ramet__writer_drop(&w);
     ramet__free(path);
     return st;
+}
+
+static ramet_status move_head(ramet__writer **w, ramet_store *s, int64_t version) {
+    RAMET__TRY(ramet__writer_commit(w));
+    s->head = version;
+    return RAMET_OK;
 }
 
 static ramet_status take_lock(ramet_store *s) {
@@ -242,6 +245,7 @@ void ramet_store_free(ramet_store *s) {
 
 ramet_status ramet__store_add_version(ramet_store *s, const ramet_model *model, int64_t parent, const char *event, const char *members) {
     char *path = NULL, *line = NULL;
+    ramet__writer *head = NULL;
     ramet_status st;
     int64_t number = 1;
     for (int64_t i = 0; i < s->n_versions; i++) number = RAMET__MAX(number, s->versions[i].number + 1);
@@ -250,10 +254,12 @@ ramet_status ramet__store_add_version(ramet_store *s, const ramet_model *model, 
     RAMET__NEW(path, ramet__store_path(s, "versions/%04lld.gguf", (long long)number));
     RAMET__GO(ramet_model_save(model, path, NULL, NULL));
     RAMET__NEW(line, ramet__format(s->rt->mem, "\"version\":%lld,\"parent\":%lld,\"digest\":\"%s\"%s%s", (long long)number, (long long)parent, digest, *members ? "," : "", members));
+    RAMET__GO(prepare_head(&head, s, number));
     RAMET__GO(ramet__ledger_add(s, event, line));
-    RAMET__GO(write_head(s, number));
     RAMET__GO(read_ledger(s));
+    RAMET__GO(move_head(&head, s, number));
 out:
+    ramet__writer_drop(&head);
     ramet__free(line);
     ramet__free(path);
     return st;
@@ -320,16 +326,19 @@ ramet_status ramet_store_head(int64_t *version, ramet_model **model, ramet_store
 
 ramet_status ramet_store_undo(int64_t *version, ramet_store *s) {
     char line[96];
+    ramet__writer *head = NULL;
     ramet_status st = RAMET_OK;
     if (!s) return ramet__fail(RAMET_E_ARGUMENT, "ramet_store_undo: store must not be NULL");
     RAMET__TRY(ramet__store_lock(s));
     int64_t from = s->head, to = ramet__store_version(s, s->head)->parent;
     if (!to) { st = ramet__fail(RAMET_E_STATE, "%s: version %lld has no parent; there is nothing to undo", s->folder, (long long)from); goto out; }
     snprintf(line, sizeof line, "\"from\":%lld,\"to\":%lld", (long long)from, (long long)to);
+    RAMET__GO(prepare_head(&head, s, to));
     RAMET__GO(ramet__ledger_add(s, "undo", line));
-    RAMET__GO(write_head(s, to));
+    RAMET__GO(move_head(&head, s, to));
     if (version) *version = to;
 out:
+    ramet__writer_drop(&head);
     ramet__store_unlock(s);
     return st;
 }

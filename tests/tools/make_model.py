@@ -3,7 +3,9 @@
 """Write a tiny llama model with random weights as GGUF v3: the fixture of the unit tests. Standard library only.
 
     make_model.py OUT.gguf [--layers 2] [--width 64] [--heads 4] [--kv-heads 2] [--ffn 128] [--context 256]
-                           [--encoding F32|F16|BF16|Q8_0] [--untied] [--seed 1]
+                           [--encoding F32|F16|BF16|Q8_0] [--untied] [--seed 1] [--folder FOLDER]
+
+--folder writes the same model as a Hugging Face folder too: config.json, model.safetensors, tokenizer.json, tokenizer_config.json.
 
 The same arguments give the same bytes on every machine. What is inside:
 
@@ -16,6 +18,8 @@ The same arguments give the same bytes on every machine. What is inside:
   chat template  ChatML with SmolLM2's shape: a default system message when the first message is not one
 """
 import argparse
+import json
+import os
 import struct
 
 MERGES = """Ġ t|h e|Ġ a|i n|Ġt he|r e|o n|Ġ s|e r|Ġ w|n d|a t|Ġ o|o u|i s|Ġ c|e n|i t|o r|e s|Ġ b|Ġ f|e d|a n|in g|Ġ p|Ġo f|Ġa nd|a l|Ġ m|
@@ -86,6 +90,47 @@ def pair(key, kind, v, element=None):
     return head + struct.pack("<IQ", element, len(v)) + b"".join(value(element, x) for x in v)
 
 
+HF_NAMES = {"attn_norm": "input_layernorm", "attn_q": "self_attn.q_proj", "attn_k": "self_attn.k_proj", "attn_v": "self_attn.v_proj",
+            "attn_output": "self_attn.o_proj", "ffn_norm": "post_attention_layernorm", "ffn_gate": "mlp.gate_proj", "ffn_up": "mlp.up_proj",
+            "ffn_down": "mlp.down_proj", "token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head"}
+
+
+def write_folder(a, tensors, tokens, merges):
+    """The model as Hugging Face has it: rows of q and k by halves, not pairs."""
+    head, offset, blobs = {}, 0, []
+    for name, encoding, shape, blob in tensors:
+        kind = name.split(".")[-1]
+        if kind in ("attn_q", "attn_k"):
+            row, half = len(blob) // shape[0], a.width // a.heads // 2
+            rows = [blob[r * row:(r + 1) * row] for r in range(shape[0])]
+            blob = b"".join(rows[first + 2 * j + second] for first in range(0, shape[0], 2 * half) for second in (0, 1) for j in range(half))
+        layer = name.split(".")[1] if "." in name else None
+        head[(f"model.layers.{layer}." if layer else "") + HF_NAMES[kind] + ".weight"] = {
+            "dtype": encoding, "shape": list(shape), "data_offsets": [offset, offset + len(blob)]}
+        blobs.append(blob)
+        offset += len(blob)
+    text = json.dumps(head).encode()
+    text += b" " * (-len(text) % 8)
+    os.makedirs(a.folder, exist_ok=True)
+    special = [{"id": i, "content": tokens[i], "special": True, "normalized": False, "single_word": False, "lstrip": False, "rstrip": False} for i in range(3)]
+    texts = {
+        "config.json": {"model_type": "llama", "hidden_size": a.width, "num_hidden_layers": a.layers, "num_attention_heads": a.heads,
+                        "num_key_value_heads": a.kv_heads, "intermediate_size": a.ffn, "vocab_size": len(tokens), "max_position_embeddings": a.context,
+                        "rms_norm_eps": 1e-5, "rope_theta": 10000.0, "hidden_act": "silu", "tie_word_embeddings": not a.untied},
+        "tokenizer.json": {"version": "1.0", "added_tokens": special, "normalizer": None, "post_processor": None, "decoder": {"type": "ByteLevel"},
+                           "pre_tokenizer": {"type": "Sequence", "pretokenizers": [{"type": "Digits", "individual_digits": True},
+                                             {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}]},
+                           "model": {"type": "BPE", "vocab": {t: i for i, t in enumerate(tokens)}, "merges": merges}},
+        "tokenizer_config.json": {"bos_token": tokens[1], "eos_token": tokens[2], "unk_token": tokens[0], "pad_token": tokens[2],
+                                  "add_prefix_space": False, "chat_template": TEMPLATE},
+    }
+    for name, value in texts.items():
+        with open(os.path.join(a.folder, name), "w", encoding="utf-8") as out:
+            json.dump(value, out)
+    with open(os.path.join(a.folder, "model.safetensors"), "wb") as out:
+        out.write(struct.pack("<Q", len(text)) + text + b"".join(blobs))
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("out")
@@ -93,6 +138,7 @@ def main():
         parser.add_argument("--" + name, type=int, default=default)
     parser.add_argument("--encoding", choices=ENCODINGS, default="F32")
     parser.add_argument("--untied", action="store_true")
+    parser.add_argument("--folder")
     a = parser.parse_args()
 
     merges = MERGES.replace("\n", "").split("|")
@@ -123,7 +169,7 @@ def main():
                      (f"blk.{n}.ffn_gate", a.ffn, a.width), (f"blk.{n}.ffn_up", a.ffn, a.width), (f"blk.{n}.ffn_down", a.width, a.ffn)]
     matrices += [("output_norm", a.width)] + ([("output", len(tokens), a.width)] if a.untied else [])
 
-    random, infos, blobs, offset = uniform(a.seed), b"", [], 0
+    random, infos, blobs, offset, tensors = uniform(a.seed), b"", [], 0, []
     for name, *shape in matrices:
         encoding = a.encoding if len(shape) == 2 else "F32"
         if encoding == "Q8_0" and shape[1] % 32:
@@ -134,6 +180,7 @@ def main():
             bound = 0.45 if name == "token_embd" else (3 / shape[1]) ** 0.5
             data = [bound * next(random) for _ in range(shape[0] * shape[1])]
         blob = encode(data, encoding)
+        tensors.append((name, encoding, shape, blob))
         blob += bytes(-len(blob) % 32)
         infos += string(name + ".weight") + struct.pack(f"<I{len(shape)}QIQ", len(shape), *reversed(shape), ENCODINGS[encoding], offset)
         blobs.append(blob)
@@ -141,6 +188,10 @@ def main():
     head = b"GGUF" + struct.pack("<IQQ", 3, len(matrices), len(keys)) + b"".join(pair(*k) for k in keys) + infos
     with open(a.out, "wb") as out:
         out.write(head + bytes(-len(head) % 32) + b"".join(blobs))
+    if a.folder:
+        if a.encoding == "Q8_0":
+            raise SystemExit("make_model: a Hugging Face folder has no Q8_0")
+        write_folder(a, tensors, tokens, merges)
 
 
 if __name__ == "__main__":

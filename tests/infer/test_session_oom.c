@@ -1,0 +1,42 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* test_session_oom.c - the first, second, third ... allocation fails while a model is run: what the session held before a call it holds after it. */
+#include "../model/support.h"
+#include "../tools/failing.h"
+
+static ramet_status run(ramet_runtime *runtime, void *user) {
+    static const int32_t ids[] = {1, 77, 290, 15, 15, 200, 310};
+    (void)user;
+    ramet_status st;
+    ramet_model *model = NULL;
+    ramet_session *session = NULL;
+    ramet_session_options o;
+    ramet_sampling greedy;
+    const float *logits = NULL;
+    int64_t rows = -1, made = -1;
+    ramet_session_options_init(&o, sizeof o);
+    ramet_sampling_init(&greedy, sizeof greedy);
+    o.max_context = 32;
+    o.max_rows = 8;
+    MAKE(model, ramet_model_load_path(&model, runtime, tiny_path()));
+    MAKE(session, ramet_session_create(&session, model, &o));
+    st = ramet_session_run(&logits, &rows, session, ids, NULL, NULL, 7, NULL, NULL);
+    assert_int_equal(rows, st ? -1 : 1);
+    assert_int_equal(logits != NULL, !st);
+    assert_int_equal(ramet_session_length(session, 0), st ? 0 : 7);
+    if (st) goto out;
+    st = ramet_session_generate(&made, session, 1, ids, 7, 3, &greedy, NULL, NULL, NULL);
+    assert_int_equal(made, st ? -1 : 3);
+    if (st) goto out;
+    assert_int_equal(ramet_session_length(session, 1), 10);
+out:
+    ramet_session_free(session);
+    ramet_model_free(model);
+    return st;
+}
+
+static void test_run_and_generate(void **state) { fail_each(run, NULL, 100); }
+
+int main(void) {
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_run_and_generate)};
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -76,6 +76,10 @@ ramet__val ramet__op_attention(ramet__graph *g, ramet__val q, ramet__val k, rame
 /* The same over the sequence's cache, after this run's k and v were written at pos [R]. Not differentiable. */
 ramet__val ramet__op_cache_attention(ramet__graph *g, ramet__val q, ramet__val k, ramet__val v, ramet__val seq, ramet__val pos,
                                      const ramet__cache_layout *cache, int32_t layer, int64_t n_head);
+/* The loop over rows: y[t] = x[t] + a[t] y[t-1] in each sequence, or reversed y[t] = x[t] + a[t+1] y[t+1]; a, x [R,n]. And each row's
+ * neighbour in its sequence: the one before (reversed: after) it, zeros where there is none. */
+ramet__val ramet__op_scan(ramet__graph *g, ramet__val a, ramet__val x, ramet__val seq, int32_t reversed);
+ramet__val ramet__op_shift(ramet__graph *g, ramet__val x, ramet__val seq, int32_t reversed);
 ramet__val ramet__op_add(ramet__graph *g, ramet__val a, ramet__val b);   /* same shape, or b [1], [cols] broadcast */
 ramet__val ramet__op_sub(ramet__graph *g, ramet__val a, ramet__val b);
 ramet__val ramet__op_mul(ramet__graph *g, ramet__val a, ramet__val b);   /* same broadcasts */

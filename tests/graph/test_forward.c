@@ -269,6 +269,32 @@ static void test_rows_by_number(void **state) {
     }
     free(table.data);
 }
+/* More columns than a piece; both directions; sequences of three and four rows. */
+static void test_scan_and_shift(void **state) {
+    (void)state;
+    enum { N = 300 };
+    for (int32_t i = 0; i < 4; i++) {
+        one t = begin();
+        int32_t reversed = i % 2;
+        ramet__val a = rows(&t, "a", RAMET__AXIS_ROWS, N, 1.2f), x = rows(&t, "x", RAMET__AXIS_ROWS, N, 1),
+                   s = index_of(&t, "seq", RAMET__AXIS_ROWS, 0, seq);
+        double want[R * N];
+        for (int32_t k = 0; k < R; k++) {
+            int32_t r = reversed ? R - 1 - k : k, before = reversed ? r + 1 : r - 1,
+                    there = before >= 0 && before < R && seq[before] == seq[r];
+            for (int32_t j = 0; j < N; j++)
+                if (i < 2)
+                    want[r * N + j] = t.data[1][r * N + j] +
+                                      (there ? t.data[0][(reversed ? before : r) * N + j] * want[before * N + j] : 0);
+                else
+                    want[r * N + j] = there ? t.data[1][before * N + j] : 0;
+        }
+        near(result(&t, i < 2 ? ramet__op_scan(t.g, a, x, s, reversed) : ramet__op_shift(t.g, x, s, reversed),
+                    RAMET__MODE_EXACT),
+             want, R * N, 1e-6, i < 2 ? "scan" : "shift");
+        end(&t);
+    }
+}
 static void test_embed_grad_adds_rows_up(void **state) {
     (void)state;
     one t = begin();
@@ -601,6 +627,7 @@ int main(void) {
                                        cmocka_unit_test(test_broadcasts_of_one_row_and_one_number),
                                        cmocka_unit_test(test_row_operations),
                                        cmocka_unit_test(test_rows_by_number),
+                                       cmocka_unit_test(test_scan_and_shift),
                                        cmocka_unit_test(test_embed_grad_adds_rows_up),
                                        cmocka_unit_test(test_embed_of_every_encoding),
                                        cmocka_unit_test(test_rms_norm_and_its_weight_of_another_encoding),

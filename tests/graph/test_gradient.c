@@ -157,6 +157,19 @@ static ramet__val case_step(scene *s) { /* a ramp */
     ramet__val x = rows_of(s, "a", 4);
     return number(s, ramet__op_mul(s->g, ramet__op_mul(s->g, x, x), ramet__op_step(s->g, x)), "p");
 }
+static ramet__val case_scan(scene *s) {
+    return number(s, ramet__op_scan(s->g, rows_of(s, "a", 3), rows_of(s, "x", 3), in_rows(s, "seq"), 0), "p");
+}
+static ramet__val case_scan_reversed(scene *s) {
+    return number(s, ramet__op_scan(s->g, rows_of(s, "a", 3), rows_of(s, "x", 3), in_rows(s, "seq"), 1), "p");
+}
+static ramet__val case_shift(scene *s) {
+    ramet__val x = rows_of(s, "x", 3), of = in_rows(s, "seq");
+    return number(
+        s,
+        ramet__op_mul(s->g, ramet__op_shift(s->g, x, of, 0), ramet__op_shift(s->g, ramet__op_mul(s->g, x, x), of, 1)),
+        "p");
+}
 static ramet__val loss_weight(scene *s) {
     return ramet__graph_input(s->g, "weight", RAMET__TYPE_F32, RAMET__AXIS_OUTS, 0);
 }
@@ -245,6 +258,9 @@ static const test_case cases[] = {
     {"head_tn", case_head_tn, 1, 0},
     {"groups", case_groups, 1, 0},
     {"step", case_step, 1, 0},
+    {"scan", case_scan, 1, 0},
+    {"scan reversed", case_scan_reversed, 1, 0},
+    {"shift", case_shift, 1, 0},
     {"cross_entropy", case_cross_entropy, 1, 0},
     {"kl_top", case_kl_top, 1, 0},
     {"kl", case_kl, 1, 0},

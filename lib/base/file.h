@@ -20,7 +20,8 @@ void ramet__reader_drop(const ramet__reader *reader, uint64_t offset, uint64_t s
 /* Whole small file into memory (NUL added after size). limit 0: 1 GiB. */
 ramet_status ramet__file_read_all(char **data, size_t *size, ramet__mem *mem, const char *path, uint64_t limit);
 
-/* Written whole or not at all: temp file beside the target, fsync, rename, fsync of the folder. */
+/* Written whole or not at all: temp file beside the target, fsync, rename, fsync of the folder. What a killed process left of the
+ * same target is removed first. */
 typedef struct ramet__writer ramet__writer;
 ramet_status ramet__writer_open(ramet__writer **out, ramet__mem *mem, const char *path);
 ramet_status ramet__writer_write(ramet__writer *writer, const void *data, size_t size);
@@ -29,6 +30,8 @@ uint64_t ramet__writer_offset(const ramet__writer *writer);
  * be synced; the message says so. */
 ramet_status ramet__writer_commit(ramet__writer **writer);
 void ramet__writer_drop(ramet__writer **writer);            /* removes the temp file; NULL is fine */
+/* Remove the temp files of killed writers: for the target `name` in a folder, NULL: for every target. */
+void ramet__writer_sweep(const char *folder, const char *name);
 
 ramet_status ramet__dir_make(const char *path);             /* like mkdir -p */
 int32_t ramet__path_kind(const char *path);                 /* 0 nothing, 1 file, 2 folder */

@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
@@ -34,9 +35,36 @@ static void destroy(ramet__writer *w) {
     ramet__free(w);
 }
 
+static const char letters[] = "abcdefghijklmnopqrstuvwxyz234567";
+#define SUFFIX ".tmp-xxxxxxxx"
+
+/* A writer holds a lock on its temp file, and the lock ends with the process: who gets it has found what a killed one left. */
+void ramet__writer_sweep(const char *folder, const char *name) {
+    const size_t end = sizeof SUFFIX - 1;
+    DIR *dir = opendir(folder);
+    if (!dir) return;
+    for (const struct dirent *entry; (entry = readdir(dir));) {
+        const char *found = entry->d_name;
+        const size_t n = strlen(found);
+        if (n <= end || memcmp(found + n - end, SUFFIX, end - 8) != 0 || strspn(found + n - 8, letters) != 8) continue;
+        if (name && (strlen(name) != n - end || memcmp(found, name, n - end) != 0)) continue;
+        const int fd = openat(dirfd(dir), found, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
+        struct stat info;
+        if (fd < 0) continue;
+        if (fstat(fd, &info) == 0 && S_ISREG(info.st_mode) && flock(fd, LOCK_EX | LOCK_NB) == 0) unlinkat(dirfd(dir), found, 0);
+        close(fd);
+    }
+    closedir(dir);
+}
+
+/* 0: a sweep came between making the file and locking it. Where the file system has no locks, nothing is swept either. */
+static int keep_temp(int fd) {
+    struct stat info;
+    return (flock(fd, LOCK_EX | LOCK_NB) == 0 || errno != EWOULDBLOCK) && fstat(fd, &info) == 0 && info.st_nlink > 0;
+}
+
 /* A new file beside the target, with the rights the target has or would get. The name needs to be new, not secret. */
 static ramet_status make_temp(ramet__writer *w, size_t size) {
-    static const char letters[] = "abcdefghijklmnopqrstuvwxyz234567";
     struct timespec t;
     clock_gettime(CLOCK_REALTIME, &t);
     uint64_t mix = ((uint64_t)t.tv_nsec << 32 ^ (uint64_t)t.tv_sec ^ (uint64_t)getpid() << 20 ^ (uint64_t)(uintptr_t)w) * 0x9E3779B97F4A7C15u;
@@ -46,12 +74,16 @@ static ramet_status make_temp(ramet__writer *w, size_t size) {
         for (int i = 0; i < 8; i++) suffix[i] = letters[mix >> (20 + 5 * i) & 31];
         snprintf(w->temp, size, "%s.tmp-%s", w->target, suffix);
         w->fd = open(w->temp, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
-        if (w->fd >= 0) {
+        if (w->fd >= 0 && keep_temp(w->fd)) {
             struct stat old;
             if (stat(w->target, &old) == 0) (void)!fchmod(w->fd, old.st_mode & 0777);
             return RAMET_OK;
         }
-        if (errno != EEXIST) break;
+        if (w->fd >= 0) {
+            close(w->fd);
+            w->fd = -1;
+        } else if (errno != EEXIST)
+            break;
     }
     const int code = errno;
     w->temp[0] = 0;
@@ -74,6 +106,7 @@ ramet_status ramet__writer_open(ramet__writer **out, ramet__mem *mem, const char
     RAMET__NEW(w->temp, ramet__calloc(mem, temp_size, 1));
     const char *slash = strrchr(path, '/');
     RAMET__NEW(w->folder, slash ? ramet__strndup(mem, path, slash == path ? 1 : (size_t)(slash - path)) : ramet__strdup(mem, "."));
+    ramet__writer_sweep(w->folder, slash ? slash + 1 : path);
     RAMET__GO(make_temp(w, temp_size));
     *out = w;
     return RAMET_OK;

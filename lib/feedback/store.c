@@ -296,6 +296,18 @@ out:
     return st;
 }
 
+/* What a killed process left; a write to the same file would remove it too, but the names of briefs do not come back. */
+static ramet_status sweep(ramet_store *s) {
+    static const char *const folders[] = {".", "versions", "briefs", "measured"};
+    for (int32_t i = 0; i < RAMET__COUNT(folders); i++) {
+        char *path = ramet__store_path(s, "%s", folders[i]);
+        if (!path) return ramet__alloc_status();
+        ramet__writer_sweep(path, NULL);
+        ramet__free(path);
+    }
+    return RAMET_OK;
+}
+
 ramet_status ramet_store_open(ramet_store **out, ramet_runtime *runtime, const char *folder) {
     ramet_store *s = NULL;
     ramet_status st;
@@ -304,6 +316,7 @@ ramet_status ramet_store_open(ramet_store **out, ramet_runtime *runtime, const c
     RAMET__GO(store_new(&s, runtime, folder));
     RAMET__GO(read_head(s)); /* before the lock, so that a wrong path does not grow a LOCK file */
     RAMET__GO(ramet__store_lock(s));
+    RAMET__GO(sweep(s));
     ramet__store_unlock(s);
     *out = s;
     s = NULL;

@@ -221,6 +221,42 @@ static void test_folders(void **state) {
     }
 }
 
+static void make(const char *suffix) {
+    char name[128];
+    snprintf(name, sizeof name, "%s%s", path, suffix);
+    FILE *f = fopen(name, "w");
+    assert_non_null(f);
+    fclose(f);
+}
+
+static void test_what_killed_writers_left_is_removed(void **state) {
+    static const char *const stay[] = {".tmp-abcdefg", ".tmp-ABCDEFGH", ".tmp-abcdefgh.tmp", "2.tmp-abcdefgh"};
+    ramet__writer *one, *two;
+    unlink(path);
+    for (size_t i = 0; i < sizeof stay / sizeof *stay; i++) make(stay[i]);
+    make(".tmp-abcdefgh");
+    make(".tmp-22222222");
+    assert_int_equal(entries(), 6);
+    assert_ok(ramet__writer_open(&one, mem, path));
+    assert_int_equal(entries(), 5); /* the two are gone, and one is being written */
+    assert_ok(ramet__writer_open(&two, mem, path));
+    assert_int_equal(entries(), 6); /* a living writer keeps its file */
+    ramet__writer_sweep(folder, NULL);
+    assert_int_equal(entries(), 5); /* the other target's */
+    assert_ok(ramet__writer_write(one, "one", 3));
+    assert_ok(ramet__writer_write(two, "two", 3));
+    assert_ok(ramet__writer_commit(&two));
+    assert_file(path, "two", 3);
+    assert_ok(ramet__writer_commit(&one));
+    assert_file(path, "one", 3);
+    for (size_t i = 0; i < 3; i++) {
+        char name[128];
+        snprintf(name, sizeof name, "%s%s", path, stay[i]);
+        assert_ok(ramet__file_remove(name));
+    }
+    assert_int_equal(entries(), 1);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_small_and_large_pieces_arrive_in_order),
@@ -230,6 +266,7 @@ int main(void) {
         cmocka_unit_test(test_bad_targets),
         cmocka_unit_test(test_open_survives_every_failing_allocation),
         cmocka_unit_test(test_folders),
+        cmocka_unit_test(test_what_killed_writers_left_is_removed),
     };
     return cmocka_run_group_tests(tests, setup, teardown);
 }

@@ -12,6 +12,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 #include "../tools/failing.h"
+#include "../tools/folder.h"
 
 static char folder[256], store_path[300], brief_path[300], update_path[300], made_path[300], candidate_path[300], text_path[300], ledger_path[320];
 static off_t ledger_size;
@@ -96,12 +97,6 @@ static int64_t head_of(const char *path) {
     return version;
 }
 
-static void clear(const char *path) {
-    char command[400];
-    snprintf(command, sizeof command, "rm -rf '%s'", path);
-    assert_int_equal(system(command), 0);
-}
-
 /* HEAD is 0 before; 1 after the store is made; 2 after a commit; 1 after undo. */
 static ramet_status commit_and_undo(ramet_runtime *rt, void *user) {
     const char *path = made_path;
@@ -116,7 +111,7 @@ static ramet_status commit_and_undo(ramet_runtime *rt, void *user) {
     const char *texts[1] = {text_path};
     int64_t version = -1;
     int32_t passed = -1;
-    clear(path);
+    assert_int_equal(folder_remove(path), 0);
     MAKE(model, ramet_model_load_path(&model, rt, getenv("RAMET_TINY_MODEL")));
     st = ramet_store_init(&store, rt, path, model);
     assert_int_equal(head_of(path), st ? 0 : 1);
@@ -151,10 +146,8 @@ static void test_commit_and_undo(void **state) {
 
 static int setup(void **state) {
     (void)state;
-    const char *path = getenv("RAMET_TINY_MODEL"), *tmp = getenv("TMPDIR");
-    if (!tmp) tmp = access("/dev/shm", W_OK) ? "/tmp" : "/dev/shm"; /* thousands of files are written and synced */
-    snprintf(folder, sizeof folder, "%s/ramet-oom-XXXXXX", tmp);
-    if (!path || !mkdtemp(folder)) return -1;
+    const char *path = getenv("RAMET_TINY_MODEL");
+    if (!path || folder_make(folder, sizeof folder, 1)) return -1;
     snprintf(store_path, sizeof store_path, "%s/store", folder);
     snprintf(brief_path, sizeof brief_path, "%s/brief", folder);
     snprintf(update_path, sizeof update_path, "%s/update", folder);
@@ -190,8 +183,7 @@ static int setup(void **state) {
 
 static int teardown(void **state) {
     (void)state;
-    clear(folder);
-    return 0;
+    return folder_remove(folder);
 }
 
 int main(void) {

@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The rules find what they are for: each is run on a small tree that breaks it.    test_rules.py CC NM [STRIP]"""
 import pathlib
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -93,6 +94,58 @@ class Rules(unittest.TestCase):
     def test_headers(self):
         self.write({"include/ramet/a.h": "#ifndef A\n#define A\nint f(uint32_t x);\n#endif\n"})
         self.assert_finds(["a.h: does not compile alone"], "headers.py", self.root, "c", "c99", COMPILER)
+
+    @unittest.skipUnless(shutil.which("abidiff"), "no abidiff")
+    def test_abi(self):
+        good = """#ifndef A
+#define A
+#include <stdint.h>
+#define RAMET_ONE 1
+typedef struct ramet_thing ramet_thing;
+typedef struct ramet_options {
+    uint32_t struct_size;
+    int32_t first, second;
+    float *third;
+    int64_t last[2];
+} ramet_options;
+typedef struct ramet_pair { int32_t a, b; } ramet_pair;
+typedef int32_t (*ramet_fn)(int32_t x, void *user);
+RAMET_API int32_t ramet_make(ramet_thing **out, const ramet_options *options);
+RAMET_API void ramet_call(ramet_thing *thing, ramet_fn fn, const ramet_pair *pair);
+#endif
+"""
+        def change(*pairs):
+            text = good
+            for old, new in pairs:
+                self.assertIn(old, text)
+                text = text.replace(old, new)
+            self.write({"include/ramet/ramet.h": text})
+            return self.run_rule("abi.py", "abidiff", self.root, COMPILER)
+        self.write({"include/ramet/ramet.h": good})
+        (self.root / "tests/lint").mkdir(parents=True)
+        self.assertEqual(self.run_rule("abi.py", "", self.root, "--write", COMPILER)[0], 0)
+        self.assertEqual(self.run_rule("abi.py", "", self.root, COMPILER)[0], 77)
+        appended = ("last[2];", "last[2]; double more; const char *name;")
+        for pairs in ([], [appended], [("#endif", "RAMET_API int32_t ramet_new(ramet_thing *thing);\n#endif")], [("ramet_options;", "ramet_options;\n#define RAMET_TWO 2")],
+                      [("(ramet_thing **out", "(ramet_thing **result")]):
+            self.assertEqual(change(*pairs)[0], 0, (pairs, change(*pairs)[1]))
+        for word, *pairs in (["third", ("    float *third;\n", "")], ["second", ("first, second", "first")], ["first", ("int32_t first", "int64_t first")],
+                             ["third", ("float *third", "double *third")], ["first", ("first, second", "second, first")], ["last", ("last[2]", "last[3]")],
+                             ["middle", ("float *third", "int64_t middle; float *third")], ["first", ("int32_t first", "float first"), appended],
+                             ["third", ("    float *third;\n", ""), appended], ["middle", ("first, second", "first, second, middle, other"), appended],
+                             ["ramet_pair", ("a, b;", "a, b, c;")], ["ramet_make", ("RAMET_API int32_t ramet_make(ramet_thing **out, const ramet_options *options);", "")],
+                             ["ramet_make", ("int32_t ramet_make(ramet_thing **out, ", "int32_t ramet_make(")], ["ramet_make", ("int32_t ramet_make", "int64_t ramet_make")],
+                             ["ramet_fn", ("(int32_t x, void", "(int64_t x, void")], ["RAMET_ONE was 1, is 2", ("ONE 1", "ONE 2")], ["gone", ("#define RAMET_ONE 1", "")]):
+            code, output = change(*pairs)
+            self.assertEqual(code, 1, (pairs, output))
+            self.assertIn(word, output)
+        padded = ("int64_t last[2];", "int64_t last[2]; int32_t odd;")
+        change(padded)
+        self.assertEqual(self.run_rule("abi.py", "", self.root, "--write", COMPILER)[0], 0)
+        code, output = change((padded[0], padded[1] + " int32_t more;"))
+        self.assertEqual(code, 1, output)
+        self.assertIn("more lies in the padding", output)
+        self.assertEqual(change((padded[0], padded[1] + " int64_t more; int32_t (*fn)(int32_t x);"))[0], 0)
 
 
 if __name__ == "__main__":

@@ -179,24 +179,28 @@ static void test_session_bits_do_not_depend_on_the_cut(void **state) {
     ramet_model_free(m);
 }
 
+/* Prefill at once and in pieces, one token a run, in each mode and from F32 and Q8_0; exact mode also gives what the others of its kind give. */
 static void test_session_bits_do_not_depend_on_threads(void **state) {
-    static float other[TEXT * VOCAB], balanced[2][TEXT * VOCAB];
+    static const int32_t modes[] = {RAMET_MODE_EXACT, RAMET_MODE_BALANCED, RAMET_MODE_FAST}, steps[] = {TEXT, 7, 1};
+    enum { RUNS = RAMET__COUNT(modes) * RAMET__COUNT(steps) };
+    static float want[2][RUNS][TEXT * VOCAB], got[TEXT * VOCAB];
     ramet_model *m = tiny();
     make_base(m);
-    for (int32_t threads = 1; threads <= 4; threads++) {
-        ramet_runtime *r = runtime_of(threads);
-        ramet_model *t = NULL;
-        OK(ramet_model_load_path(&t, r, tiny_path()));
-        ramet_session *s = session_of(t, RAMET_MODE_EXACT, 32), *b = session_of(t, RAMET_MODE_BALANCED, 32);
-        all_logits(other, s, 1, TEXT);
-        assert_memory_equal(base, other, sizeof base);
-        all_logits(balanced[threads > 1], b, 1, TEXT);
-        if (threads > 1) assert_memory_equal(balanced[0], balanced[1], sizeof base);
-        ramet_session_free(s);
-        ramet_session_free(b);
-        ramet_model_free(t);
-        ramet_runtime_free(r);
-    }
+    for (int32_t threads = 1; threads <= 4; threads++)
+        for (int32_t q8 = 0; q8 < 2; q8++) {
+            ramet_runtime *r = runtime_of(threads);
+            ramet_model *t = NULL;
+            OK(ramet_model_load_path(&t, r, q8 ? getenv("RAMET_TINY_MODEL_Q8_0") : tiny_path()));
+            for (int32_t run = 0; run < RUNS; run++) {
+                ramet_session *s = session_of(t, modes[run / RAMET__COUNT(steps)], 32);
+                all_logits(threads > 1 ? got : want[q8][run], s, 1, steps[run % RAMET__COUNT(steps)]);
+                if (threads > 1) assert_memory_equal(want[q8][run], got, sizeof got);
+                if (!q8 && !modes[run / RAMET__COUNT(steps)]) assert_memory_equal(want[q8][run], base, sizeof base);
+                ramet_session_free(s);
+            }
+            ramet_model_free(t);
+            ramet_runtime_free(r);
+        }
     ramet_model_free(m);
 }
 

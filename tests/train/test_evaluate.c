@@ -156,19 +156,23 @@ static void test_flags_are_kept(void **state) {
 }
 
 static void test_same_bits_for_any_threads(void **state) {
-    float want[1024], got[1024];
+    float want[3][1024], got[1024];
+    double loss[3] = {0};
     (void)state;
-    for (int32_t threads = 1; threads <= 4; threads++) {
-        ramet_model *m = tiny(threads);
-        ramet_dataset *d = ids_data(m, 700);
-        ramet_evaluate_options o = options(64, RAMET_SCORE_HALF, got, 1024);
-        o.mode = RAMET_MODE_BALANCED;
-        evaluated(m, d, &o);
-        if (threads == 1) memcpy(want, got, 310 * sizeof *got);
-        assert_memory_equal(want, got, 310 * sizeof *got);
-        ramet_dataset_free(d);
-        ramet_model_free(m);
-    }
+    for (int32_t threads = 1; threads <= 4; threads++)
+        for (int32_t mode = RAMET_MODE_EXACT; mode <= RAMET_MODE_FAST; mode++) {
+            ramet_model *m = tiny(threads);
+            ramet_dataset *d = ids_data(m, 700);
+            ramet_evaluate_options o = options(64, RAMET_SCORE_HALF, threads > 1 ? got : want[mode], 1024);
+            o.mode = mode;
+            const ramet_evaluation e = evaluated(m, d, &o);
+            assert_int_equal(e.tokens, 310);
+            if (threads == 1) loss[mode] = e.loss;
+            else assert_memory_equal(want[mode], got, 310 * sizeof *got);
+            assert_true(loss[mode] == e.loss);
+            ramet_dataset_free(d);
+            ramet_model_free(m);
+        }
 }
 
 static void test_adapter_counts(void **state) {

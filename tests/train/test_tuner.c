@@ -135,8 +135,9 @@ static void test_micro_batches_add_up(void **state) {
 
 /* One uninterrupted run is the reference; then every thread count, and a run that is cut after every micro-batch, saved, and continued by a new
  * tuner with another number of threads, must go through the same checkpoints byte for byte. */
-static void resumes_identically(int32_t full) {
-    const ramet_tuner_options o = small(full);
+static void resumes_identically(int32_t full, int32_t mode) {
+    ramet_tuner_options o = small(full);
+    o.mode = mode;
     blob want[4];
     char path[80];
     snprintf(path, sizeof path, "%s", scratch(".slice"));
@@ -173,8 +174,16 @@ static void resumes_identically(int32_t full) {
     unlink(path);
     for (int32_t i = 0; i < 4; i++) free(want[i].data);
 }
-static void test_resume_is_identical_lora(void **state) { (void)state; resumes_identically(0); }
-static void test_resume_is_identical_full(void **state) { (void)state; resumes_identically(1); }
+static void test_resume_is_identical_lora(void **state) {
+    (void)state;
+    resumes_identically(0, RAMET_MODE_BALANCED);
+    resumes_identically(0, RAMET_MODE_EXACT);
+}
+static void test_resume_is_identical_full(void **state) {
+    (void)state;
+    resumes_identically(1, RAMET_MODE_BALANCED);
+    resumes_identically(1, RAMET_MODE_EXACT);
+}
 
 typedef struct canceller { int calls, after; } canceller;
 static int32_t cancel_late(double fraction, const char *what, void *user) {

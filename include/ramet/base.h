@@ -161,7 +161,7 @@ typedef struct ramet_source {
     int32_t kind;
     const char *path;      /**< PATH: a file, or a Hugging Face folder where a model is wanted */
     int32_t descriptor;    /**< DESCRIPTOR: an open file; not closed, may be closed after the call */
-    int32_t untrusted;     /**< PATH, DESCRIPTOR: read instead of map, so a file that shrinks is an error, not a fault */
+    int32_t untrusted;     /**< PATH (also of a folder), DESCRIPTOR: read instead of map, so a file that shrinks is an error, not a fault */
     uint64_t offset;       /**< DESCRIPTOR: where the content begins (an asset inside a package) */
     uint64_t length;       /**< DESCRIPTOR: its length, 0: to the end; CALLBACKS: total length; MEMORY: bytes at data */
     const void *data;      /**< MEMORY: must outlive what is made from it */

@@ -46,7 +46,7 @@ static ramet_status open_fd(ramet__reader *r, const ramet_source *s) {
     struct stat info;
     if (fstat(r->fd, &info)) return ramet__fail_errno(errno, "%s: cannot be examined", r->name);
     if (S_ISDIR(info.st_mode)) return ramet__fail(RAMET_E_ARGUMENT, "%s: is a folder; a file is wanted", r->name);
-    if (!S_ISREG(info.st_mode)) return ramet__fail(RAMET_E_ARGUMENT, "%s: is not a regular file; use RAMET_SOURCE_CALLBACKS for streams", r->name);
+    if (!S_ISREG(info.st_mode)) return ramet__fail(RAMET_E_ARGUMENT, "%s: is not a regular file; save it as one, or read it through callbacks (RAMET_SOURCE_CALLBACKS)", r->name);
     const uint64_t whole = (uint64_t)info.st_size;
     if (s->kind == RAMET_SOURCE_DESCRIPTOR) {
         if (s->offset > whole || s->length > whole - s->offset)

@@ -63,7 +63,7 @@ static ramet_status choose_isa(ramet_runtime *r, int32_t wanted) {
     if (wanted < RAMET_ISA_AUTO || wanted > RAMET_ISA_DOTPROD)
         return ramet__fail(RAMET_E_ARGUMENT, "ramet_runtime_create: isa %d is none of RAMET_ISA_*", wanted);
     if (wanted != RAMET_ISA_AUTO && wanted != ramet__cpu_reach(flags, wanted))
-        return ramet__fail(RAMET_E_UNSUPPORTED, "ramet_runtime_create: isa %s is asked for, but this CPU has %s; use RAMET_ISA_AUTO",
+        return ramet__fail(RAMET_E_UNSUPPORTED, "ramet_runtime_create: isa %s is asked for, but this CPU has %s; ask for auto (RAMET_ISA_AUTO)",
                            ramet__cpu_isa_name(wanted), ramet__cpu_isa_name(level));
     if (wanted != RAMET_ISA_AUTO) {
         r->isa = wanted;

@@ -73,7 +73,7 @@ ramet_status ramet_brief_create(ramet_store *store, const char *path, const rame
     if (!store || !path) return ramet__fail(RAMET_E_ARGUMENT, "ramet_brief_create: store and path must not be NULL");
     ramet_brief_options_init(&o, sizeof o);
     RAMET__TRY(ramet__options(&o, sizeof o, options, "ramet_brief_create"));
-    if (o.method && !ramet__method_find(o.method)) return ramet__fail(RAMET_E_NOT_FOUND, "no method is named \"%s\"; ramet_list(\"methods\") has them", o.method);
+    if (o.method && !ramet__method_find(o.method)) return ramet__fail(RAMET_E_NOT_FOUND, "no method is named \"%s\"; the list \"methods\" has them", o.method);
     if (o.probe_count < 0 || (o.probe_count && !o.probe_paths)) return ramet__fail(RAMET_E_ARGUMENT, "ramet_brief_create: probe_count %d without probe_paths", o.probe_count);
     if (o.probe_windows < 1 || o.probe_window < 2) return ramet__fail(RAMET_E_ARGUMENT, "ramet_brief_create: probe_windows and probe_window must be at least 1 and 2");
     RAMET__TRY(ramet__store_lock(store));

@@ -111,7 +111,7 @@ ramet_status ramet_commit(int64_t *version, ramet_store *store, ramet_candidate 
     char *members = NULL, *pending = NULL;
     ramet_status st;
     if (!store || !c) return ramet__fail(RAMET_E_ARGUMENT, "ramet_commit: store and candidate must not be NULL");
-    if (!c->gated) return ramet__fail(RAMET_E_REFUSED, "the candidate has not been measured; ramet_gate does it");
+    if (!c->gated) return ramet__fail(RAMET_E_REFUSED, "the candidate has not been measured by a gate; do that first");
     if (c->gated < 0) return ramet__fail(RAMET_E_REFUSED, "the candidate failed its gate");
     RAMET__TRY(ramet__store_lock(store));
     if (strcmp(ramet__store_version(store, store->head)->digest, c->base_digest)) {

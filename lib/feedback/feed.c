@@ -136,7 +136,7 @@ ramet_status ramet_feed(ramet_candidate **out, ramet_store *store, const char *m
     ramet_feed_options_init(&o, sizeof o);
     RAMET__TRY(ramet__options(&o, sizeof o, options, "ramet_feed"));
     const ramet__method *m = ramet__method_find(method);
-    if (!m) return ramet__fail(RAMET_E_NOT_FOUND, "no method is named \"%s\"; ramet_list(\"methods\") has them", method);
+    if (!m) return ramet__fail(RAMET_E_NOT_FOUND, "no method is named \"%s\"; the list \"methods\" has them", method);
     RAMET__TRY(parse_options(f.option, m, o.options));
     if (o.encoding && strcmp(o.encoding, "auto") && (f.encoding = ramet__encoding_find(o.encoding)) < 0)
         return ramet__fail(RAMET_E_ARGUMENT, "no encoding is named \"%s\"; \"auto\" chooses", o.encoding);

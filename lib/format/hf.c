@@ -11,6 +11,7 @@ struct ramet__hf {
     ramet__mem *mem;
     ramet__arena arena;
     char *folder;
+    int32_t untrusted;
     const ramet__json *config;
     char *tokenizer; size_t tokenizer_size;
     char *tokenizer_config; size_t tokenizer_config_size;
@@ -58,6 +59,7 @@ static ramet_status open_file(ramet__safetensors **out, ramet__hf *hf, const cha
     ramet__reader *reader = NULL;
     ramet_source source;
     ramet_source_from_path(&source, sizeof source, path);
+    source.untrusted = hf->untrusted;
     ramet_status st = ramet__reader_open(&reader, hf->mem, &source);
     if (!st) st = ramet__safetensors_open(out, hf->mem, reader);
     ramet__reader_free(reader);
@@ -158,12 +160,13 @@ out:
     return st;
 }
 
-ramet_status ramet__hf_open(ramet__hf **out, ramet__mem *mem, const char *folder) {
+ramet_status ramet__hf_open(ramet__hf **out, ramet__mem *mem, const char *folder, int32_t untrusted) {
     ramet_status st = RAMET_OK;
     ramet__hf *hf;
     if (ramet__path_kind(folder) != 2) return ramet__fail(RAMET_E_NOT_FOUND, "%s: no such folder", folder);
     RAMET__NEW(hf, ramet__calloc(mem, 1, sizeof *hf));
     hf->mem = hf->arena.mem = mem;
+    hf->untrusted = untrusted;
     RAMET__NEW(hf->folder, ramet__arena_strndup(&hf->arena, folder, strlen(folder)));
     RAMET__GO(read_json(&hf->config, hf, "config.json"));
     if (!hf->config) {

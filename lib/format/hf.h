@@ -7,9 +7,9 @@
 #include "format/safetensors.h"
 
 typedef struct ramet__hf ramet__hf;
-/* Errors: E_NOT_FOUND (no config.json, no weights), E_FORMAT (a file is wrong; a shard's name is not a plain file name of this folder
+/* untrusted: read instead of map. Errors: E_NOT_FOUND (no config.json, no weights), E_FORMAT (a file is wrong; a shard's name is not a plain file name of this folder
  * or is a symbolic link), E_INCONSISTENT (the index names a tensor that its shard lacks), and what reading answers. */
-ramet_status ramet__hf_open(ramet__hf **out, ramet__mem *mem, const char *folder);
+ramet_status ramet__hf_open(ramet__hf **out, ramet__mem *mem, const char *folder, int32_t untrusted);
 void ramet__hf_free(ramet__hf *hf);
 /* E_NOT_FOUND naming the tensor. Out parameters belong to hf. */
 ramet_status ramet__hf_find(const ramet__hf *hf, const char *name, const ramet__safetensors **st, const ramet__st_tensor **t);

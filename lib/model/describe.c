@@ -91,7 +91,7 @@ ramet_status ramet_model_describe(char **json, const ramet_model *model) {
         value(&t, &model->meta->kv[i].value);
         first = 0;
     }
-    ramet__text_add(&t, "},\"leaves_device\":[]}"); /* nothing travels by itself */
+    ramet__text_add(&t, "},\"leaves_the_device\":[]}"); /* nothing travels by itself */
     if (t.status) {
         ramet_status st = t.status;
         ramet__text_free(&t);
@@ -124,7 +124,7 @@ static ramet_status describe_adapter(char **json, ramet_runtime *rt, const char 
     ramet__text_add(&t, ",\"targets\":{");
     for (int32_t i = 0, first = 1; arch && i < RAMET__MIN(arch->n_specs, RAMET__COUNT(used)); i++)
         if (used[i]) ramet__text_add(&t, "%s\"%s\":%lld", first ? "" : ",", arch->specs[i].target ? arch->specs[i].target : arch->specs[i].name, (long long)used[i]), first = 0;
-    ramet__text_add(&t, "},\"leaves_device\":[]}");
+    ramet__text_add(&t, "},\"leaves_the_device\":[]}");
     ramet_adapter_free(a);
     ramet_status st = t.status;
     if (st) ramet__text_free(&t);

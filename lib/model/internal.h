@@ -12,7 +12,7 @@ ramet_status ramet__model_fill(ramet_model *m, ramet__fetch_fn fetch, void *cont
 ramet_status ramet__model_check_finite(const ramet_model *m);
 
 ramet_status ramet__model_load_gguf(ramet_model **out, ramet_runtime *rt, ramet__reader *reader, const ramet_model_options *o);
-ramet_status ramet__model_load_hf(ramet_model **out, ramet_runtime *rt, const char *folder, const ramet_model_options *o);
+ramet_status ramet__model_load_hf(ramet_model **out, ramet_runtime *rt, const char *folder, int32_t untrusted, const ramet_model_options *o);
 
 /* The tokenizer has to fit the embedding. */
 ramet_status ramet__model_check_tokenizer(const ramet_model *m);

@@ -29,7 +29,7 @@ ramet_status ramet_model_load(ramet_model **out, ramet_runtime *runtime, const r
     if (!out || !source) return ramet__fail(RAMET_E_ARGUMENT, "ramet_model_load: %s is NULL", out ? "source" : "out");
     if (options) RAMET__TRY(ramet__options(&o, sizeof o, options, "ramet_model_load"));
     RAMET__TRY(ramet__options(&s, sizeof s, source, "ramet_model_load"));
-    if (s.kind == RAMET_SOURCE_PATH && s.path && ramet__path_kind(s.path) == 2) return ramet__model_load_hf(out, runtime, s.path, &o);
+    if (s.kind == RAMET_SOURCE_PATH && s.path && ramet__path_kind(s.path) == 2) return ramet__model_load_hf(out, runtime, s.path, s.untrusted, &o);
     RAMET__TRY(ramet__reader_open(&reader, runtime->mem, &s));
     st = ramet__model_load_gguf(out, runtime, reader, &o);
     ramet__reader_free(reader);

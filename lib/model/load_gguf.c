@@ -31,13 +31,13 @@ static ramet_status load(ramet_model **out, ramet_runtime *rt, ramet__gguf **ggu
     ramet_status st = RAMET_OK;
     int64_t split;
     RAMET__TRY(ramet__gguf_text(&type, g, "general.type", "model"));
-    if (!strcmp(type, "adapter")) return ramet__fail(RAMET_E_UNSUPPORTED, "this is an adapter; load its model, then this with ramet_adapter_load");
+    if (!strcmp(type, "adapter")) return ramet__fail(RAMET_E_UNSUPPORTED, "this is an adapter; load its model, and this as its adapter");
     RAMET__TRY(ramet__gguf_i64(&split, g, "split.count", 1));
     if (split > 1) return ramet__fail(RAMET_E_UNSUPPORTED, "this is one of %lld parts; join them first (llama-gguf-split --merge)", (long long)split);
     RAMET__TRY(ramet__gguf_text(&name, g, "general.architecture", NULL));
     if (!name) return ramet__fail(RAMET_E_INCONSISTENT, "the key general.architecture is missing; is this a model?");
     const ramet__arch *arch = ramet__arch_find(name);
-    if (!arch) return ramet__fail(RAMET_E_UNSUPPORTED, "the architecture \"%s\" is not supported; ramet_list(\"archs\") names those that are", name);
+    if (!arch) return ramet__fail(RAMET_E_UNSUPPORTED, "the architecture \"%s\" is not supported; the list \"archs\" names those that are", name);
     RAMET__TRY(arch->hparams_gguf(&h, g));
     RAMET__TRY(ramet__hparams_check(&h, "metadata"));
 
@@ -53,7 +53,7 @@ static ramet_status load(ramet_model **out, ramet_runtime *rt, ramet__gguf **ggu
     RAMET__GO(ramet__progress(o->progress, o->progress_user, 0.7, "reading the tokenizer"));
     if (o->tokenizer) {
         st = ramet__tokenizer_from_gguf(&m->tokenizer, rt->mem, m->meta);
-        if (st == RAMET_E_NOT_FOUND) st = ramet__fail(RAMET_E_NOT_FOUND, "the file has no tokenizer; set options.tokenizer = 0 to load it without one");
+        if (st == RAMET_E_NOT_FOUND) st = ramet__fail(RAMET_E_NOT_FOUND, "the file has no tokenizer; load it without one (options.tokenizer = 0)");
         if (st) goto out;
         RAMET__GO(ramet__model_check_tokenizer(m));
     }

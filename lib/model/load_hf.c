@@ -98,7 +98,7 @@ static ramet_status load(ramet_model **out, ramet_runtime *rt, const ramet__hf *
     RAMET__TRY(ramet__json_string(&type, ramet__hf_config(hf), "model_type", NULL));
     if (!type) return ramet__fail(RAMET_E_INCONSISTENT, "config.json: \"model_type\" is missing");
     const ramet__arch *arch = ramet__arch_find(type);
-    if (!arch) return ramet__fail(RAMET_E_UNSUPPORTED, "config.json: the architecture \"%s\" is not supported; ramet_list(\"archs\") names those that are", type);
+    if (!arch) return ramet__fail(RAMET_E_UNSUPPORTED, "config.json: the architecture \"%s\" is not supported; the list \"archs\" names those that are", type);
     RAMET__TRY(arch->hparams_hf(&h, ramet__hf_config(hf)));
     RAMET__TRY(ramet__hparams_check(&h, "config.json"));
     RAMET__GO(ramet__model_new(&s.m, rt, arch, &h, folder));
@@ -115,7 +115,7 @@ static ramet_status load(ramet_model **out, ramet_runtime *rt, const ramet__hf *
         size_t size = 0, config_size = 0;
         const char *json = ramet__hf_tokenizer(hf, &size), *config = ramet__hf_tokenizer_config(hf, &config_size);
         if (!json) {
-            st = ramet__fail(RAMET_E_NOT_FOUND, "the folder has no tokenizer.json; set options.tokenizer = 0 to load it without one");
+            st = ramet__fail(RAMET_E_NOT_FOUND, "the folder has no tokenizer.json; add it, or load without a tokenizer (options.tokenizer = 0)");
             goto out;
         }
         RAMET__GO(ramet__tokenizer_from_json(&s.m->tokenizer, rt->mem, json, size, config, config_size));
@@ -129,9 +129,9 @@ out:
     return st;
 }
 
-ramet_status ramet__model_load_hf(ramet_model **out, ramet_runtime *rt, const char *folder, const ramet_model_options *o) {
+ramet_status ramet__model_load_hf(ramet_model **out, ramet_runtime *rt, const char *folder, int32_t untrusted, const ramet_model_options *o) {
     ramet__hf *hf = NULL;
-    RAMET__TRY(ramet__hf_open(&hf, rt->mem, folder));
+    RAMET__TRY(ramet__hf_open(&hf, rt->mem, folder, untrusted));
     ramet_status st = load(out, rt, hf, folder, o);
     ramet__name_file(st, folder);
     ramet__hf_free(hf);

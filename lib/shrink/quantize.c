@@ -18,7 +18,7 @@ static ramet__enc choose(const char *name, const ramet__weight *source, void *us
 
 static ramet_status encoding_named(ramet__enc *out, const char *name, const char *option) {
     int32_t e = ramet__encoding_find(name);
-    if (e < 0) return ramet__fail(RAMET_E_ARGUMENT, "%s: no encoding is named \"%s\"; ramet_list(\"encodings\") has them", option, name);
+    if (e < 0) return ramet__fail(RAMET_E_ARGUMENT, "%s: no encoding is named \"%s\"; the list \"encodings\" has them", option, name);
     *out = (ramet__enc)e;
     return RAMET_OK;
 }

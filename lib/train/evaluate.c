@@ -190,7 +190,7 @@ ramet_status ramet_evaluate(ramet_evaluation *out, ramet_model *model, ramet_dat
     m.per_run = RAMET__MAX(1, RAMET__MIN(ROWS / m.o.window, m.windows));
     if (!m.windows)
         return ramet__fail(RAMET_E_ARGUMENT,
-                           "ramet_evaluate: the data has %lld tokens, less than one window of %d; give a smaller window or RAMET_SCORE_ALL",
+                           "ramet_evaluate: the data has %lld tokens, less than one window of %d; give a smaller window or score all (RAMET_SCORE_ALL)",
                            (long long)m.stream, m.o.window);
     ramet__mem *mem = m.rt->mem;
     RAMET__NEW(m.sum, ramet__calloc(mem, (size_t)m.windows, sizeof *m.sum));

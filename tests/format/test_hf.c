@@ -76,7 +76,7 @@ static void one_file(void **state) {
     size_t n = 1;
     put_shard("model.safetensors", "xyz");
     put_text("tokenizer.json", "{} ");
-    if (ramet__hf_open(&hf, mem, folder)) fail_msg("%s", ramet_last_error());
+    if (ramet__hf_open(&hf, mem, folder, 0)) fail_msg("%s", ramet_last_error());
     assert_int_equal(ramet__json_string(&type, ramet__hf_config(hf), "model_type", NULL), RAMET_OK);
     assert_string_equal(type, "llama");
     assert_string_equal(ramet__hf_tokenizer(hf, &n), "{} ");
@@ -98,7 +98,7 @@ static void shards(void **state) {
     const ramet__st_tensor *t = NULL;
     put_text("model.safetensors.index.json",
              "{\"metadata\":{\"total_size\":5},\"weight_map\":{\"c\":\"two.safetensors\",\"a\":\"one.safetensors\",\"e\":\"two.safetensors\",\"b\":\"one.safetensors\"}}");
-    if (ramet__hf_open(&hf, mem, folder)) fail_msg("%s", ramet_last_error());
+    if (ramet__hf_open(&hf, mem, folder, 0)) fail_msg("%s", ramet_last_error());
     assert_int_equal(ramet__hf_count(hf), 4);
     ramet__hf_at(hf, 0, &st, &t);
     assert_string_equal(t->name, "c"); /* the order of the index */
@@ -133,7 +133,7 @@ static void what_is_wrong_is_named(void **state) {
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
         ramet__hf *hf = NULL;
         put_text("model.safetensors.index.json", rows[i].index);
-        ramet_status st = ramet__hf_open(&hf, mem, folder);
+        ramet_status st = ramet__hf_open(&hf, mem, folder, 0);
         if (st != rows[i].status || hf || !strstr(ramet_last_error(), rows[i].says) || !strstr(ramet_last_error(), folder))
             fail_msg("%s: %s \"%s\"", rows[i].index, ramet_status_name(st), ramet_last_error());
     }
@@ -141,15 +141,15 @@ static void what_is_wrong_is_named(void **state) {
 
 static void what_is_missing_is_named(void **state) {
     ramet__hf *hf = NULL;
-    assert_int_equal(ramet__hf_open(&hf, mem, folder), RAMET_E_NOT_FOUND);
+    assert_int_equal(ramet__hf_open(&hf, mem, folder, 0), RAMET_E_NOT_FOUND);
     assert_non_null(strstr(ramet_last_error(), "model.safetensors"));
     put_shard("model.safetensors", "x");
     put_text("config.json", "[1]");
-    assert_int_equal(ramet__hf_open(&hf, mem, folder), RAMET_E_FORMAT);
+    assert_int_equal(ramet__hf_open(&hf, mem, folder, 0), RAMET_E_FORMAT);
     take_away("config.json");
-    assert_int_equal(ramet__hf_open(&hf, mem, folder), RAMET_E_NOT_FOUND);
+    assert_int_equal(ramet__hf_open(&hf, mem, folder, 0), RAMET_E_NOT_FOUND);
     assert_non_null(strstr(ramet_last_error(), "config.json"));
-    assert_int_equal(ramet__hf_open(&hf, mem, "no-such-folder"), RAMET_E_NOT_FOUND);
+    assert_int_equal(ramet__hf_open(&hf, mem, "no-such-folder", 0), RAMET_E_NOT_FOUND);
     assert_null(hf);
 }
 
@@ -162,7 +162,7 @@ static void failing_allocations_leave_nothing(void **state) {
         ramet__hf *hf = NULL;
         assert_int_equal(ramet__mem_create(&small, failing_alloc, &f, 0), RAMET_OK);
         f.left = k;
-        ramet_status st = ramet__hf_open(&hf, small, folder);
+        ramet_status st = ramet__hf_open(&hf, small, folder, 0);
         if (st && st != RAMET_E_MEMORY) fail_msg("allocation %lld: %s", (long long)k, ramet_last_error());
         done = st == RAMET_OK;
         ramet__hf_free(hf);

@@ -8,6 +8,13 @@ static char *whole(size_t *size) {
     return data;
 }
 
+static void write_whole(const char *path, const void *data, size_t size) {
+    FILE *f = fopen(path, "wb");
+    assert_non_null(f);
+    assert_int_equal(fwrite(data, 1, size, f), size);
+    assert_int_equal(fclose(f), 0);
+}
+
 static int64_t from_memory(void *dst, uint64_t offset, uint64_t size, void *user) {
     memcpy(dst, (const char *)user + offset, size);
     return (int64_t)size;
@@ -49,6 +56,47 @@ static void test_load_every_way(void **state) {
     ramet__free(data);
 }
 
+/* A Hugging Face folder gives the same model; and what was read instead of mapped is independent of its files afterwards. */
+static void test_load_folder_and_untrusted(void **state) {
+    static const char *const names[] = {"config.json", "tokenizer_config.json", "tokenizer.json", "model.safetensors"};
+    const char *from = getenv("RAMET_TINY_FOLDER"), *file = scratch(".copy.gguf");
+    char folder[160], path[320];
+    size_t size;
+    char *data = whole(&size);
+    ramet_model *want = tiny(), *m = NULL;
+    assert_non_null(from);
+    OK(ramet_model_load_path(&m, rt, from));
+    assert_string_equal(ramet_model_digest(m), ramet_model_digest(want));
+    ramet_model_free(m);
+    snprintf(folder, sizeof folder, "%s", scratch(".folder"));
+    OK(ramet__dir_make(folder));
+    write_whole(file, data, size);
+    ramet__free(data);
+    for (int32_t i = 0; i < 4; i++) {
+        snprintf(path, sizeof path, "%s/%s", from, names[i]);
+        OK(ramet__file_read_all(&data, &size, rt->mem, path, 0));
+        snprintf(path, sizeof path, "%s/%s", folder, names[i]);
+        write_whole(path, data, size);
+        ramet__free(data);
+    }
+    for (int32_t i = 0; i < 2; i++) {
+        ramet_source source;
+        ramet_source_from_path(&source, sizeof source, i ? folder : file);
+        source.untrusted = 1;
+        OK(ramet_model_load(&m, rt, &source, NULL));
+        assert_int_equal(truncate(i ? path : file, 0), 0); /* mapped pages would be gone now */
+        assert_string_equal(ramet_model_digest(m), ramet_model_digest(want));
+        ramet_model_free(m);
+    }
+    remove(file);
+    for (int32_t i = 0; i < 4; i++) {
+        snprintf(path, sizeof path, "%s/%s", folder, names[i]);
+        OK(ramet__file_remove(path));
+    }
+    rmdir(folder);
+    ramet_model_free(want);
+}
+
 static void test_load_order_and_tensors(void **state) {
     ramet_model *m = tiny();
     ramet_tensor_info info = {.struct_size = sizeof info};
@@ -79,7 +127,7 @@ static void test_load_order_and_tensors(void **state) {
 static void test_load_refuses_bad_numbers(void **state) {
     static const struct { ramet__gguf_kv kv; ramet_status status; const char *part; } cases[] = {
         {TEXTKEY("general.architecture", "mamba"), RAMET_E_UNSUPPORTED, "\"mamba\""},
-        {TEXTKEY("general.type", "adapter"), RAMET_E_UNSUPPORTED, "ramet_adapter_load"},
+        {TEXTKEY("general.type", "adapter"), RAMET_E_UNSUPPORTED, "this is an adapter"},
         {U32KEY("llama.block_count", 0), RAMET_E_INCONSISTENT, "layers is 0"},
         {U32KEY("llama.block_count", 1), RAMET_E_UNSUPPORTED, "blk.1."},
         {U32KEY("llama.block_count", 3), RAMET_E_INCONSISTENT, "blk.2.attn_norm.weight is missing"},
@@ -295,6 +343,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_arch_names),
         cmocka_unit_test(test_load_every_way),
+        cmocka_unit_test(test_load_folder_and_untrusted),
         cmocka_unit_test(test_load_order_and_tensors),
         cmocka_unit_test(test_load_refuses_bad_numbers),
         cmocka_unit_test(test_load_refuses_nan_in_any_encoding),

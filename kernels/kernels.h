@@ -40,11 +40,15 @@ typedef struct ramet__product_args {
     void *scratch;            /* `scratch` bytes, 64-aligned, private to the call */
 } ramet__product_args;
 
-/* One way to multiply: a packing plus an arithmetic. `exact`: fp32 throughout, fixed order of sums over k. */
+/* What a product does to numbers. Exact: fp32 throughout, fixed order of sums over k. Brain: activations and weights in bf16, fp32 sums.
+ * Reduced: what is fastest, int8 activations where weights are quantized. */
+enum { RAMET__REDUCED, RAMET__EXACT, RAMET__BRAIN };
+
+/* One way to multiply: a packing plus an arithmetic. */
 typedef struct ramet__product {
     const char *name;         /* "panel16_q8" */
     const ramet__packing *packing;
-    int32_t exact;
+    int32_t exact;            /* RAMET__REDUCED, RAMET__EXACT or RAMET__BRAIN */
     uint64_t (*prepared_bytes)(int64_t k);                       /* of one prepared row of activations, a multiple of 64 */
     void (*prepare)(void *dst, const float *x, int64_t k);       /* one row: copy, round to bf16, quantize by blocks ... */
     uint64_t (*scratch_bytes)(int64_t m, int64_t n, int64_t k);  /* for one call with at most m rows, either direction */
@@ -125,9 +129,9 @@ typedef struct ramet__kernels {
 
 /* The table for a level (RAMET_ISA_* number) and CPU flags (RAMET__CPU_*). Static storage. Levels not built: the next lower. */
 const ramet__kernels *ramet__kernels_get(int32_t isa, uint32_t cpu);
-/* The best product for an encoding: `exact` wanted or not. Never NULL for an encoding that ref has. Falls back to exact, then to ref.
- * The answer for (encoding, exact=0) and (encoding, exact=1) share one packing, so one packed copy serves both. */
-const ramet__product *ramet__kernels_product(const ramet__kernels *k, const char *encoding, int32_t exact, int64_t n, int64_t kdim);
+/* The best product for an encoding in the wanted arithmetic; brain falls back to reduced, reduced to exact. Never NULL for an encoding
+ * that ref has. The answers for one encoding share one packing, so one packed copy serves all. */
+const ramet__product *ramet__kernels_product(const ramet__kernels *k, const char *encoding, int32_t arithmetic, int64_t n, int64_t kdim);
 /* For ramet_list("kernels", i): name "avx512/linear/Q4_0/panel16/exact", detail; 0 when i is past the end. */
 int32_t ramet__kernels_list(int32_t i, const char **name, const char **detail);
 #endif

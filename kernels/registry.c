@@ -155,17 +155,15 @@ const ramet__kernels *ramet__kernels_get(int32_t isa, uint32_t cpu) {
     return &table_ref;
 }
 
-const ramet__product *ramet__kernels_product(const ramet__kernels *k, const char *encoding, int32_t exact, int64_t n, int64_t kdim) {
-    const ramet__product *const *p = k->products, *other = NULL;
+const ramet__product *ramet__kernels_product(const ramet__kernels *k, const char *encoding, int32_t arithmetic, int64_t n, int64_t kdim) {
+    const ramet__product *const *p = k->products, *of[3] = {NULL, NULL, NULL};
     while (*p && strcmp((*p)->packing->encoding, encoding)) p++;
     if (!*p) return NULL;
-    /* The first line of an encoding decides the packing; both arithmetics are taken from it. */
-    for (const ramet__packing *packing = (*p)->packing; *p; p++) {
-        if ((*p)->packing != packing) continue;
-        if ((*p)->exact == (exact != 0)) return *p;
-        if ((*p)->exact) other = *p;
-    }
-    return other;
+    /* The first line of an encoding decides the packing; all arithmetics are taken from it. */
+    for (const ramet__packing *packing = (*p)->packing; *p; p++)
+        if ((*p)->packing == packing && !of[(*p)->exact]) of[(*p)->exact] = *p;
+    if (arithmetic == RAMET__BRAIN && !of[RAMET__BRAIN]) arithmetic = RAMET__REDUCED;
+    return of[arithmetic] ? of[arithmetic] : of[RAMET__EXACT];
 }
 
 /* ---- listing ------------------------------------------------------------------------------------------------------- */

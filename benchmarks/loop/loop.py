@@ -33,15 +33,18 @@ def one_seed(a, seed, domains, guards):
     out, found = a.out / f"seed-{seed}", a.out / f"seed-{seed}.json"
     if found.exists():
         return json.loads(found.read_text())
-    if out.exists():
+    if (out / "loop.json").exists():  # the cycle ended, its candidates were not all measured
+        turn = json.loads((out / "loop.json").read_text())["turns"][0]
+    elif out.exists():
         sys.exit(f"loop: {out} is left from a run that did not end; remove it")
-    arguments = ["cycle", a.model, "-o", out, "--seed", seed, "--json"]
-    for domain in domains:
-        arguments += ["--domain", f"{domain}=" + ",".join(str(a.data / f"{domain}.{part}.jsonl") for part in ("train", "valid", "test"))]
-    for guard in guards:
-        arguments += [f"--{guard}", ",".join(str(a.data / f"{guard}.{part}.jsonl") for part in ("valid", "test"))]
-    print(f"loop: seed {seed}", flush=True)
-    turn = json.loads(run(a.ramet, *arguments, *a.options))["turns"][0]
+    else:
+        arguments = ["cycle", a.model, "-o", out, "--seed", seed, "--json"]
+        for domain in domains:
+            arguments += ["--domain", f"{domain}=" + ",".join(str(a.data / f"{domain}.{part}.jsonl") for part in ("train", "valid", "test"))]
+        for guard in guards:
+            arguments += [f"--{guard}", ",".join(str(a.data / f"{guard}.{part}.jsonl") for part in ("valid", "test"))]
+        print(f"loop: seed {seed}", flush=True)
+        turn = json.loads(run(a.ramet, *arguments, *a.options))["turns"][0]
     test = {}
     for method in (m["method"] for m in turn["methods"] if m["made"]):
         print(f"loop: seed {seed}: {method} on test text", flush=True)

@@ -18,20 +18,32 @@ INLINE __m512i pairs_of(__m512 even, __m512 odd) {
 }
 
 /* R rows x 32 columns (or the `cols` that are left) over `pairs` pairs of outputs */
-INLINE void tile(const int R, float *y, int64_t ldy, int64_t cols, int start, const uint32_t *dy, const uint16_t *w, int64_t pairs) {
+INLINE void tile(const int R, float *y, int64_t ldy, int64_t cols, int start, const uint32_t *x, int64_t ldx, const uint16_t *w, int64_t pairs) {
     vf sum[ROWS][2];
     UNROLL for (int r = 0; r < R; r++)
         UNROLL for (int v = 0; v < 2; v++) sum[r][v] = start ? vget(y + r * ldy + 16 * v, cols - 16 * v) : vzero();
     for (int64_t i = 0; i < pairs; i++, w += 2 * STRIP) {
         __m512bh w0 = (__m512bh)viload(w), w1 = (__m512bh)viload(w + 32);
         UNROLL for (int r = 0; r < R; r++) {
-            __m512bh x = (__m512bh)viset((int32_t)dy[r * (CHUNK / 2) + i]);
-            sum[r][0] = _mm512_dpbf16_ps(sum[r][0], x, w0);
-            sum[r][1] = _mm512_dpbf16_ps(sum[r][1], x, w1);
+            __m512bh v = (__m512bh)viset((int32_t)x[r * ldx + i]);
+            sum[r][0] = _mm512_dpbf16_ps(sum[r][0], v, w0);
+            sum[r][1] = _mm512_dpbf16_ps(sum[r][1], v, w1);
         }
     }
     UNROLL for (int r = 0; r < R; r++)
         UNROLL for (int v = 0; v < 2; v++) vput(y + r * ldy + 16 * v, sum[r][v], cols - 16 * v);
+}
+
+/* All rows of x (pairs, ldx of them a row) against a strip of `width` columns */
+static __attribute__((noinline)) void tiles(float *y, int64_t ldy, int64_t rows, int64_t width, int start, const uint32_t *x, int64_t ldx, const uint16_t *w, int64_t pairs) {
+    for (int64_t i = 0; i < width; i += 32) {
+        int64_t r = 0;
+#define TILE(R) tile(R, y + r * ldy + i, ldy, width - i, start, x + r * ldx, ldx, w + 2 * i, pairs)
+        for (; r + ROWS <= rows; r += ROWS) TILE(ROWS);
+        for (; r + 4 <= rows; r += 4) TILE(4);
+        for (; r < rows; r++) TILE(1);
+#undef TILE
+    }
 }
 
 /* depth floats to bf16, an odd end filled with zero */
@@ -57,17 +69,9 @@ INLINE void strip_transposed(strip_decoder *decode, const ramet__product_args *a
             for (int64_t r0 = 0; r0 < a->m; r0 += GROUP) {
                 int64_t rows = a->m - r0 < GROUP ? a->m - r0 : GROUP;
                 for (int64_t r = 0; r < rows; r++) round_row(dy + r * CHUNK, (const float *)a->x + (r0 + r) * a->x_stride + n, depth);
-                for (int64_t i = 0; i < width; i += 32) {
-                    float *y = a->y + r0 * a->y_stride + k + i;
-                    int64_t r = 0;
-#define TILE(R) tile(R, y + r * a->y_stride, a->y_stride, width - i, start, (const uint32_t *)(const void *)(dy + r * CHUNK), w + 2 * i, pairs)
-                    for (; r + ROWS <= rows; r += ROWS) TILE(ROWS);
-                    for (; r + 4 <= rows; r += 4) TILE(4);
-                    for (; r < rows; r++) TILE(1);
-                }
+                tiles(a->y + r0 * a->y_stride + k, a->y_stride, rows, width, start, (const uint32_t *)(const void *)dy, CHUNK / 2, w, pairs);
             }
         }
     }
 }
-#undef TILE
 #endif

@@ -167,7 +167,7 @@ struct ramet__plan {
     int64_t max_rows, max_outs, max_context;
     int32_t max_rank, n_slots, workers;
     int32_t one_adapter; /* gradients of a slot are those of one adapter */
-    int32_t timing;
+    int32_t timing, training;
     ramet__pval *vals;
     int64_t n_vals;
     ramet__step *steps;
@@ -205,6 +205,10 @@ struct ramet__plan {
     int32_t running;
 };
 
+/* of the plan's products */
+static inline int32_t ramet__plan_arithmetic(const ramet__plan *p) {
+    return p->mode == RAMET__MODE_EXACT ? RAMET__EXACT : p->mode == RAMET__MODE_BALANCED && p->training ? RAMET__BRAIN : RAMET__REDUCED;
+}
 static inline int64_t ramet__count(const ramet__exec *x, const ramet__pval *v) {
     return v->axis == RAMET__AXIS_ROWS ? x->rows : v->axis == RAMET__AXIS_OUTS ? x->outs : v->fixed;
 }

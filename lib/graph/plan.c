@@ -368,6 +368,7 @@ ramet_status ramet__plan_create(ramet__plan **out, ramet__graph *g, const ramet_
     p->mode = o->mode;
     p->max_context = o->max_context;
     p->timing = o->timing;
+    p->training = o->training;
     p->max_rows = g->max_rows;
     p->max_outs = g->max_outs;
     p->max_rank = g->max_rank;
@@ -446,7 +447,7 @@ char *ramet__plan_text(const ramet__plan *p) {
                 ramet__text_add(&t, " %s", ramet__weight_name(s->in[j]->weight));
                 if (s->op->encoded >> j & 1 && s->op != &ramet__opdef_embed)
                     ramet__text_add(&t, ":%s",
-                                    ramet__weight_product(s->in[j]->weight, p->mode == RAMET__MODE_EXACT)->name);
+                                    ramet__weight_product(s->in[j]->weight, ramet__plan_arithmetic(p))->name);
             }
         for (int32_t j = 0; j < s->n_in; j++)
             if (s->in[j] && s->in[j]->leaf == RAMET__LEAF_SLOT)

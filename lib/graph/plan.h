@@ -16,6 +16,7 @@ typedef struct ramet__plan_options {
     const char *tap_prefix; /* taps whose name begins so are read; NULL: none */
     uint64_t byte_budget;   /* of the arena + scratch; 0: only the runtime's. E_BUDGET names the need */
     int64_t max_context;    /* longest position + 1 (rope tables, block tables) */
+    int32_t training;       /* balanced: products that a gradient goes through keep activations in bf16 where the CPU has it */
     int32_t timing;         /* measure each step's time for ramet__plan_text */
 } ramet__plan_options;
 

@@ -15,7 +15,7 @@ struct ramet__weight {
     uint64_t offset;
     void *own;
     const void *data;
-    const ramet__product *product[2]; /* by `exact`; both read one packing */
+    const ramet__product *product[3]; /* by arithmetic; all read one packing */
     pthread_mutex_t lock;       /* of packing */
     void *packed_own;
     const void *packed;         /* set once, atomically, when packing is complete */
@@ -182,13 +182,13 @@ static ramet_status pack_locked(ramet__weight *w) {
     void *packed = NULL;
     int64_t n = ramet__shape_rows(&w->shape), k = ramet__shape_cols(&w->shape);
     const char *encoding = ramet__encoding_get(w->enc)->name;
-    for (int32_t exact = 0; exact < 2; exact++) {
-        w->product[exact] = ramet__kernels_product(w->rt->kernels, encoding, exact, n, k);
-        if (!w->product[exact])
+    for (int32_t i = 0; i < RAMET__COUNT(w->product); i++) {
+        w->product[i] = ramet__kernels_product(w->rt->kernels, encoding, i, n, k);
+        if (!w->product[i])
             return ramet__fail(RAMET_E_UNSUPPORTED, "weight \"%s\": no kernel multiplies %s", w->name, encoding);
     }
     const ramet__packing *packing = w->product[0]->packing;
-    if (w->product[1]->packing != packing)
+    if (w->product[RAMET__EXACT]->packing != packing || w->product[RAMET__BRAIN]->packing != packing)
         return ramet__fail(RAMET_E_INTERNAL, "weight \"%s\": two packings for %s", w->name, encoding);
     if (packing->in_place) {
         __atomic_store_n(&w->packed, w->data, __ATOMIC_RELEASE);
@@ -218,4 +218,4 @@ ramet_status ramet__weight_pack(ramet__weight *w) {
 }
 
 const void *ramet__weight_packed(const ramet__weight *w) { return __atomic_load_n(&w->packed, __ATOMIC_ACQUIRE); }
-const ramet__product *ramet__weight_product(const ramet__weight *w, int32_t exact) { return w->product[exact != 0]; }
+const ramet__product *ramet__weight_product(const ramet__weight *w, int32_t arithmetic) { return w->product[arithmetic]; }

@@ -30,6 +30,6 @@ ramet_status ramet__weight_check(const ramet__weight *w);
 /* Make (once; later calls return at once) the packing that the runtime's kernels want, in parallel, within the budget. */
 ramet_status ramet__weight_pack(ramet__weight *w);
 const void *ramet__weight_packed(const ramet__weight *w);    /* after ramet__weight_pack; the rows themselves for in-place packings */
-/* The product to use after ramet__weight_pack. */
-const ramet__product *ramet__weight_product(const ramet__weight *w, int32_t exact);
+/* The product to use after ramet__weight_pack, by arithmetic (RAMET__REDUCED, RAMET__EXACT, RAMET__BRAIN). */
+const ramet__product *ramet__weight_product(const ramet__weight *w, int32_t arithmetic);
 #endif

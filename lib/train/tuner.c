@@ -192,7 +192,7 @@ static ramet_status make_plan(ramet_tuner *t, int32_t all_slots) {
     const int64_t rows = (int64_t)t->o.micro_batch * t->o.window, n = t->params.n;
     const ramet__build_options build = {
         .slots = !t->o.full, .targets = all_slots ? NULL : t->o.targets, .train = t->o.full ? master_of : NULL, .train_user = t};
-    const ramet__plan_options plan = {.mode = (ramet__mode)t->o.mode, .max_context = t->o.window};
+    const ramet__plan_options plan = {.mode = (ramet__mode)t->o.mode, .training = 1, .max_context = t->o.window};
     RAMET__NEW(wrt, ramet__calloc(t->rt->mem, (size_t)n, sizeof *wrt));
     RAMET__NEW(grad, ramet__calloc(t->rt->mem, (size_t)n, sizeof *grad));
     RAMET__GO(ramet__graph_create(&g, t->rt, rows, rows, t->rank));

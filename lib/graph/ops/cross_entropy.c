@@ -206,7 +206,7 @@ static ramet_status head_prepare(ramet__plan *p, ramet__step *s) {
     if (!info) return ramet__alloc_status();
     s->extra = info;
     const ramet__pval *w = s->in[1];
-    info->product = ramet__weight_product(w->weight, p->mode == RAMET__MODE_EXACT);
+    info->product = ramet__weight_product(w->weight, ramet__plan_arithmetic(p));
     info->stride = info->product->prepared_bytes(w->cols);
     info->prepared = ramet__align(info->stride * ROWS);
     info->logits = ramet__align((uint64_t)w->fixed * ROWS * sizeof(float));

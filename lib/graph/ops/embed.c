@@ -65,7 +65,7 @@ static void embed_run(const ramet__step *s, const ramet__exec *x, int64_t r0, in
     const int32_t *ids = s->in[1]->data;
     const ramet__pval *t = s->in[0];
     const ramet__product *product =
-        t->leaf == RAMET__LEAF_WEIGHT && s->attr.i[0] ? ramet__weight_product(t->weight, 1) : NULL;
+        t->leaf == RAMET__LEAF_WEIGHT && s->attr.i[0] ? ramet__weight_product(t->weight, RAMET__EXACT) : NULL;
     for (int64_t r = r0; r < r1; r++) {
         float *y = ramet__row(s->out[0], r);
         if (ids[r] < 0)

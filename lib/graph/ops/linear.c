@@ -112,7 +112,7 @@ static ramet_status linear_prepare(ramet__plan *p, ramet__step *s) {
         linear_part *part = &info->part[i];
         const ramet__pval *w = s->in[1 + 3 * i];
         cut(part,
-            w->leaf == RAMET__LEAF_WEIGHT ? ramet__weight_product(w->weight, p->mode == RAMET__MODE_EXACT) : NULL);
+            w->leaf == RAMET__LEAF_WEIGHT ? ramet__weight_product(w->weight, ramet__plan_arithmetic(p)) : NULL);
         if (!part->product) continue;
         s->scratch_bytes =
             RAMET__MAX(s->scratch_bytes, part->product->scratch_bytes(RAMET__MIN(rows, part->rows), w->fixed, k));
@@ -221,7 +221,7 @@ static ramet_status dx_prepare(ramet__plan *p, ramet__step *s) {
     if (!part) return ramet__alloc_status();
     s->extra = part;
     const ramet__pval *w = s->in[1];
-    cut(part, w->leaf == RAMET__LEAF_WEIGHT ? ramet__weight_product(w->weight, p->mode == RAMET__MODE_EXACT) : NULL);
+    cut(part, w->leaf == RAMET__LEAF_WEIGHT ? ramet__weight_product(w->weight, ramet__plan_arithmetic(p)) : NULL);
     if (part->product)
         s->scratch_bytes = part->product->scratch_bytes(RAMET__MIN(s->in[0]->fixed, part->rows), w->fixed, w->cols);
     return RAMET_OK;

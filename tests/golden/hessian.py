@@ -56,7 +56,8 @@ def main(tool: str, model: str, sequences: int = 3, length: int = 40) -> int:
         worst = max(names, key=lambda n: away[n] / size[n])
         good = together <= LIMIT and away[worst] / size[worst] <= LIMIT
         failed += not good
-        print(f"{'ok  ' if good else 'FAIL'} {what}: {together:.3g} of its norm, the worst weight ({worst}) {away[worst] / size[worst]:.3g} (at most {LIMIT:g})")
+        print(f"{'ok  ' if good else 'FAIL'} {what}: {together:.3g} of its norm, the worst weight ({worst}) "
+              f"{away[worst] / size[worst]:.3g} (at most {LIMIT:g})")
     return int(failed > 0)
 
 

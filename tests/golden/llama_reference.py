@@ -4,6 +4,7 @@
 
   * a float64 llama in NumPy over the model's own dequantized weights,
   * the same model as a Hugging Face folder that this script writes (F32 and BF16; safetensors, tokenizers),
+  * PyTorch in float32 over the F32 folder, where transformers and torch are importable: greedy text of the folder and of its GGUF,
   * llama.cpp, where llama-cpp-python is importable (LLAMA_PEER names the interpreter that has it): files that the library writes
     load there and give the same text, an adapter among them.
 
@@ -20,9 +21,6 @@ import subprocess
 import sys
 import tempfile
 
-MODEL = os.environ.get("RAMET_TEST_MODEL")
-if not MODEL or len(sys.argv) < 2:
-    sys.exit(77)
 try:
     import gguf
     import numpy as np
@@ -31,6 +29,7 @@ except ImportError as missing:
     print("skipped:", missing)
     sys.exit(77)
 
+MODEL = os.environ.get("RAMET_TEST_MODEL")
 PROMPTS = ["The capital of France is", "Once upon a time, in a small village by the sea,", "def fibonacci(n):\n    ",
            "Water boils at a temperature of", "The three branches of government are", "To make a good soup, first",
            "In 1969, people first", "A list of prime numbers: 2, 3, 5,", "The difference between weather and climate is",
@@ -103,6 +102,14 @@ class Library:
             out.append(int(row[0].argmax()))
             row = self.run(session, out[-1:], vocabulary)
         self.lib.ramet_session_free(session)
+        return out
+
+    def quantize(self, model, encoding):
+        options = (C.c_uint8 * 64)()
+        self.lib.ramet_quantize_options_init(options, 48)
+        struct.pack_into("<Q", options, 8, C.cast(C.c_char_p(encoding), C.c_void_p).value)
+        out = C.c_void_p()
+        self.ok(self.lib.ramet_quantize(C.byref(out), model, options))
         return out
 
     def adapter(self, model, path):
@@ -223,10 +230,31 @@ def write_adapter(ref, path, rank=4, alpha=8.0):
     w.close()
 
 
+def torch_model(folder, dtype="float32"):
+    """The folder as transformers and PyTorch run it; None without them."""
+    try:
+        import torch
+        from transformers import LlamaForCausalLM
+    except ImportError:
+        return None
+    return LlamaForCausalLM.from_pretrained(folder, dtype=getattr(torch, dtype), attn_implementation="eager").eval()
+
+
+def torch_greedy(net, ids, count):
+    import torch
+    out, step, cache = [], ids, None
+    with torch.no_grad():
+        for _ in range(count):
+            done = net(torch.tensor([step]), past_key_values=cache, use_cache=True)
+            cache, step = done.past_key_values, [int(done.logits[0, -1].argmax())]
+            out += step
+    return out
+
+
 PEER = """
 import sys, json, llama_cpp
 path, adapter, count, prompts = sys.argv[1], sys.argv[2], int(sys.argv[3]), json.loads(sys.argv[4])
-m = llama_cpp.Llama(path, n_ctx=256, n_threads=2, verbose=False, logits_all=False, lora_path=adapter or None)
+m = llama_cpp.Llama(path, n_ctx=256, n_threads=1, n_threads_batch=1, verbose=False, logits_all=False, lora_path=adapter or None)
 out = []
 for ids in prompts:
     m.reset()
@@ -256,6 +284,18 @@ def relative(a, b):
 
 def agreeing(a, b):
     return sum(x == y for x, y in zip(a, b))
+
+
+def stepwise(lib, model, ids, vocabulary, mode):
+    """A text at once and token by token: largest difference of logits, relative, and of the mean loss."""
+    whole, session = lib.logits(model, ids, vocabulary, mode), lib.session(model, mode)
+    steps = np.concatenate([lib.run(session, [token], vocabulary) for token in ids])
+    lib.lib.ramet_session_free(session)
+
+    def loss(logits):
+        x = logits[:-1].astype(np.float64)
+        return float(np.mean(x.max(1) + np.log(np.exp(x - x.max(1, keepdims=True)).sum(1)) - x[np.arange(len(x)), ids[1:]]))
+    return relative(steps, whole), abs(loss(steps) / loss(whole) - 1)
 
 
 def main():
@@ -294,6 +334,14 @@ def main():
             again = lib.load(f"{folder}.gguf")
             same = all(np.array_equal(lib.logits(again, ids, v), x) for ids, x in zip(prompts, there))
             report(f"the folder saved as GGUF: bits differ ({'BF16' if bf16 else 'F32'})", 0 if same else 1, 0)
+            net = None if bf16 else torch_model(folder)
+            if net:
+                texts32 = [torch_greedy(net, ids, count) for ids in prompts]
+                for what, m in (("folder", hf), ("GGUF", again)):
+                    mine = [lib.greedy(m, ids, count, v) for ids in prompts]
+                    differ = len(prompts) - agreeing(mine, texts32)
+                    report(f"prompts whose {count} greedy tokens differ from PyTorch's, F32 {what}", differ, 0)
+                del net
             if lib.lib.ramet_model_digest(again) != lib.lib.ramet_model_digest(hf):
                 failed.append("digest of folder and GGUF")
             for m in (hf, again):
@@ -302,10 +350,16 @@ def main():
         lib.save(model, f"{work}/again.gguf")
         again = lib.load(f"{work}/again.gguf")
         report("digest after a rewrite differs", int(lib.lib.ramet_model_digest(again) != lib.lib.ramet_model_digest(model)), 0)
+        plain, text = lib.load(f"{work}/hf-f32.gguf"), [i for ids in prompts for i in ids][:64]
+        eight = lib.quantize(plain, b"Q8_0")
+        for name, m in (("as given", model), ("Q8_0", eight), ("F32", plain)):
+            for mode, bound in ((EXACT, 1e-5), (BALANCED, 3e-3)):
+                logits, loss = stepwise(lib, m, text, v, mode)
+                how = f"{name}, {'balanced' if mode else 'exact'} (logits {logits:.2g})"
+                report(f"loss of a text token by token against at once, {how}", loss, bound)
         # llama.cpp rounds activations beside quantized weights, so near ties fall the other way there: greedy texts are compared on F32
         few, n = prompts[:4], 24
         write_adapter(ref, f"{work}/adapter.gguf")
-        plain = lib.load(f"{work}/hf-f32.gguf")
         adapter = lib.adapter(plain, f"{work}/adapter.gguf")
         lib.ok(lib.lib.ramet_adapter_save(adapter, f"{work}/ours.gguf".encode()))
         changed = [lib.greedy(plain, ids, n, v, adapter=adapter) for ids in few]
@@ -326,4 +380,8 @@ def main():
         sys.exit("failed: " + "; ".join(failed))
 
 
-main()
+if __name__ == "__main__":
+    if not MODEL or len(sys.argv) < 2:
+        print("skipped: RAMET_TEST_MODEL is not set")
+        sys.exit(77)
+    main()

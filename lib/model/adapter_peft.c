@@ -122,6 +122,7 @@ static ramet_status load_pair(ramet_adapter *a, const config *c, const ramet__ar
     if (ta->rank != 2 || tb->rank != 2 || ta->dim[0] != tb->dim[1]) return ramet__fail(RAMET_E_INCONSISTENT, "the ranks of %s and its partner differ, or one is no matrix", ta->name);
     const int64_t rank = ta->dim[0], k = ta->dim[1], n = tb->dim[0];
     if (model) RAMET__TRY(ramet__adapter_check_shape(model, name, n, k));
+    if (model && ramet__adapter_find(a, name)) return ramet__fail(RAMET_E_INCONSISTENT, "%s has two pairs, one of them %s", name, ta->name);
     const double scale = rank > 0 ? c->alpha / (c->rs ? sqrt((double)rank) : (double)rank) : 0;
     RAMET__TRY(ramet__adapter_add(a, name, n, k, rank, (float)scale));
     ramet__lora *l = &a->lora[a->n - 1];

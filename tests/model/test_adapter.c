@@ -185,6 +185,12 @@ static void test_peft_config_refuses(void **state) {
         {"{\"r\":4,\"lora_alpha\":8,\"modules_to_save\":[\"lm_head\"]}", RAMET_E_UNSUPPORTED, "modules_to_save"},
         {"{\"r\":4,\"lora_alpha\":8,\"alpha_pattern\":{\"q_proj\":2}}", RAMET_E_UNSUPPORTED, "alpha_pattern"},
         {"{\"r\":4,\"lora_alpha\":8,\"init_lora_weights\":\"pissa_niter_4\"}", RAMET_E_UNSUPPORTED, "pissa"},
+        {"{\"r\":-4,\"lora_alpha\":8}", RAMET_E_INCONSISTENT, "positive"},
+        {"{\"r\":4.5,\"lora_alpha\":8}", RAMET_E_FORMAT, "\"r\""},
+        {"{\"r\":\"4\",\"lora_alpha\":8}", RAMET_E_FORMAT, "\"r\""},
+        {"{\"r\":4,\"lora_alpha\":\"8\"}", RAMET_E_FORMAT, "lora_alpha"},
+        {"{\"r\":4,\"lora_alpha\":NaN}", RAMET_E_FORMAT, "byte"},
+        {"{\"r\":4,\"r\":4,\"lora_alpha\":8}", RAMET_E_FORMAT, "twice"},
         {"[]", RAMET_E_FORMAT, "object"},
         {"{\"r\":4,", RAMET_E_FORMAT, ""},
     };
@@ -210,6 +216,61 @@ static void test_peft_config_refuses(void **state) {
     ramet_adapter_free(b);
     remove_folder(peft);
     ramet_adapter_free(a);
+    ramet_model_free(m);
+}
+
+#define Q "base_model.model.model.layers.0.self_attn.q_proj"
+static void test_peft_weights_refuse(void **state) {
+    static const struct { const char *a, *b; int32_t dtype; int64_t da[2], db[2]; float first; ramet_status status; const char *part; } cases[] = {
+        {Q ".lora_A.weight", Q ".lora_B.weight", RAMET__ST_F32, {4, 64}, {64, 4}, 0, RAMET_OK, ""},
+        {Q ".lora_A.weight", Q ".lora_B.weight", RAMET__ST_F32, {4, 64}, {64, 3}, 0, RAMET_E_INCONSISTENT, "ranks"},
+        {Q ".lora_A.weight", Q ".lora_B.weight", RAMET__ST_F32, {0, 64}, {64, 0}, 0, RAMET_E_INCONSISTENT, "rank"},
+        {Q ".lora_A.weight", Q ".lora_B.weight", RAMET__ST_F32, {4, 32}, {64, 4}, 0, RAMET_E_INCONSISTENT, "[64, 32]"},
+        {Q ".lora_A.weight", Q ".lora_B.weight", RAMET__ST_F32, {4, 64}, {32, 4}, 0, RAMET_E_INCONSISTENT, "[32, 64]"},
+        {Q ".lora_A.weight", Q ".lora_B.weight", RAMET__ST_I32, {4, 64}, {64, 4}, 0, RAMET_E_UNSUPPORTED, "I32"},
+        {Q ".lora_A.weight", Q ".lora_B.weight", RAMET__ST_F32, {4, 64}, {64, 4}, NAN, RAMET_E_INCONSISTENT, "NaN"},
+        {Q ".lora_A.weight", Q ".lora_B.weight", RAMET__ST_F32, {4, 64}, {64, 4}, INFINITY, RAMET_E_INCONSISTENT, "infinity"},
+        {Q ".lora_A.weight", NULL, RAMET__ST_F32, {4, 64}, {0}, 0, RAMET_E_INCONSISTENT, "no partner"},
+        {Q ".lora_B.weight", NULL, RAMET__ST_F32, {64, 4}, {0}, 0, RAMET_E_INCONSISTENT, "no partner"},
+        {"x.lora_A.weight", "x.lora_B.weight", RAMET__ST_F32, {4, 64}, {64, 4}, 0, RAMET_E_UNSUPPORTED, "x.lora_A.weight"},
+        {"base_model.model.model.layers.2.self_attn.q_proj.lora_A.weight", "base_model.model.model.layers.2.self_attn.q_proj.lora_B.weight", RAMET__ST_F32, {4, 64}, {64, 4}, 0,
+         RAMET_E_INCONSISTENT, "does not have"},
+        {NULL, NULL, RAMET__ST_F32, {0}, {0}, 0, RAMET_E_INCONSISTENT, "no weight"},
+    };
+    ramet_model *m = tiny();
+    ramet_adapter *a = learned(m, 4);
+    char peft[96], path[160], before[65];
+    strcpy(before, ramet_model_digest(m));
+    snprintf(peft, sizeof peft, "%s", scratch("-peft"));
+    OK(ramet_adapter_save(a, peft));
+    ramet_adapter_free(a);
+    snprintf(path, sizeof path, "%s/adapter_model.safetensors", peft);
+    for (int32_t i = 0; i < RAMET__COUNT(cases); i++) {
+        ramet__st_writer *w = NULL;
+        float values[4 * 64] = {cases[i].first};
+        a = NULL;
+        OK(ramet__st_writer_open(&w, rt->mem, path));
+        if (cases[i].a) OK(ramet__st_declare(w, cases[i].a, cases[i].dtype, 2, cases[i].da));
+        if (cases[i].b) OK(ramet__st_declare(w, cases[i].b, cases[i].dtype, 2, cases[i].db));
+        if (cases[i].a) OK(ramet__st_data(w, values, (uint64_t)(4 * cases[i].da[0] * cases[i].da[1])));
+        if (cases[i].b) OK(ramet__st_data(w, values, (uint64_t)(4 * cases[i].db[0] * cases[i].db[1])));
+        OK(ramet__st_writer_commit(&w));
+        if (cases[i].status) REFUSED(cases[i].status, cases[i].part, ramet_adapter_load(&a, m, peft));
+        else OK(ramet_adapter_load(&a, m, peft));
+        assert_true((a == NULL) == (cases[i].status != RAMET_OK));
+        ramet_adapter_free(a);
+    }
+    ramet__st_writer *w = NULL; /* the same weight under two adapters' names */
+    static const float zeros[4 * 64];
+    static const char *const names[] = {Q ".lora_A.weight", Q ".lora_A.two.weight", Q ".lora_B.weight", Q ".lora_B.two.weight"};
+    OK(ramet__st_writer_open(&w, rt->mem, path));
+    for (int32_t i = 0; i < 4; i++) OK(ramet__st_declare(w, names[i], RAMET__ST_F32, 2, i < 2 ? cases[0].da : cases[0].db));
+    for (int32_t i = 0; i < 4; i++) OK(ramet__st_data(w, zeros, sizeof zeros));
+    OK(ramet__st_writer_commit(&w));
+    REFUSED(RAMET_E_INCONSISTENT, "two pairs", ramet_adapter_load(&a, m, peft));
+    m->digest_state = 0; /* computed again: the base is bit-unchanged */
+    assert_string_equal(ramet_model_digest(m), before);
+    remove_folder(peft);
     ramet_model_free(m);
 }
 
@@ -262,6 +323,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_adapter_new),         cmocka_unit_test(test_adapter_files_agree), cmocka_unit_test(test_adapter_mixed_ranks),
         cmocka_unit_test(test_adapter_refuses),     cmocka_unit_test(test_peft_config_refuses), cmocka_unit_test(test_merge),
+        cmocka_unit_test(test_peft_weights_refuse),
     };
     return cmocka_run_group_tests(tests, make_runtime, drop_runtime);
 }

@@ -20,6 +20,46 @@ static int64_t from_memory(void *dst, uint64_t offset, uint64_t size, void *user
     return (int64_t)size;
 }
 
+static int64_t one_byte(void *dst, uint64_t offset, uint64_t size, void *user) {
+    memcpy(dst, (const char *)user + offset, 1);
+    return size > 0;
+}
+
+/* The model at `path` is refused alike by every way of reading. */
+static void refused_every_way(ramet_status status, const char *part, const char *path) {
+    enum { BEFORE = 100 };
+    char *data = NULL, *pack;
+    size_t size;
+    OK(ramet__file_read_all(&data, &size, rt->mem, path, 0));
+    assert_non_null(pack = calloc(1, size + 2 * BEFORE));
+    memcpy(pack + BEFORE, data, size);
+    write_whole(scratch(".pack"), pack, size + 2 * BEFORE);
+    FILE *f = fopen(scratch(".pack"), "rb");
+    assert_non_null(f);
+    const ramet_source sources[] = {
+        {.struct_size = sizeof *sources, .kind = RAMET_SOURCE_PATH, .path = path},
+        {.struct_size = sizeof *sources, .kind = RAMET_SOURCE_PATH, .path = path, .untrusted = 1},
+        {.struct_size = sizeof *sources, .kind = RAMET_SOURCE_DESCRIPTOR, .descriptor = fileno(f), .offset = BEFORE, .length = size},
+        {.struct_size = sizeof *sources, .kind = RAMET_SOURCE_DESCRIPTOR, .descriptor = fileno(f), .offset = BEFORE, .length = size, .untrusted = 1},
+        {.struct_size = sizeof *sources, .kind = RAMET_SOURCE_MEMORY, .data = data, .length = size},
+        {.struct_size = sizeof *sources, .kind = RAMET_SOURCE_CALLBACKS, .read = one_byte, .length = size, .user = data},
+    };
+    char first[1024] = "";
+    for (int32_t i = 0; i < RAMET__COUNT(sources); i++) {
+        ramet_model *bad = NULL;
+        REFUSED(status, part, ramet_model_load(&bad, rt, &sources[i], NULL));
+        assert_null(bad);
+        const char *says = strchr(ramet_last_error(), ':'); /* after the source's name */
+        assert_non_null(says);
+        if (!i) snprintf(first, sizeof first, "%s", says);
+        assert_string_equal(says, first);
+    }
+    fclose(f);
+    remove(scratch(".pack"));
+    ramet__free(data);
+    free(pack);
+}
+
 static void test_load_every_way(void **state) {
     size_t size;
     char *data = whole(&size), digest[65] = "";
@@ -121,6 +161,7 @@ static void test_load_order_and_tensors(void **state) {
 }
 
 #define U32KEY(k, n) {k, {.type = RAMET__GGUF_U32, .count = 1, .v.u = (n)}}
+#define I32KEY(k, n) {k, {.type = RAMET__GGUF_I32, .count = 1, .v.i = (n)}}
 #define F32KEY(k, n) {k, {.type = RAMET__GGUF_F32, .count = 1, .v.f = (n)}}
 #define TEXTKEY(k, t) {k, {.type = RAMET__GGUF_STRING, .count = 1, .v.s = {t, sizeof t - 1}}}
 
@@ -152,18 +193,24 @@ static void test_load_refuses_bad_numbers(void **state) {
         {F32KEY("llama.attention.layer_norm_rms_epsilon", -1), RAMET_E_INCONSISTENT, "epsilon"},
         {F32KEY("llama.rope.freq_base", NAN), RAMET_E_INCONSISTENT, "rotary base"},
         {F32KEY("llama.rope.freq_base", 0), RAMET_E_INCONSISTENT, "rotary base"},
+        {F32KEY("llama.attention.layer_norm_rms_epsilon", INFINITY), RAMET_E_INCONSISTENT, "epsilon"},
+        {F32KEY("llama.rope.freq_base", INFINITY), RAMET_E_INCONSISTENT, "rotary base"},
+        {F32KEY("llama.block_count", 2), RAMET_E_FORMAT, "llama.block_count"},
+        {I32KEY("llama.block_count", -1), RAMET_E_INCONSISTENT, "layers"},
+        {I32KEY("llama.attention.head_count", -4), RAMET_E_INCONSISTENT, "head_count"},
+        {I32KEY("llama.context_length", INT32_MIN), RAMET_E_INCONSISTENT, "context"},
         {TEXTKEY("llama.attention.head_count", "four"), RAMET_E_FORMAT, "llama.attention.head_count"},
         {U32KEY("split.count", 2), RAMET_E_UNSUPPORTED, "2 parts"},
         {TEXTKEY("ramet.lineage.steps", "no json"), RAMET_E_FORMAT, "ramet.lineage.steps"},
     };
     ramet_model *m = tiny();
     for (int32_t i = 0; i < RAMET__COUNT(cases); i++) {
+        char path[96];
         ramet_model *bad = NULL;
-        const char *path = scratch(".gguf");
+        snprintf(path, sizeof path, "%s", scratch(".gguf"));
         OK(ramet__model_save(m, path, &cases[i].kv, 1, NULL, NULL));
-        REFUSED(cases[i].status, cases[i].part, ramet_model_load_path(&bad, rt, path));
-        assert_non_null(strstr(ramet_last_error(), path));
-        assert_null(bad);
+        refused_every_way(cases[i].status, cases[i].part, path);
+        REFUSED(cases[i].status, path, ramet_model_load_path(&bad, rt, path));
     }
     remove(scratch(".gguf"));
     ramet_model_free(m);
@@ -202,8 +249,9 @@ static void test_load_refuses_nan_in_any_encoding(void **state) {
         ramet_model_free(out);
         out = NULL;
         OK(ramet_model_save(bad, scratch(".gguf"), NULL, NULL));
-        REFUSED(RAMET_E_INCONSISTENT, "blk.1.attn_q.weight holds NaN", ramet_model_load_path(&out, rt, scratch(".gguf")));
-        assert_null(out);
+        char path[96];
+        snprintf(path, sizeof path, "%s", scratch(".gguf"));
+        refused_every_way(RAMET_E_INCONSISTENT, "blk.1.attn_q.weight holds NaN", path);
         ramet_model_free(good);
         ramet_model_free(bad);
     }
@@ -268,6 +316,45 @@ static void test_save_keeps_everything(void **state) {
     remove(two);
     ramet_model_free(back);
     ramet_model_free(v);
+    ramet_model_free(m);
+}
+
+/* Tensors that are no weights of the model: each is a sound file. */
+static void test_load_refuses_other_shapes(void **state) {
+    static const struct { const char *name; ramet__shape shape; ramet_status status; const char *part; } cases[] = {
+        {"blk.0.attn_q.weight", {2, {0, 64}}, RAMET_E_INCONSISTENT, "blk.0.attn_q.weight is [0, 64]"},
+        {"blk.0.attn_q.weight", {2, {64, 0}}, RAMET_E_INCONSISTENT, "blk.0.attn_q.weight is [64, 0]"},
+        {"blk.0.attn_q.weight", {1, {4096}}, RAMET_E_INCONSISTENT, "blk.0.attn_q.weight"},
+        {"blk.0.attn_q.weight", {3, {1, 64, 64}}, RAMET_E_INCONSISTENT, "blk.0.attn_q.weight"},
+        {"blk.0.ffn_down.weight", {2, {128, 64}}, RAMET_E_INCONSISTENT, "blk.0.ffn_down.weight is [128, 64]"},
+        {"blk.1.attn_norm.weight", {1, {63}}, RAMET_E_INCONSISTENT, "blk.1.attn_norm.weight"},
+        {"blk.1.attn_norm.weight", {0, {0}}, RAMET_E_INCONSISTENT, "blk.1.attn_norm.weight"},
+        {"token_embd.weight", {2, {0, 64}}, RAMET_E_INCONSISTENT, "token_embd.weight"},
+        {"token_embd.weight", {2, {319, 64}}, RAMET_E_INCONSISTENT, "token_embd.weight"},
+        {"output_norm.weight", {1, {0}}, RAMET_E_INCONSISTENT, "output_norm.weight"},
+    };
+    static const uint8_t zeros[1 << 17];
+    ramet_model *m = tiny();
+    for (int32_t i = 0; i < RAMET__COUNT(cases); i++) {
+        ramet__gguf_writer *w = NULL;
+        char path[96];
+        snprintf(path, sizeof path, "%s", scratch(".gguf"));
+        OK(ramet__gguf_writer_open(&w, rt->mem, path));
+        for (int64_t k = 0; k < m->meta->n_kv; k++) OK(ramet__gguf_put(w, m->meta->kv[k].key, &m->meta->kv[k].value));
+        for (int32_t pass = 0; pass < 2; pass++)
+            for (int64_t t = 0; t < m->n_weights; t++) {
+                const char *name = ramet__weight_name(m->weights[t]);
+                const ramet__shape *s = strcmp(name, cases[i].name) ? ramet__weight_shape(m->weights[t]) : &cases[i].shape;
+                uint64_t bytes = 4;
+                for (int32_t d = 0; d < s->rank; d++) bytes *= (uint64_t)s->dim[d];
+                assert_true(bytes <= sizeof zeros);
+                if (pass) OK(ramet__gguf_data(w, zeros, bytes));
+                else OK(ramet__gguf_declare(w, name, s, RAMET__ENC_F32));
+            }
+        OK(ramet__gguf_writer_commit(&w));
+        refused_every_way(cases[i].status, cases[i].part, path);
+    }
+    remove(scratch(".gguf"));
     ramet_model_free(m);
 }
 
@@ -347,6 +434,7 @@ int main(void) {
         cmocka_unit_test(test_load_order_and_tensors),
         cmocka_unit_test(test_load_refuses_bad_numbers),
         cmocka_unit_test(test_load_refuses_nan_in_any_encoding),
+        cmocka_unit_test(test_load_refuses_other_shapes),
         cmocka_unit_test(test_load_and_save_cancel),
         cmocka_unit_test(test_derive_checks),
         cmocka_unit_test(test_save_keeps_everything),

@@ -148,6 +148,12 @@ static void answers_bad_tokenizer_json(void **state) {
         { { .vocab = "{\"a\":0,\"b\":0}", .merges = "[]" }, RAMET_E_INCONSISTENT, "id 0 is both" },
         { { .vocab = "{\"a\":0,\"a\":1}" }, RAMET_E_FORMAT, "a" },
         { { .vocab = "{\"\\ud800\":0}" }, RAMET_E_FORMAT, "" },
+        { { .vocab = "{\"a\":1e0}" }, RAMET_E_FORMAT, "whole number" },
+        { { .vocab = "{\"a\":18446744073709551616}" }, RAMET_E_FORMAT, "whole number" },
+        { { .vocab = "{\"\xff\":0}" }, RAMET_E_FORMAT, "UTF-8" },
+        { { .added = "[{\"id\":2147483648,\"content\":\"x\"}]" }, RAMET_E_LIMIT, "2147483648" },
+        { { .added = "[{\"id\":-1,\"content\":\"x\"}]" }, RAMET_E_FORMAT, "whole number" },
+        { { .normalizer = "{\"type\":\"Precompiled\",\"precompiled_charsmap\":\"AAAA\"}" }, RAMET_E_UNSUPPORTED, "Precompiled" },
         { { .vocab = "{}" }, RAMET_E_INCONSISTENT, "empty" },
         { { .vocab = "[\"a\"]" }, RAMET_E_FORMAT, "not an object" },
         { { .vocab = "{\"long\":0}", .merges = "[]" }, RAMET_E_INCONSISTENT, "single byte" },
@@ -232,6 +238,55 @@ static void answers_bad_tokenizer_json(void **state) {
     }
 }
 
+static void every_truncation_of_tokenizer_json_is_an_error(void **state) {
+    static const char whole[] = "{\"pre_tokenizer\":" SEQUENCE ",\"added_tokens\":" ADDED ",\"model\":{\"type\":\"BPE\",\"vocab\":" VOCAB ",\"merges\":" MERGES "}}";
+    uint64_t before = bytes_held();
+    ramet__tokenizer *t = NULL;
+    for (size_t n = 0; n < sizeof(whole) - 1; n++) {
+        char *cut = malloc(n + !n); /* exact: reading past the end is seen by the sanitizers */
+        memcpy(cut, whole, n);
+        if (ramet__tokenizer_from_json(&t, mem, cut, n, NULL, 0) != RAMET_E_FORMAT || t) fail_msg("cut to %d: %s", (int)n, ramet_last_error());
+        assert_int_equal(bytes_held(), before);
+        free(cut);
+    }
+    if (ramet__tokenizer_from_json(&t, mem, whole, sizeof(whole) - 1, NULL, 0)) fail_msg("%s", ramet_last_error());
+    ramet__tokenizer_free(t);
+}
+
+static void deep_nesting_is_refused(void **state) {
+    enum { DEEP = 100000 };
+    char *text = malloc(DEEP);
+    ramet__tokenizer *t = NULL;
+    assert_non_null(text);
+    for (int object = 0; object < 2; object++) {
+        for (size_t i = 0; i < DEEP; i++) text[i] = object ? "{\"a\":"[i % 5] : '[';
+        assert_int_equal(ramet__tokenizer_from_json(&t, mem, text, DEEP, NULL, 0), RAMET_E_LIMIT);
+        assert_int_equal(ramet__tokenizer_from_json(&t, mem, "{}", 2, text, DEEP), RAMET_E_LIMIT);
+        assert_null(t);
+    }
+    free(text);
+}
+
+/* A template is recognised, never run: what would loop or nest without end is refused at once, as is one whose markers the vocabulary lacks. */
+static void answers_bad_templates(void **state) {
+    static const struct { const char *config; ramet_status status; const char *message;
+    } cases[] = {
+        { "{}", RAMET_E_UNSUPPORTED, "no chat template" },
+        { "{\"chat_template\":\"{% for i in range(1000000000) %}x{% endfor %}\"}", RAMET_E_UNSUPPORTED, "not ChatML" },
+        { "{\"chat_template\":\"{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}\"}", RAMET_E_UNSUPPORTED, "not ChatML" },
+        { "{\"chat_template\":\"<|im_start|>{{ role }}<|im_end|>\"}", RAMET_E_INCONSISTENT, "names <|im_start|>" },
+    };
+    static const char *const roles[] = { "user" }, *const contents[] = { "a" };
+    for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+        ramet__tokenizer *t = good_parts(&(parts){ .config = cases[i].config });
+        int32_t ids[8];
+        int64_t n = -1;
+        assert_int_equal(ramet__chat_encode(&n, ids, 8, t, 1, roles, contents, 1), cases[i].status);
+        if (n != -1 || !strstr(ramet_last_error(), cases[i].message)) fail_msg("%s: %s", cases[i].config, ramet_last_error());
+        ramet__tokenizer_free(t);
+    }
+}
+
 static void refuses_a_vocabulary_made_to_collide(void **state) { /* 4200 texts whose search begins in the first eighth of the table */
     enum { N = 4200, SIZE = 16384 };
     ramet__text text = { .mem = mem };
@@ -290,7 +345,7 @@ typedef struct meta {
     uint32_t role_id;
     int32_t n_types, types[12];
     float score;
-    int32_t n_scores;
+    int32_t n_scores, scores_element; /* 0: F32 */
 } meta;
 
 static ramet_status from_meta(ramet__tokenizer **t, const meta *m) {
@@ -315,7 +370,7 @@ static ramet_status from_meta(ramet__tokenizer **t, const meta *m) {
     }
     if (m->n_scores) {
         put_key(&f, "tokenizer.ggml.scores", RAMET__GGUF_ARRAY);
-        put_u32(&f, RAMET__GGUF_F32);
+        put_u32(&f, m->scores_element ? (uint32_t)m->scores_element : RAMET__GGUF_F32);
         put_u64(&f, (uint64_t)m->n_scores);
         for (int32_t i = 0; i < m->n_scores; i++) put(&f, &m->score, 4);
     }
@@ -364,6 +419,7 @@ static void answers_bad_gguf(void **state) {
         { { .n_types = 11, .types = { 6 } }, RAMET_E_INCONSISTENT, "byte token" },
         { { .n_types = 11, .types = { 3 } }, RAMET_E_INCONSISTENT, "control" },
         { { .n_scores = 10 }, RAMET_E_INCONSISTENT, "10 scores" },
+        { { .n_scores = 11, .scores_element = RAMET__GGUF_I32 }, RAMET_E_FORMAT, "scores" },
         { { .n_scores = 11, .score = NAN }, RAMET_E_INCONSISTENT, "score" },
         { { .role = "tokenizer.ggml.bos_token_id", .role_id = 11 }, RAMET_E_INCONSISTENT, "11" },
         { { .role = "tokenizer.ggml.eos_token_id", .role_id = 0x80000000u }, RAMET_E_INCONSISTENT, "eos" },
@@ -458,6 +514,7 @@ static void survives_every_failed_allocation(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(reads_tokenizer_json), cmocka_unit_test(reads_configuration), cmocka_unit_test(merges_the_leftmost_of_equals), cmocka_unit_test(answers_bad_tokenizer_json),
+        cmocka_unit_test(every_truncation_of_tokenizer_json_is_an_error), cmocka_unit_test(deep_nesting_is_refused), cmocka_unit_test(answers_bad_templates),
         cmocka_unit_test(refuses_a_vocabulary_made_to_collide),
         cmocka_unit_test(reads_gguf), cmocka_unit_test(answers_bad_gguf), cmocka_unit_test(comes_back_from_gguf),
         cmocka_unit_test(survives_every_failed_allocation),

@@ -96,9 +96,85 @@ static void test_load_every_way(void **state) {
     ramet__free(data);
 }
 
+static const char *const folder_names[] = {"config.json", "tokenizer_config.json", "tokenizer.json", "model.safetensors"};
+
+/* The fixture's folder, in which `old` in config.json is `new`. */
+static void copy_folder(const char *folder, const char *old, const char *new) {
+    const char *from = getenv("RAMET_TINY_FOLDER");
+    assert_non_null(from);
+    OK(ramet__dir_make(folder));
+    for (int32_t i = 0; i < 4; i++) {
+        char path[320], changed[2048], *data = NULL;
+        size_t size;
+        snprintf(path, sizeof path, "%s/%s", from, folder_names[i]);
+        OK(ramet__file_read_all(&data, &size, rt->mem, path, 0));
+        snprintf(path, sizeof path, "%s/%s", folder, folder_names[i]);
+        const char *at = i ? NULL : strstr(data, old);
+        assert_true(i || at);
+        if (at) size = (size_t)snprintf(changed, sizeof changed, "%.*s%s%s", (int)(at - data), data, new, at + strlen(old));
+        write_whole(path, at ? changed : data, size);
+        ramet__free(data);
+    }
+}
+
+static void remove_folder(const char *folder) {
+    for (int32_t i = 0; i < 4; i++) {
+        char path[320];
+        snprintf(path, sizeof path, "%s/%s", folder, folder_names[i]);
+        OK(ramet__file_remove(path));
+    }
+    assert_int_equal(rmdir(folder), 0);
+}
+
+static void test_load_folder_refuses(void **state) {
+    static const struct { const char *old, *new; ramet_status status; const char *part; } cases[] = {
+        {"\"llama\"", "\"gpt9\"", RAMET_E_UNSUPPORTED, "\"gpt9\""},
+        {"\"llama\"", "7", RAMET_E_FORMAT, "model_type"},
+        {"\"model_type\"", "\"type_of_model\"", RAMET_E_INCONSISTENT, "model_type"},
+        {"\"num_hidden_layers\": 2", "\"num_hidden_layers\": 0", RAMET_E_INCONSISTENT, "layers is 0"},
+        {"\"num_hidden_layers\": 2", "\"num_hidden_layers\": -2", RAMET_E_INCONSISTENT, "layers"},
+        {"\"num_hidden_layers\": 2", "\"num_hidden_layers\": 2.5", RAMET_E_FORMAT, "num_hidden_layers"},
+        {"\"num_hidden_layers\": 2", "\"num_hidden_layers\": 2147483648", RAMET_E_LIMIT, "num_hidden_layers"},
+        {"\"num_hidden_layers\": 2", "\"num_hidden_layers\": 3", RAMET_E_INCONSISTENT, "is missing"},
+        {"\"num_hidden_layers\": 2", "\"num_hidden_layers\": 1", RAMET_E_UNSUPPORTED, "model.layers.1."},
+        {"\"num_hidden_layers\": 2", "\"layers\": 2", RAMET_E_INCONSISTENT, "num_hidden_layers"},
+        {"\"num_attention_heads\": 4", "\"num_attention_heads\": 0", RAMET_E_INCONSISTENT, "num_attention_heads"},
+        {"\"num_key_value_heads\": 2", "\"num_key_value_heads\": 0", RAMET_E_INCONSISTENT, "key-value heads is 0"},
+        {"\"num_key_value_heads\": 2", "\"num_key_value_heads\": 3", RAMET_E_INCONSISTENT, "evenly"},
+        {"\"hidden_size\": 64", "\"hidden_size\": 128", RAMET_E_INCONSISTENT, "[320, 64]"},
+        {"\"intermediate_size\": 128", "\"intermediate_size\": 64", RAMET_E_INCONSISTENT, "[128, 64]"},
+        {"\"vocab_size\": 320", "\"vocab_size\": 319", RAMET_E_INCONSISTENT, "[320, 64]"},
+        {"1e-05", "1e999", RAMET_E_LIMIT, "range of a double"},
+        {"1e-05", "1e39", RAMET_E_INCONSISTENT, "epsilon"},
+        {"1e-05", "-1", RAMET_E_INCONSISTENT, "epsilon"},
+        {"1e-05", "NaN", RAMET_E_FORMAT, "byte"},
+        {"10000.0", "0", RAMET_E_INCONSISTENT, "rotary base"},
+        {"10000.0", "10000.0, \"rope_scaling\": {\"rope_type\": \"yarn\"}", RAMET_E_UNSUPPORTED, "\"yarn\""},
+        {"\"silu\"", "\"gelu\"", RAMET_E_UNSUPPORTED, "hidden_act"},
+        {": true}", ": false}", RAMET_E_INCONSISTENT, "lm_head.weight"},
+        {": true}", ": true", RAMET_E_FORMAT, "byte"},
+        {": true}", ": true}}", RAMET_E_FORMAT, "byte"},
+        {"{\"model_type\"", "[\"model_type\"", RAMET_E_FORMAT, "byte"},
+    };
+    char folder[160];
+    snprintf(folder, sizeof folder, "%s", scratch(".folder"));
+    for (int32_t i = 0; i < RAMET__COUNT(cases); i++) {
+        copy_folder(folder, cases[i].old, cases[i].new);
+        for (int32_t untrusted = 0; untrusted < 2; untrusted++) {
+            ramet_source source;
+            ramet_model *bad = NULL;
+            ramet_source_from_path(&source, sizeof source, folder);
+            source.untrusted = untrusted;
+            REFUSED(cases[i].status, cases[i].part, ramet_model_load(&bad, rt, &source, NULL));
+            assert_non_null(strstr(ramet_last_error(), folder));
+            assert_null(bad);
+        }
+    }
+    remove_folder(folder);
+}
+
 /* A Hugging Face folder gives the same model; and what was read instead of mapped is independent of its files afterwards. */
 static void test_load_folder_and_untrusted(void **state) {
-    static const char *const names[] = {"config.json", "tokenizer_config.json", "tokenizer.json", "model.safetensors"};
     const char *from = getenv("RAMET_TINY_FOLDER"), *file = scratch(".copy.gguf");
     char folder[160], path[320];
     size_t size;
@@ -109,16 +185,10 @@ static void test_load_folder_and_untrusted(void **state) {
     assert_string_equal(ramet_model_digest(m), ramet_model_digest(want));
     ramet_model_free(m);
     snprintf(folder, sizeof folder, "%s", scratch(".folder"));
-    OK(ramet__dir_make(folder));
     write_whole(file, data, size);
     ramet__free(data);
-    for (int32_t i = 0; i < 4; i++) {
-        snprintf(path, sizeof path, "%s/%s", from, names[i]);
-        OK(ramet__file_read_all(&data, &size, rt->mem, path, 0));
-        snprintf(path, sizeof path, "%s/%s", folder, names[i]);
-        write_whole(path, data, size);
-        ramet__free(data);
-    }
+    copy_folder(folder, "{", "{ ");
+    snprintf(path, sizeof path, "%s/model.safetensors", folder);
     for (int32_t i = 0; i < 2; i++) {
         ramet_source source;
         ramet_source_from_path(&source, sizeof source, i ? folder : file);
@@ -129,11 +199,7 @@ static void test_load_folder_and_untrusted(void **state) {
         ramet_model_free(m);
     }
     remove(file);
-    for (int32_t i = 0; i < 4; i++) {
-        snprintf(path, sizeof path, "%s/%s", folder, names[i]);
-        OK(ramet__file_remove(path));
-    }
-    rmdir(folder);
+    remove_folder(folder);
     ramet_model_free(want);
 }
 
@@ -431,6 +497,7 @@ int main(void) {
         cmocka_unit_test(test_arch_names),
         cmocka_unit_test(test_load_every_way),
         cmocka_unit_test(test_load_folder_and_untrusted),
+        cmocka_unit_test(test_load_folder_refuses),
         cmocka_unit_test(test_load_order_and_tensors),
         cmocka_unit_test(test_load_refuses_bad_numbers),
         cmocka_unit_test(test_load_refuses_nan_in_any_encoding),

@@ -119,6 +119,8 @@ static ramet_status make_values(ramet__plan *p, const ramet__graph *g, const ram
 
 static int32_t reads_encoded(const ramet__node *n, int32_t i) { return (n->op->encoded >> i & 1) != 0; }
 
+#define SMALL_WEIGHT 16384 /* numbers */
+
 /* Pack what products read; decode what operations read as floats; constants. */
 static ramet_status make_weights(ramet__plan *p, const ramet__graph *g, ramet__work *w) {
     uint64_t bytes = 0;
@@ -152,7 +154,8 @@ static ramet_status make_weights(ramet__plan *p, const ramet__graph *g, ramet__w
             const void *data = v->leaf == RAMET__LEAF_WEIGHT && ramet__weight_enc(v->weight) == RAMET__ENC_F32
                                    ? ramet__weight_data(v->weight)
                                    : NULL;
-            if (data && (uintptr_t)data % sizeof(float) == 0) {
+            /* a small one is copied: a look into a mapped file brings in far more than it */
+            if (data && (uintptr_t)data % sizeof(float) == 0 && v->fixed * v->cols > SMALL_WEIGHT) {
                 v->data = (void *)(uintptr_t)data;
                 continue;
             }
@@ -160,8 +163,10 @@ static ramet_status make_weights(ramet__plan *p, const ramet__graph *g, ramet__w
                 v->data = (char *)p->floats + at;
                 if (v->leaf == RAMET__LEAF_CONST)
                     *(float *)v->data = g->values[i].number;
-                else
+                else {
                     ramet__weight_decode(v->data, v->weight, 0, v->fixed);
+                    ramet__weight_leave_source(v->weight);
+                }
             }
             at += ramet__align((uint64_t)(v->fixed * v->cols) * sizeof(float));
         }

@@ -112,53 +112,9 @@ ramet_status ramet__model_fill(ramet_model *m, ramet__fetch_fn fetch, void *cont
 
 /* ---- finite ---- */
 
-#define CHECK_BYTES ((int64_t)1 << 20) /* a piece of work */
-typedef struct check { const ramet_model *m; int64_t *first; } check; /* first[w]: number of weight w's first piece */
-
-static int64_t check_rows(const ramet__weight *w) {
-    const ramet__shape *s = ramet__weight_shape(w);
-    int64_t row = (int64_t)ramet__weight_bytes(w) / RAMET__MAX(ramet__shape_rows(s), 1);
-    return RAMET__MAX(CHECK_BYTES / RAMET__MAX(row, 1), 1);
-}
-
-static int64_t check_owner(const check *c, int64_t piece) { /* the weight a piece belongs to */
-    int64_t lo = 0, hi = c->m->n_weights - 1;
-    while (lo < hi) {
-        int64_t mid = (lo + hi + 1) / 2;
-        if (c->first[mid] <= piece) lo = mid;
-        else hi = mid - 1;
-    }
-    return lo;
-}
-
-static ramet_status check_piece(void *context, int64_t piece, int32_t worker) {
-    const check *c = context;
-    int64_t i = check_owner(c, piece);
-    const ramet__weight *w = c->m->weights[i];
-    const ramet__shape *s = ramet__weight_shape(w);
-    int64_t step = check_rows(w), rows = ramet__shape_rows(s), r0 = (piece - c->first[i]) * step, r1 = RAMET__MIN(r0 + step, rows);
-    const ramet__encoding *e = ramet__encoding_get(ramet__weight_enc(w));
-    const uint8_t *data = ramet__weight_data(w);
-    uint64_t row_bytes = ramet__encoded_bytes(e, ramet__shape_cols(s));
-    return ramet__encoded_finite(ramet__weight_enc(w), data + (uint64_t)r0 * row_bytes, (r1 - r0) * ramet__shape_cols(s)) ? RAMET_OK : RAMET_E_INCONSISTENT;
-}
-
 ramet_status ramet__model_check_finite(const ramet_model *m) {
-    check c = {m, NULL};
-    ramet_status st = RAMET_OK;
-    int64_t pieces = 0, failed = -1;
-    RAMET__NEW(c.first, ramet__alloc(m->rt->mem, (size_t)m->n_weights * sizeof *c.first));
-    for (int64_t i = 0; i < m->n_weights; i++) {
-        int64_t rows = ramet__shape_rows(ramet__weight_shape(m->weights[i])), step = check_rows(m->weights[i]);
-        c.first[i] = pieces;
-        pieces += (rows + step - 1) / step;
-    }
-    st = ramet__parallel_for(m->rt->threads, pieces, check_piece, &c, &failed);
-    if (st == RAMET_E_INCONSISTENT && failed >= 0)
-        ramet__fail(st, "the weight %s holds NaN or infinity; the file is damaged", ramet__weight_name(m->weights[check_owner(&c, failed)]));
-out:
-    ramet__free(c.first);
-    return st;
+    for (int64_t i = 0; i < m->n_weights; i++) RAMET__TRY(ramet__weight_check(m->weights[i]));
+    return RAMET_OK;
 }
 
 /* ---- deriving ---- */

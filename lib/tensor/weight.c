@@ -163,11 +163,12 @@ ramet_status ramet__weight_check(const ramet__weight *w) {
     ranges r = {.w = w, .n = ramet__shape_rows(&w->shape), .k = ramet__shape_cols(&w->shape), .rows = rows_a_piece(w, 1)};
     int64_t failed = 0;
     ramet_status st = ramet__parallel_for(w->rt->threads, (r.n + r.rows - 1) / r.rows, check_piece, &r, &failed);
+    if (w->reader) ramet__reader_drop(w->reader, w->offset, w->bytes); /* packing reads it again, one weight at a time */
     if (st != RAMET_E_INCONSISTENT) return st;
     int64_t row = failed * r.rows;
     const uint8_t *rows = w->data;
     while (row + 1 < r.n && ramet__encoded_finite(w->enc, rows + (uint64_t)row * row_bytes(w), r.k)) row++;
-    return ramet__fail(st, "weight \"%s\": NaN or infinity in row %lld", w->name, (long long)row);
+    return ramet__fail(st, "the weight %s holds NaN or infinity in row %lld; the file is damaged", w->name, (long long)row);
 }
 
 static ramet_status pack_piece(void *context, int64_t piece, int32_t worker) {
@@ -215,6 +216,10 @@ ramet_status ramet__weight_pack(ramet__weight *w) {
     ramet_status st = w->packed ? RAMET_OK : pack_locked(w);
     pthread_mutex_unlock(&w->lock);
     return st;
+}
+
+void ramet__weight_leave_source(const ramet__weight *w) {
+    if (w->reader) ramet__reader_drop(w->reader, 0, ramet__reader_size(w->reader));
 }
 
 const void *ramet__weight_packed(const ramet__weight *w) { return __atomic_load_n(&w->packed, __ATOMIC_ACQUIRE); }

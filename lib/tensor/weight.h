@@ -29,6 +29,8 @@ void ramet__weight_decode(float *dst, const ramet__weight *w, int64_t r0, int64_
 ramet_status ramet__weight_check(const ramet__weight *w);
 /* Make (once; later calls return at once) the packing that the runtime's kernels want, in parallel, within the budget. */
 ramet_status ramet__weight_pack(ramet__weight *w);
+/* Give back the pages of the weight's whole file that were looked into; what is read there again comes back. */
+void ramet__weight_leave_source(const ramet__weight *w);
 const void *ramet__weight_packed(const ramet__weight *w);    /* after ramet__weight_pack; the rows themselves for in-place packings */
 /* The product to use after ramet__weight_pack, by arithmetic (RAMET__REDUCED, RAMET__EXACT, RAMET__BRAIN). */
 const ramet__product *ramet__weight_product(const ramet__weight *w, int32_t arithmetic);

@@ -169,7 +169,7 @@ static void finds_the_row_that_is_not_finite(void **state) {
     assert_int_equal(ramet__weight_check(w), RAMET_OK);
     x[2345 * 96 + 95] = NAN;
     assert_int_equal(ramet__weight_check(w), RAMET_E_INCONSISTENT);
-    assert_non_null(strstr(ramet_last_error(), "\"bad one\""));
+    assert_non_null(strstr(ramet_last_error(), "weight bad one "));
     assert_non_null(strstr(ramet_last_error(), "row 2345"));
     ramet__weight_free(w);
     ramet_runtime_free(rt);

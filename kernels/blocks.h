@@ -104,6 +104,13 @@ static inline void ramet__decode_Q8_0(float *dst, const void *src, int64_t k) {
     }
 }
 
+/* Those that are only read: kernels/ref/decode.c. k is a multiple of the block, 32 or, with a K, 256. */
+void ramet__decode_Q5_1(float *dst, const void *src, int64_t k);
+void ramet__decode_Q4_K(float *dst, const void *src, int64_t k);
+void ramet__decode_Q5_K(float *dst, const void *src, int64_t k);
+void ramet__decode_Q6_K(float *dst, const void *src, int64_t k);
+void ramet__decode_IQ4_NL(float *dst, const void *src, int64_t k);
+
 /* Bytes of an encoded row of k elements. */
 static inline int64_t ramet__row_F32(int64_t k) { return k * 4; }
 static inline int64_t ramet__row_F16(int64_t k) { return k * 2; }
@@ -112,6 +119,11 @@ static inline int64_t ramet__row_Q4_0(int64_t k) { return k / 32 * 18; }
 static inline int64_t ramet__row_Q4_1(int64_t k) { return k / 32 * 20; }
 static inline int64_t ramet__row_Q5_0(int64_t k) { return k / 32 * 22; }
 static inline int64_t ramet__row_Q8_0(int64_t k) { return k / 32 * 34; }
+static inline int64_t ramet__row_Q5_1(int64_t k) { return k / 32 * 24; }
+static inline int64_t ramet__row_Q4_K(int64_t k) { return k / 256 * 144; }
+static inline int64_t ramet__row_Q5_K(int64_t k) { return k / 256 * 176; }
+static inline int64_t ramet__row_Q6_K(int64_t k) { return k / 256 * 210; }
+static inline int64_t ramet__row_IQ4_NL(int64_t k) { return k / 32 * 18; }
 
 static inline uint64_t ramet__round64(uint64_t n) { return (n + 63u) & ~(uint64_t)63u; }
 #endif

@@ -29,5 +29,6 @@ enum { RAMET__HAS_AVX2 = 1, RAMET__HAS_AVX512 = 2, RAMET__HAS_VNNI = 4, RAMET__H
 
 /* Packings that several levels read. */
 extern const ramet__packing ramet__packing_rows_F32, ramet__packing_rows_F16, ramet__packing_rows_BF16, ramet__packing_rows_Q4_0,
-    ramet__packing_rows_Q4_1, ramet__packing_rows_Q5_0, ramet__packing_rows_Q8_0;
+    ramet__packing_rows_Q4_1, ramet__packing_rows_Q5_0, ramet__packing_rows_Q8_0, ramet__packing_rows_Q5_1, ramet__packing_rows_Q4_K, ramet__packing_rows_Q5_K,
+    ramet__packing_rows_Q6_K, ramet__packing_rows_IQ4_NL;
 #endif

@@ -69,6 +69,28 @@ static void decode_Q8_0(float *dst, const uint8_t *row, int64_t k0, int64_t coun
     }
 }
 
+/* Elements k0.. of a row whose blocks of 256 can only be decoded whole. */
+static void decode_part(void (*decode)(float *, const void *, int64_t), int64_t bytes, float *dst, const uint8_t *row, int64_t k0, int64_t count) {
+    while (count > 0) {
+        int64_t at = k0 % 256, n = 256 - at < count ? 256 - at : count;
+        const uint8_t *block = row + k0 / 256 * bytes;
+        if (n == 256) decode(dst, block, 256);
+        else {
+            float whole[256];
+            decode(whole, block, 256);
+            memcpy(dst, whole + at, (size_t)n * 4);
+        }
+        dst += n, k0 += n, count -= n;
+    }
+}
+#define DECODE_PART(ENC, bytes) \
+    static void decode_##ENC(float *dst, const uint8_t *row, int64_t k0, int64_t count) { decode_part(ramet__decode_##ENC, bytes, dst, row, k0, count); }
+DECODE_PART(Q4_K, 144)
+DECODE_PART(Q5_K, 176)
+DECODE_PART(Q6_K, 210)
+static void decode_Q5_1(float *dst, const uint8_t *row, int64_t k0, int64_t count) { ramet__decode_Q5_1(dst, row + k0 / 32 * 24, count); }
+static void decode_IQ4_NL(float *dst, const uint8_t *row, int64_t k0, int64_t count) { ramet__decode_IQ4_NL(dst, row + k0 / 32 * 18, count); }
+
 static uint64_t prepared_bytes(int64_t k) { return ramet__round64((uint64_t)k * 4); }
 static void prepare(void *dst, const float *x, int64_t k) {
     memcpy(dst, x, (size_t)k * 4);
@@ -133,7 +155,10 @@ INLINE void forward(const int in_place, decoder *decode, int64_t row_bytes, cons
     }
 }
 
-INLINE void transposed(decoder *decode, int64_t row_bytes, const ramet__product_args *a) {
+/* one copy for all encodings that are decoded first */
+NOINLINE static void forward_decoded(decoder *decode, int64_t row_bytes, const ramet__product_args *a) { forward(0, decode, row_bytes, a); }
+
+NOINLINE static void transposed(decoder *decode, int64_t row_bytes, const ramet__product_args *a) {
     float *w = a->scratch;
     for (int64_t k = a->from; k < a->to; k += STRIP) {
         int64_t width = a->to - k < STRIP ? a->to - k : STRIP;
@@ -147,8 +172,10 @@ INLINE void transposed(decoder *decode, int64_t row_bytes, const ramet__product_
     }
 }
 
+#define FORWARD_1(decode, bytes, a) forward(1, decode, bytes, a)
+#define FORWARD_0 forward_decoded
 #define PRODUCT(ENC, in_place)                                                                                                              \
-    static void forward_##ENC(const ramet__product_args *a) { forward(in_place, decode_##ENC, ramet__row_##ENC(a->k), a); }                 \
+    static void forward_##ENC(const ramet__product_args *a) { FORWARD_##in_place(decode_##ENC, ramet__row_##ENC(a->k), a); }                 \
     static void transposed_##ENC(const ramet__product_args *a) { transposed(decode_##ENC, ramet__row_##ENC(a->k), a); }                   \
     const ramet__product FN(product_rows_##ENC##_exact) = {"rows_f32", &ramet__packing_rows_##ENC, 1, prepared_bytes, prepare,              \
                                                            scratch_bytes, forward_##ENC, transposed_##ENC, 128, 64};
@@ -159,3 +186,8 @@ PRODUCT(Q4_0, 0)
 PRODUCT(Q4_1, 0)
 PRODUCT(Q5_0, 0)
 PRODUCT(Q8_0, 0)
+PRODUCT(Q5_1, 0)
+PRODUCT(Q4_K, 0)
+PRODUCT(Q5_K, 0)
+PRODUCT(Q6_K, 0)
+PRODUCT(IQ4_NL, 0)

@@ -18,8 +18,10 @@
 #endif
 #ifdef __GNUC__
 #define INLINE static inline __attribute__((always_inline, unused))
+#define NOINLINE __attribute__((noinline))
 #else
 #define INLINE static inline
+#define NOINLINE
 #endif
 #if defined(__GNUC__) && (defined(__AVX2__) || defined(__ARM_NEON))
 #define UNROLL _Pragma("GCC unroll 32")

@@ -75,7 +75,7 @@ static ramet_status merge_piece(void *context, int64_t piece, int32_t worker) {
         own2 += (double)sum[i] * sum[i];
         sum[i] += merged[i];
     }
-    const int32_t ladder[] = {(int32_t)ramet__weight_enc(w), RAMET__ENC_Q8_0, RAMET__ENC_BF16, RAMET__ENC_F32};
+    const int32_t ladder[] = {(int32_t)ramet__encoding_to_write(ramet__weight_enc(w)), RAMET__ENC_Q8_0, RAMET__ENC_BF16, RAMET__ENC_F32};
     j->change2[piece] = change2;
     for (int32_t i = f->encoding < 0 ? 0 : RAMET__COUNT(ladder) - 1; i < RAMET__COUNT(ladder); i++) {
         ramet__enc enc = (ramet__enc)(f->encoding < 0 ? ladder[i] : f->encoding);

@@ -88,7 +88,7 @@ ramet_status ramet_model_merge(ramet_model **out, const ramet_model *model, cons
     for (int64_t i = 0; i < model->n_weights; i++) {
         RAMET__GO(ramet__progress(progress, user, (double)i / (double)model->n_weights, "merging"));
         w.from = model->weights[i];
-        w.enc = enc < 0 ? ramet__weight_enc(w.from) : (ramet__enc)enc;
+        w.enc = ramet__encoding_to_write(enc < 0 ? ramet__weight_enc(w.from) : (ramet__enc)enc);
         if (named(&w, ramet__weight_name(w.from))) RAMET__GO(merged(&weights[i], model->rt, &w));
         else weights[i] = ramet__weight_retain(model->weights[i]);
     }

@@ -9,7 +9,7 @@ static int32_t starts(const char *text, const char *with) { return !strncmp(text
 /* llama.cpp's general.file_type: the encoding that most linear weights have. */
 static uint32_t file_type(const ramet_model *m) {
     static const struct { ramet__enc enc; uint32_t type; } types[] = {
-        {RAMET__ENC_F32, 0}, {RAMET__ENC_F16, 1}, {RAMET__ENC_Q4_0, 2}, {RAMET__ENC_Q4_1, 3}, {RAMET__ENC_Q8_0, 7}, {RAMET__ENC_Q5_0, 8}, {RAMET__ENC_BF16, 32},
+        {RAMET__ENC_F32, 0}, {RAMET__ENC_F16, 1}, {RAMET__ENC_Q4_0, 2}, {RAMET__ENC_Q4_1, 3}, {RAMET__ENC_Q8_0, 7}, {RAMET__ENC_Q5_0, 8}, {RAMET__ENC_BF16, 32}, {RAMET__ENC_Q5_1, 9}, {RAMET__ENC_Q4_K, 15}, {RAMET__ENC_Q5_K, 17}, {RAMET__ENC_Q6_K, 18}, {RAMET__ENC_IQ4_NL, 25},
     };
     int64_t count[RAMET__ENC_COUNT] = {0};
     int32_t most = RAMET__ENC_F32;

@@ -119,6 +119,10 @@ ramet_status ramet__weight_select(ramet__weight **out, ramet_runtime *rt, const 
     const ramet__shape *ss = ramet__weight_shape(src);
     ramet__weight *w = NULL;
     ramet_status st;
+    if (cols || enc != ramet__weight_enc(src)) { /* written anew */
+        enc = ramet__encoding_to_write(enc);
+        if ((cols ? n_cols : ramet__shape_cols(ss)) % ramet__encoding_get(enc)->block) enc = RAMET__ENC_F16;
+    }
     select_job j = {.src = src, .to = ramet__encoding_get(enc), .rows = rows, .cols = cols, .src_cols = ramet__shape_cols(ss)};
     j.n_rows = rows ? n_rows : ramet__shape_rows(ss);
     j.n_cols = cols ? n_cols : j.src_cols;

@@ -19,6 +19,8 @@ static ramet__enc choose(const char *name, const ramet__weight *source, void *us
 static ramet_status encoding_named(ramet__enc *out, const char *name, const char *option) {
     int32_t e = ramet__encoding_find(name);
     if (e < 0) return ramet__fail(RAMET_E_ARGUMENT, "%s: no encoding is named \"%s\"; the list \"encodings\" has them", option, name);
+    if (ramet__encoding_to_write((ramet__enc)e) != (ramet__enc)e)
+        return ramet__fail(RAMET_E_UNSUPPORTED, "%s: %s can be read but not written; Q4_0, Q4_1, Q5_0, Q8_0 and floats can", option, ramet__encoding_get((ramet__enc)e)->name);
     *out = (ramet__enc)e;
     return RAMET_OK;
 }

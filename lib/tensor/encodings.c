@@ -6,6 +6,7 @@
  *
  * Blocks hold fp16 at even addresses only by courtesy of the container: everything is read byte by byte or by memcpy. */
 #include "tensor/tensor.h"
+#include "blocks.h"
 #include <math.h>
 #include <string.h>
 
@@ -183,6 +184,18 @@ static void encode_Q8_0(void *dst, const float *src, int64_t n) {
     }
 }
 
+/* ---- read only: decoded by kernels/ref/decode.c ----------------------------------------------------------------- */
+#define decode_Q5_1 ramet__decode_Q5_1
+#define encode_Q5_1 NULL
+#define decode_Q4_K ramet__decode_Q4_K
+#define encode_Q4_K NULL
+#define decode_Q5_K ramet__decode_Q5_K
+#define encode_Q5_K NULL
+#define decode_Q6_K ramet__decode_Q6_K
+#define encode_Q6_K NULL
+#define decode_IQ4_NL ramet__decode_IQ4_NL
+#define encode_IQ4_NL NULL
+
 /* ---- the table ------------------------------------------------------------------------------------------------- */
 
 static const ramet__encoding table[RAMET__ENC_COUNT] = {
@@ -203,6 +216,8 @@ static int same_name(const char *a, const char *b) { /* ASCII, whatever the host
     }
     return *a == *b;
 }
+
+ramet__enc ramet__encoding_to_write(ramet__enc enc) { return table[enc].encode ? enc : RAMET__ENC_Q8_0; }
 
 int32_t ramet__encoding_find(const char *name) {
     for (int32_t i = 0; name && i < RAMET__ENC_COUNT; i++)
@@ -251,7 +266,9 @@ int32_t ramet__encoded_finite(ramet__enc enc, const void *data, int64_t n) {
         }
         return 1;
     }
-    int two = enc == RAMET__ENC_Q4_1; /* blocks begin with an fp16 scale, Q4_1's with a minimum after it */
+    /* blocks begin with an fp16 scale, some have a minimum after it; Q6_K's scale is at the end */
+    int two = enc == RAMET__ENC_Q4_1 || enc == RAMET__ENC_Q5_1 || enc == RAMET__ENC_Q4_K || enc == RAMET__ENC_Q5_K;
+    if (enc == RAMET__ENC_Q6_K) s += 208;
     for (int64_t i = 0; i < n / e->block; i++, s += e->bytes)
         if ((load16(s) & 0x7c00) == 0x7c00 || (two && (load16(s + 2) & 0x7c00) == 0x7c00)) return 0;
     return 1;

@@ -20,10 +20,12 @@ typedef struct ramet__encoding {
     const char *hf_dtype;    /* safetensors dtype, NULL: none */
     const char *summary;
     void (*decode)(float *dst, const void *src, int64_t n);   /* n a multiple of block; the definition of the format */
-    void (*encode)(void *dst, const float *src, int64_t n);   /* round to nearest, as ggml's reference quantizer does */
+    void (*encode)(void *dst, const float *src, int64_t n);   /* round to nearest, as ggml's reference quantizer does; NULL: read only */
 } ramet__encoding;
 
 const ramet__encoding *ramet__encoding_get(ramet__enc enc);            /* never NULL for a valid number */
+/* What a changed tensor of this encoding is written in: itself, or Q8_0 for one that is only read. */
+ramet__enc ramet__encoding_to_write(ramet__enc enc);
 int32_t ramet__encoding_find(const char *name);                        /* case-insensitive; -1: none */
 int32_t ramet__encoding_from_gguf(uint32_t type);                      /* -1: not supported */
 int32_t ramet__encoding_from_hf(const char *dtype);                    /* -1: not supported */

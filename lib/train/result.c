@@ -51,6 +51,7 @@ static ramet_status encode_rows(void *context, int64_t piece, int32_t worker) {
 /* Vectors, and rows that the encoding's block does not divide, stay F32. */
 static ramet_status encode_param(ramet__weight **out, ramet_tuner *t, const ramet__param *p, ramet__enc enc) {
     const int64_t cols = ramet__shape_cols(&p->shape);
+    enc = ramet__encoding_to_write(enc);
     if (p->shape.rank < 2 || cols % ramet__encoding_get(enc)->block) enc = RAMET__ENC_F32;
     ramet__weight *w = NULL;
     RAMET__TRY(ramet__weight_new(&w, t->rt, p->name, enc, &p->shape));

@@ -7,6 +7,7 @@ from gguf import GGMLQuantizationType as T
 from gguf.quants import dequantize, quantize
 
 NAMES = ["F16", "BF16", "Q4_0", "Q4_1", "Q5_0", "Q8_0"]
+READ_ONLY = {"Q5_1": (24, 32, (0, 2)), "Q4_K": (144, 256, (0, 2)), "Q5_K": (176, 256, (0, 2)), "Q6_K": (210, 256, (208,)), "IQ4_NL": (18, 32, (0,))}
 
 
 def blocks():
@@ -41,4 +42,12 @@ if __name__ == "__main__":
     for name in NAMES:
         coded = quantize(x, T[name])
         table(f"uint8_t golden_{name}_bytes[]", coded.view(np.uint8).ravel(), "0x%02x")
+        table(f"uint32_t golden_{name}_values[]", dequantize(coded, T[name]).astype(np.float32).view(np.uint32).ravel(), "0x%08x")
+    # read only: random bytes with scales that are numbers
+    rng = np.random.default_rng(8)
+    for name, (size, block, halves) in READ_ONLY.items():
+        coded = rng.integers(0, 256, (512 // block, size), dtype=np.uint8)
+        for at in halves:
+            coded[:, at:at + 2] = rng.uniform(-2, 2, (512 // block, 1)).astype(np.float16).view(np.uint8)
+        table(f"uint8_t golden_{name}_bytes[]", coded.ravel(), "0x%02x")
         table(f"uint32_t golden_{name}_values[]", dequantize(coded, T[name]).astype(np.float32).view(np.uint32).ravel(), "0x%08x")

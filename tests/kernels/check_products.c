@@ -6,10 +6,12 @@
 
 static const struct { const char *name; int64_t block, bytes; void (*decode)(float *, const void *, int64_t); } encodings[] = {
     {"F32", 1, 4, ramet__decode_F32},    {"F16", 1, 2, ramet__decode_F16},    {"BF16", 1, 2, ramet__decode_BF16},  {"Q4_0", 32, 18, ramet__decode_Q4_0},
-    {"Q4_1", 32, 20, ramet__decode_Q4_1}, {"Q5_0", 32, 22, ramet__decode_Q5_0}, {"Q8_0", 32, 34, ramet__decode_Q8_0}};
+    {"Q4_1", 32, 20, ramet__decode_Q4_1}, {"Q5_0", 32, 22, ramet__decode_Q5_0}, {"Q8_0", 32, 34, ramet__decode_Q8_0},
+    {"Q5_1", 32, 24, ramet__decode_Q5_1}, {"Q4_K", 256, 144, ramet__decode_Q4_K}, {"Q5_K", 256, 176, ramet__decode_Q5_K}, {"Q6_K", 256, 210, ramet__decode_Q6_K}, {"IQ4_NL", 32, 18, ramet__decode_IQ4_NL}};
+enum { ENCODINGS = sizeof encodings / sizeof *encodings };
 
 static int find(const char *encoding) {
-    for (int i = 0; i < 7; i++)
+    for (int i = 0; i < ENCODINGS; i++)
         if (!strcmp(encodings[i].name, encoding)) return i;
     fprintf(stderr, "checker: encoding %s\n", encoding);
     exit(2);
@@ -28,8 +30,8 @@ void check_encode(const char *encoding, uint8_t *rows, int64_t n, int64_t k) {
         uint16_t h = encodings[e].decode == ramet__decode_BF16 ? ramet__f32_brain(f) : random_half(), m = random_half();
         if (encodings[e].bytes == 4) { memcpy(rows, &f, 4); continue; }
         for (int64_t j = 0; j < encodings[e].bytes; j++) rows[j] = (uint8_t)check_random();
-        memcpy(rows, &h, 2);
-        if (encodings[e].bytes == 20) memcpy(rows + 2, &m, 2);
+        memcpy(rows + (encodings[e].bytes == 210 ? 208 : 0), &h, 2); /* Q6_K has it last */
+        if (encodings[e].bytes == 20 || encodings[e].bytes == 24 || encodings[e].bytes == 144 || encodings[e].bytes == 176) memcpy(rows + 2, &m, 2);
     }
 }
 
@@ -197,7 +199,7 @@ static void check_product(const ramet__product *p, int thorough) {
     static const int64_t rows[] = {1, 2, 3, 5, 13, 31};
     int64_t block = check_block(p->packing->encoding);
     for (int s = 0; s < 9; s++) {
-        world t = {p, sizes[s][0], block == 1 ? odd[s] : sizes[s][1], NULL, NULL, NULL, NULL};
+        world t = {p, sizes[s][0], block == 1 ? odd[s] : (sizes[s][1] + block - 1) / block * block, NULL, NULL, NULL, NULL};
         int64_t row_bytes = check_row_bytes(p->packing->encoding, t.k);
         t.rows = check_memory((size_t)(t.n * row_bytes));
         t.w = check_floats(t.n * t.k);
@@ -220,19 +222,19 @@ static void check_product(const ramet__product *p, int thorough) {
 
 void check_products(const ramet__kernels *ref, const ramet__kernels *k, int thorough) {
     static char name[96];
-    static const ramet__product *done[64];
+    static const ramet__product *done[96];
     static int count;
     for (const ramet__product *const *p = k->products; *p; p++) {
         int seen = 0;
         for (int i = 0; i < count; i++) seen |= done[i] == *p;
         if (seen) continue; /* tables of higher levels list those of lower ones too */
-        if (count < 64) done[count++] = *p;
+        if (count < 96) done[count++] = *p;
         snprintf(name, sizeof name, "%s/linear/%s/%s", k->isa, (*p)->packing->encoding, (*p)->name);
         check_name = name;
         check_product(*p, thorough);
     }
     /* Both arithmetics of an encoding read one packing. */
-    for (int e = 0; e < 7; e++) {
+    for (int e = 0; e < ENCODINGS; e++) {
         const ramet__product *a = ramet__kernels_product(k, encodings[e].name, 0, 64, 64), *b = ramet__kernels_product(k, encodings[e].name, 1, 64, 64);
         snprintf(name, sizeof name, "%s/linear/%s", k->isa, encodings[e].name);
         check_name = name;

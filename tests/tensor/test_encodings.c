@@ -46,6 +46,27 @@ static void decodes_as_the_reference(void **state) {
     }
 }
 
+static void decodes_what_it_cannot_write(void **state) {
+    static const struct { const char *name; const uint8_t *bytes; size_t size; const uint32_t *values; } read_only[] = {ROW(Q5_1), ROW(Q4_K), ROW(Q5_K), ROW(Q6_K), ROW(IQ4_NL)};
+    float got[512];
+    uint8_t src[1024];
+    for (size_t i = 0; i < sizeof read_only / sizeof *read_only; i++) {
+        ramet__enc enc = (ramet__enc)ramet__encoding_find(read_only[i].name);
+        const ramet__encoding *e = ramet__encoding_get(enc);
+        assert_int_equal(ramet__encoded_bytes(e, 512), read_only[i].size);
+        assert_null(e->encode);
+        assert_int_equal(ramet__encoding_to_write(enc), RAMET__ENC_Q8_0);
+        memcpy(src + 1, read_only[i].bytes, read_only[i].size);
+        assert_true(ramet__encoded_finite(enc, src + 1, 512));
+        e->decode(got, src + 1, 512);
+        for (int j = 0; j < 512; j++)
+            if (bits(got[j]) != read_only[i].values[j]) fail_msg("%s: value %d is %a, reference %a", e->name, j, got[j], from_bits(read_only[i].values[j]));
+        size_t scale = read_only[i].size - (size_t)e->bytes + (enc == RAMET__ENC_Q6_K ? 208 : 0); /* of the last block */
+        src[1 + scale] = 0, src[1 + scale + 1] = 0x7c;
+        assert_false(ramet__encoded_finite(enc, src + 1, 512));
+    }
+}
+
 static void floats_are_kept_bit_for_bit(void **state) {
     static const uint32_t values[] = {0x80000000, 1, 0x3f9d70a4, 0x7f7fffff, 0xff800000, 0x7fc00001};
     const ramet__encoding *e = ramet__encoding_get(RAMET__ENC_F32);
@@ -94,7 +115,7 @@ static void hostile_numbers_are_clamped(void **state) { /* no undefined conversi
     static const uint32_t nasty[] = {0x7fc00000, 0x7f800000, 0xff800000, 1, 0x80000001, 0x7f7fffff, 0xff7fffff, 0};
     for (uint32_t mask = 0; mask < 256; mask++) {
         for (int i = 0; i < 32; i++) x[i] = from_bits(mask >> (i % 8) & 1 ? nasty[i % 8] : nasty[(mask + (uint32_t)i) % 7]);
-        for (int e = 0; e < RAMET__ENC_COUNT; e++) {
+        for (int e = 0; e < RAMET__ENC_COUNT && ramet__encoding_get((ramet__enc)e)->encode; e++) {
             uint8_t big[128];
             ramet__encoding_get((ramet__enc)e)->encode(big, x, 32);
         }
@@ -106,7 +127,7 @@ static void hostile_numbers_are_clamped(void **state) { /* no undefined conversi
 }
 
 static void nan_and_infinity_are_found(void **state) {
-    for (int e = 0; e < RAMET__ENC_COUNT; e++) {
+    for (int e = 0; e < RAMET__ENC_COUNT && ramet__encoding_get((ramet__enc)e)->encode; e++) {
         const ramet__encoding *enc = ramet__encoding_get((ramet__enc)e);
         float x[96];
         uint8_t out[96 * 4];
@@ -126,10 +147,10 @@ static void names_and_numbers(void **state) {
     assert_int_equal(ramet__encoding_find("q4_1"), RAMET__ENC_Q4_1);
     assert_int_equal(ramet__encoding_find("Q4_1"), RAMET__ENC_Q4_1);
     assert_int_equal(ramet__encoding_find("Q4_"), -1);
-    assert_int_equal(ramet__encoding_find("Q4_K"), -1);
+    assert_int_equal(ramet__encoding_find("Q8_K"), -1);
     assert_int_equal(ramet__encoding_find(NULL), -1);
     assert_int_equal(ramet__encoding_from_gguf(30), RAMET__ENC_BF16);
-    assert_int_equal(ramet__encoding_from_gguf(12), -1);
+    assert_int_equal(ramet__encoding_from_gguf(10), -1);
     assert_int_equal(ramet__encoding_from_gguf(UINT32_MAX), -1);
     assert_int_equal(ramet__encoding_from_hf("BF16"), RAMET__ENC_BF16);
     assert_int_equal(ramet__encoding_from_hf("I64"), -1);
@@ -154,7 +175,7 @@ static void shapes(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(encodes_as_the_reference), cmocka_unit_test(decodes_as_the_reference),
+        cmocka_unit_test(encodes_as_the_reference), cmocka_unit_test(decodes_as_the_reference), cmocka_unit_test(decodes_what_it_cannot_write),
             cmocka_unit_test(floats_are_kept_bit_for_bit),
         cmocka_unit_test(half_floats_round_to_nearest_even),
         cmocka_unit_test(brain_floats_round_to_nearest_even), cmocka_unit_test(hostile_numbers_are_clamped),

@@ -80,6 +80,13 @@ typedef struct ramet__kernels {
     void (*rms_norm)(float *y, const float *x, const float *w, int64_t n, float eps);
     void (*rms_norm_grad)(float *dx, float *dw, const float *x, const float *w, const float *dy, int64_t n, float eps);
 
+    /* y = (x - mean) / sqrt(variance + eps) * w + b */
+    void (*layer_norm)(float *y, const float *x, const float *w, const float *b, int64_t n, float eps);
+
+    /* y = x * the normal distribution's Phi(x), with an absolute error of 4e-7 |x| (the form with erf); grad: dx */
+    void (*gelu)(float *y, const float *x, int64_t n);
+    void (*gelu_grad)(float *dx, const float *x, const float *dy, int64_t n);
+
     /* y = silu(g) * u; grad: dg, du */
     void (*silu)(float *y, const float *x, int64_t n);
     void (*silu_grad)(float *dx, const float *x, const float *dy, int64_t n);
@@ -105,11 +112,11 @@ typedef struct ramet__kernels {
     void (*attention)(float *o, int64_t o_row, float *lse, int64_t lse_row, const float *q, int64_t q_row, int64_t rows, int64_t group,
                       int64_t hd, const void *const *k_block, const void *const *v_block, int32_t layout, int64_t kv_row, int64_t block,
                       const int32_t *limit, float scale, void *scratch);
-    /* Gradient for one kv head of one segment of `rows` rows, causal (row r sees keys 0..r). dq, dk, dv are written (not added);
+    /* Gradient for one kv head of one segment of `rows` rows; causal: row r sees keys 0..r, else all. dq, dk, dv are written (not added);
      * q, o, do, dq: [rows, group, hd] with stride q_row; k, v, dk, dv: [rows, hd] with stride kv_row; lse: [rows, group], lse_row. */
     void (*attention_grad)(float *dq, float *dk, float *dv, const float *q, const float *k, const float *v, const float *o, const float *d_o,
                            const float *lse, int64_t lse_row, int64_t q_row, int64_t kv_row, int64_t rows, int64_t group, int64_t hd,
-                           float scale, void *scratch);
+                           int32_t causal, float scale, void *scratch);
     uint64_t (*attention_scratch)(int64_t rows, int64_t group, int64_t hd, int64_t block);
     uint64_t (*attention_grad_scratch)(int64_t rows, int64_t group, int64_t hd);
 

@@ -54,7 +54,7 @@ uint64_t ramet__attention_grad_scratch_ref(int64_t rows, int64_t group, int64_t 
 /* p = exp(s - lse); dv += p do; ds = p (do.v - do.o) scale; dq += ds k; dk += ds q. */
 void ramet__attention_grad_ref(float *dq, float *dk, float *dv, const float *q, const float *k, const float *v, const float *o, const float *d_o,
                                const float *lse, int64_t lse_row, int64_t q_row, int64_t kv_row, int64_t rows, int64_t group, int64_t hd,
-                               float scale, void *scratch) {
+                               int32_t causal, float scale, void *scratch) {
     double *sk = scratch, *sv = sk + rows * hd, *sq = sv + rows * hd;
     for (int64_t i = 0; i < 2 * rows * hd; i++) sk[i] = 0;
     for (int64_t r = 0; r < rows; r++)
@@ -62,7 +62,7 @@ void ramet__attention_grad_ref(float *dq, float *dk, float *dv, const float *q, 
             int64_t at = r * q_row + h * hd;
             double d = score(d_o + at, o + at, hd, 1.0f);
             for (int64_t i = 0; i < hd; i++) sq[i] = 0;
-            for (int64_t j = 0; j <= r; j++) {
+            for (int64_t j = 0; j < (causal ? r + 1 : rows); j++) {
                 double p = exp(score(q + at, k + j * kv_row, hd, scale) - (double)lse[r * lse_row + h]);
                 double ds = p * (score(d_o + at, v + j * kv_row, hd, 1.0f) - d) * (double)scale;
                 for (int64_t i = 0; i < hd; i++) {

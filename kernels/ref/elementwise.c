@@ -83,6 +83,26 @@ void ramet__rms_norm_grad_ref(float *dx, float *dw, const float *x, const float 
     }
 }
 
+void ramet__layer_norm_ref(float *y, const float *x, const float *w, const float *b, int64_t n, float eps) {
+    double mean = 0, square = 0;
+    for (int64_t i = 0; i < n; i++) mean += (double)x[i] / (double)n;
+    for (int64_t i = 0; i < n; i++) square += ((double)x[i] - mean) * ((double)x[i] - mean) / (double)n;
+    for (int64_t i = 0; i < n; i++) y[i] = (float)(((double)x[i] - mean) / sqrt(square + (double)eps) * (double)w[i] + (double)b[i]);
+}
+
+static double normal(double x) { return 0.5 * erfc(-x * 0.70710678118654752); }
+
+void ramet__gelu_ref(float *y, const float *x, int64_t n) {
+    for (int64_t i = 0; i < n; i++) y[i] = (float)((double)x[i] * normal(x[i]));
+}
+
+void ramet__gelu_grad_ref(float *dx, const float *x, const float *dy, int64_t n) {
+    for (int64_t i = 0; i < n; i++) {
+        double v = x[i];
+        dx[i] = (float)((double)dy[i] * (normal(v) + v * 0.39894228040143268 * exp(-0.5 * v * v)));
+    }
+}
+
 static double sigmoid(double x) { return 1.0 / (1.0 + exp(-x)); }
 
 void ramet__silu_ref(float *y, const float *x, int64_t n) {

@@ -164,8 +164,8 @@ uint64_t FN(attention_grad_scratch)(int64_t rows, int64_t group, int64_t hd) {
 
 /* For each block of keys, then rows that see it: p = exp(s - lse), dv += p^T do, ds = p (do.v - do.o) scale, dk += ds^T q, dq += ds k. */
 void FN(attention_grad)(float *dq, float *dk, float *dv, const float *q, const float *k, const float *v, const float *o, const float *d_o,
-                        const float *lse, int64_t lse_row, int64_t q_row, int64_t kv_row, int64_t rows, int64_t group, int64_t hd, float scale,
-                        void *scratch) {
+                        const float *lse, int64_t lse_row, int64_t q_row, int64_t kv_row, int64_t rows, int64_t group, int64_t hd,
+                        int32_t causal, float scale, void *scratch) {
     int64_t wide = padded(hd);
     float *kt = scratch, *vt = kt + hd * KEYS, *kp = vt + hd * KEYS, *dks = kp + KEYS * wide, *dvs = dks + KEYS * wide, *qp = dvs + KEYS * wide;
     ahead none = {NULL, NULL};
@@ -185,14 +185,14 @@ void FN(attention_grad)(float *dq, float *dk, float *dv, const float *q, const f
         copy_rows(kp, wide, k + key * kv_row, kv_row, here, hd);
         memset(dks, 0, (size_t)(2 * KEYS * wide) * 4);
         for (int64_t h = 0; h < group; h++)
-            for (int64_t row = key; row < rows; row += GRAD_ROWS) {
+            for (int64_t row = causal ? key : 0; row < rows; row += GRAD_ROWS) {
                 int64_t count = rows - row < GRAD_ROWS ? rows - row : GRAD_ROWS;
                 copy_rows(qp, wide, q + row * q_row + h * hd, q_row, count, hd);
                 copy_rows(dop, wide, d_o + row * q_row + h * hd, q_row, count, hd);
                 product(&none, p, KEYS, count, KEYS, qp, wide, 1, kt, KEYS, hd, &fresh);
                 product(&none, ds, KEYS, count, KEYS, dop, wide, 1, vt, KEYS, hd, &fresh);
                 for (int64_t r = 0; r < count; r++) {
-                    int64_t seen = row + r - key + 1;
+                    int64_t seen = causal ? row + r - key + 1 : here;
                     vf l = vset(lse[(row + r) * lse_row + h]), d = vset(delta[(row + r) * group + h]), sc = vset(scale);
                     for (int64_t i = 0; i < KEYS; i += VL) {
                         float *pi = p + r * KEYS + i, *di = ds + r * KEYS + i;

@@ -84,6 +84,43 @@ void FN(rms_norm_grad)(float *dx, float *dw, const float *x, const float *w, con
     }
 }
 
+void FN(layer_norm)(float *y, const float *x, const float *w, const float *b, int64_t n, float eps) {
+    vf mean = vset(n ? FN(sum)(x, n) / (float)n : 0.0f);
+    EACH(i, n) vput(y + i, vsub(vget(x + i, left), mean), left);
+    vf r = vset(inverse_rms(y, n, eps));
+    EACH(i, n) vput(y + i, vfma(vmul(vget(y + i, left), r), vget(w + i, left), vget(b + i, left)), left);
+}
+
+/* The normal distribution beyond a, 0 <= a, and its density times sqrt(2 pi): Abramowitz & Stegun 7.1.26, error 8e-8. */
+INLINE vf vtail(vf a, vf *density) {
+    vf t = vdiv(vset(1.0f), vfma(vset(0.3275911f * 0.70710678f), a, vset(1.0f)));
+    vf p = vset(0.5f * 1.061405429f);
+    p = vfma(p, t, vset(0.5f * -1.453152027f));
+    p = vfma(p, t, vset(0.5f * 1.421413741f));
+    p = vfma(p, t, vset(0.5f * -0.284496736f));
+    p = vfma(p, t, vset(0.5f * 0.254829592f));
+    *density = vexp(vmul(vmul(a, a), vset(-0.5f)));
+    return vmul(vmul(p, t), *density);
+}
+
+INLINE vf vwithin(vf x) { return vmin(vset(40.0f), vabs(x)); } /* what lies beyond weighs nothing; NaN stays */
+
+void FN(gelu)(float *y, const float *x, int64_t n) {
+    EACH(i, n) {
+        vf v = vget(x + i, left), a = vwithin(v), density, tail = vtail(a, &density);
+        vput(y + i, vfnma(a, tail, vmax(vzero(), v)), left);
+    }
+}
+
+void FN(gelu_grad)(float *dx, const float *x, const float *dy, int64_t n) {
+    EACH(i, n) {
+        vf v = vget(x + i, left), a = vwithin(v), density, half = vsub(vset(0.5f), vtail(a, &density));
+        vf change = vfma(vmul(a, vset(0.39894228f)), density, half); /* odd in x, like x times the density */
+        vf slope = vadd(vset(0.5f), vcast(vixor(vicast(change), viand(vicast(v), viset(INT32_MIN)))));
+        vput(dx + i, vmul(vget(dy + i, left), slope), left);
+    }
+}
+
 void FN(silu)(float *y, const float *x, int64_t n) {
     EACH(i, n) {
         vf v = vget(x + i, left);

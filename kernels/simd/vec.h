@@ -61,6 +61,7 @@ INLINE vi viset(int32_t x) { return _mm512_set1_epi32(x); }
 INLINE vi viset8(int8_t x) { return _mm512_set1_epi8(x); }
 INLINE vi viand(vi a, vi b) { return _mm512_and_si512(a, b); }
 INLINE vi vior(vi a, vi b) { return _mm512_or_si512(a, b); }
+INLINE vi vixor(vi a, vi b) { return _mm512_xor_si512(a, b); }
 INLINE vi viadd(vi a, vi b) { return _mm512_add_epi32(a, b); }
 #define visrl(a, n) _mm512_srli_epi32(a, n)
 #define visll(a, n) _mm512_slli_epi32(a, n)
@@ -139,6 +140,7 @@ INLINE vi viset(int32_t x) { return simde_mm256_set1_epi32(x); }
 INLINE vi viset8(int8_t x) { return simde_mm256_set1_epi8(x); }
 INLINE vi viand(vi a, vi b) { return simde_mm256_and_si256(a, b); }
 INLINE vi vior(vi a, vi b) { return simde_mm256_or_si256(a, b); }
+INLINE vi vixor(vi a, vi b) { return simde_mm256_xor_si256(a, b); }
 INLINE vi viadd(vi a, vi b) { return simde_mm256_add_epi32(a, b); }
 #define visrl(a, n) simde_mm256_srli_epi32(a, n)
 #define visll(a, n) simde_mm256_slli_epi32(a, n)

@@ -66,6 +66,8 @@ ramet__val ramet__op_embed(ramet__graph *g, ramet__val table, ramet__val ids);
 /* y[R,n] = x[R,k] w[n,k]^T (+ bias[n]) (+ slot: scale_row * (x A^T) B^T). w: weight or var; bias -1; slot NULL. */
 ramet__val ramet__op_linear(ramet__graph *g, ramet__val x, ramet__val w, ramet__val bias, const ramet__slot *slot);
 ramet__val ramet__op_rms_norm(ramet__graph *g, ramet__val x, ramet__val w, float eps);
+ramet__val ramet__op_layer_norm(ramet__graph *g, ramet__val x, ramet__val w, ramet__val b, float eps); /* Ba et al. 2016; w and b have one number a column */
+ramet__val ramet__op_l2_normalize(ramet__graph *g, ramet__val x);        /* each row over its length */
 /* Rotary embedding (Su et al. 2021) of [R, heads*head_dim] at pos [R]; first `rot` of each head; pairs (2j,2j+1) or halves. */
 ramet__val ramet__op_rope(ramet__graph *g, ramet__val x, ramet__val pos, int64_t heads, int64_t head_dim, int64_t rot, float base,
                           int32_t halves);
@@ -73,6 +75,9 @@ ramet__val ramet__op_rope(ramet__graph *g, ramet__val x, ramet__val pos, int64_t
  * q [R, n_head*hd], k and v [R, n_kv*hd] -> [R, n_head*hd]. Differentiable. */
 ramet__val ramet__op_attention(ramet__graph *g, ramet__val q, ramet__val k, ramet__val v, ramet__val seq, int64_t n_head,
                                int64_t n_kv, int64_t head_dim);
+/* The same, but every row sees all rows of its sequence (encoders). */
+ramet__val ramet__op_attention_whole(ramet__graph *g, ramet__val q, ramet__val k, ramet__val v, ramet__val seq, int64_t n_head,
+                                     int64_t n_kv, int64_t head_dim);
 /* The same over the sequence's cache, after this run's k and v were written at pos [R]. Not differentiable. */
 ramet__val ramet__op_cache_attention(ramet__graph *g, ramet__val q, ramet__val k, ramet__val v, ramet__val seq, ramet__val pos,
                                      const ramet__cache_layout *cache, int32_t layer, int64_t n_head);
@@ -85,6 +90,10 @@ ramet__val ramet__op_sub(ramet__graph *g, ramet__val a, ramet__val b);
 ramet__val ramet__op_mul(ramet__graph *g, ramet__val a, ramet__val b);   /* same broadcasts */
 ramet__val ramet__op_scale(ramet__graph *g, ramet__val a, float s);
 ramet__val ramet__op_silu(ramet__graph *g, ramet__val x);                /* silu(gate)*up fuses into one kernel */
+ramet__val ramet__op_gelu(ramet__graph *g, ramet__val x);                /* x * Phi(x) (Hendrycks & Gimpel 2016), the form with erf */
+ramet__val ramet__op_gelu_tanh(ramet__graph *g, ramet__val x);           /* their approximation */
+/* The mean of the rows [R,d] of each segment [R] -> [OUTS,d]; segment: the number of the result a row belongs to. Each has a row. */
+ramet__val ramet__op_segment_mean(ramet__graph *g, ramet__val x, ramet__val segment);
 ramet__val ramet__op_gather(ramet__graph *g, ramet__val x, ramet__val index); /* rows index [OUTS] of x [R,d] -> [OUTS,d] */
 ramet__val ramet__op_sum(ramet__graph *g, ramet__val x);                 /* all elements -> [1] */
 ramet__val ramet__op_sum_rows(ramet__graph *g, ramet__val x);            /* [R,n] -> [n] */

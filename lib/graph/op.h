@@ -212,6 +212,12 @@ static inline int32_t ramet__plan_arithmetic(const ramet__plan *p) {
 static inline int64_t ramet__count(const ramet__exec *x, const ramet__pval *v) {
     return v->axis == RAMET__AXIS_ROWS ? x->rows : v->axis == RAMET__AXIS_OUTS ? x->outs : v->fixed;
 }
+/* Rows of the whole run that a chunk belongs to. */
+static inline int64_t ramet__run_rows(const ramet__spans *s, const ramet__span *chunk) {
+    const ramet__span *last = chunk;
+    while (last + 1 < s->chunks + s->n_chunks && last[1].first == chunk->first) last++;
+    return last->row + last->rows - chunk->first;
+}
 static inline float *ramet__row(const ramet__pval *v, int64_t row) { return (float *)v->data + row * v->cols; }
 static inline int64_t ramet__ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 static inline uint64_t ramet__align(uint64_t bytes) { return RAMET__ROUND_UP(bytes, (uint64_t)RAMET__ALIGN); }
@@ -241,6 +247,8 @@ ramet__val ramet__sum_to(ramet__graph *g, ramet__val v, const ramet__gshape *sha
 
 /* Primitive operations that gradients and `expand` use besides those of graph.h. */
 ramet__val ramet__op_silu_grad(ramet__graph *g, ramet__val x, ramet__val dy);
+ramet__val ramet__op_gelu_grad(ramet__graph *g, ramet__val x, ramet__val dy);
+ramet__val ramet__op_erf(ramet__graph *g, ramet__val x);
 ramet__val ramet__op_sigmoid(ramet__graph *g, ramet__val x);
 ramet__val ramet__op_exp(ramet__graph *g, ramet__val x);
 ramet__val ramet__op_log(ramet__graph *g, ramet__val x);
@@ -266,9 +274,9 @@ ramet__val ramet__op_embed_grad(ramet__graph *g, ramet__val dy, ramet__val ids, 
 ramet__val ramet__op_gather_grad(ramet__graph *g, ramet__val dy, ramet__val index, const ramet__gshape *shape);
 ramet__val ramet__op_linear_dx(ramet__graph *g, ramet__val dy, ramet__val w); /* dy[R,n] w[n,k] -> [R,k] */
 ramet__val ramet__op_linear_dw(ramet__graph *g, ramet__val dy, ramet__val x); /* dy[R,n]^T x[R,k] -> [n,k] */
-/* Causal products head by head among rows of one sequence (heads.c). */
+/* Products head by head among rows of one sequence (heads.c); whole: each row with all of them, else causal. */
 typedef struct ramet__heads {
-    int64_t n, n_kv, dim;
+    int64_t n, n_kv, dim, whole;
 } ramet__heads;
 ramet__val ramet__op_head_nt(ramet__graph *g, ramet__val q, ramet__val k, ramet__val seq, const ramet__heads *h,
                              float scale, float hidden); /* -> s [R, n*max_rows] */

@@ -447,7 +447,7 @@ static void test_linear_of_variables(void **state) {
 static void attend(double *y, const float *q, const float *k, const float *v, int64_t n_head, int64_t n_kv, int64_t hd,
                    int64_t keys) {
     for (int64_t h = 0; h < n_head; h++) {
-        double p[64], m = -1e30, s = 0;
+        double p[256], m = -1e30, s = 0;
         int64_t kv = h / (n_head / n_kv) * hd;
         for (int64_t i = 0; i < keys; i++) {
             p[i] = 0;
@@ -481,6 +481,80 @@ static void test_attention(void **state) {
     }
     near(y, want, R * 48, 2e-6, "attention");
     end(&t);
+}
+static void test_attention_of_all_with_all(void **state) {
+    (void)state;
+    one t = begin();
+    ramet__val q = rows(&t, "q", RAMET__AXIS_ROWS, 48, 2), k = rows(&t, "k", RAMET__AXIS_ROWS, 16, 2), v = rows(&t, "v", RAMET__AXIS_ROWS, 16, 1);
+    const float *y = result(&t, ramet__op_attention_whole(t.g, q, k, v, index_of(&t, "seq", RAMET__AXIS_ROWS, 0, seq), 6, 2, 8), RAMET__MODE_EXACT);
+    double want[R * 48];
+    for (int32_t r = 0; r < R; r++) {
+        int32_t first = r, end = r + 1;
+        while (first > 0 && seq[first - 1] == seq[r]) first--;
+        while (end < R && seq[end] == seq[r]) end++;
+        attend(want + r * 48, t.data[0] + r * 48, t.data[1] + first * 16, t.data[2] + first * 16, 6, 2, 8, end - first);
+    }
+    near(y, want, R * 48, 2e-6, "attention of all with all");
+    end(&t);
+}
+/* A sequence of several chunks of queries beside a short one: each row still sees all of its own. */
+static void test_attention_of_all_over_chunks(void **state) {
+    (void)state;
+    enum { LEN = 150, ALL = LEN + 7 };
+    one t = {.rt = test_runtime(2)};
+    OK(ramet__graph_create(&t.g, t.rt, ALL, 1, 0));
+    t.run.rows = ALL;
+    t.run.outs = 1;
+    int32_t which[ALL];
+    double want[ALL * 8];
+    for (int32_t i = 0; i < ALL; i++) which[i] = i < LEN;
+    float *x = random_floats(ALL * 8, 4, 2);
+    give(&t.run, "x", x);
+    ramet__val v = ramet__graph_input(t.g, "x", RAMET__TYPE_F32, RAMET__AXIS_ROWS, 8);
+    const float *y = result(&t, ramet__op_attention_whole(t.g, v, v, v, index_of(&t, "seq", RAMET__AXIS_ROWS, 0, which), 1, 1, 8), RAMET__MODE_EXACT);
+    for (int32_t r = 0; r < ALL; r++) {
+        const float *keys = x + (r < LEN ? 0 : LEN * 8);
+        attend(want + r * 8, x + r * 8, keys, keys, 1, 1, 8, r < LEN ? LEN : ALL - LEN);
+    }
+    near(y, want, ALL * 8, 4e-6, "attention of all over chunks");
+    end(&t);
+    free(x);
+}
+static void test_encoder_operations(void **state) {
+    (void)state;
+    static const int32_t segment[R] = {3, 3, 0, 1, 1, 2, 2};
+    const int64_t n = 20;
+    one t = begin();
+    ramet__val x = rows(&t, "x", RAMET__AXIS_ROWS, n, 3);
+    const float *v = t.data[0];
+    ramet__var w = make_var("w", n, 0, 1), b = make_var("b", n, 0, 1);
+    ramet__val pooled = ramet__op_segment_mean(t.g, x, index_of(&t, "segment", RAMET__AXIS_ROWS, 0, segment));
+    ramet__graph_output(t.g, "pooled", pooled);
+    ramet__graph_output(t.g, "unit", ramet__op_l2_normalize(t.g, pooled));
+    ramet__graph_output(t.g, "gelu", ramet__op_gelu(t.g, x));
+    ramet__graph_output(t.g, "tanh", ramet__op_gelu_tanh(t.g, x));
+    const float *y = result(&t, ramet__op_layer_norm(t.g, x, ramet__graph_var(t.g, &w), ramet__graph_var(t.g, &b), 1e-5f), RAMET__MODE_EXACT);
+    double want[R * 20], pool[O * 20] = {0}, count[O] = {0}, square[O] = {0};
+    for (int32_t r = 0; r < R; r++) {
+        double mean = 0, var = 0;
+        for (int32_t i = 0; i < n; i++) mean += v[r * n + i] / (double)n;
+        for (int32_t i = 0; i < n; i++) var += (v[r * n + i] - mean) * (v[r * n + i] - mean) / (double)n;
+        for (int32_t i = 0; i < n; i++) want[r * n + i] = (v[r * n + i] - mean) / sqrt(var + 1e-5) * w.data[i] + b.data[i];
+        count[segment[r]]++;
+        for (int32_t i = 0; i < n; i++) pool[segment[r] * n + i] += v[r * n + i];
+    }
+    near(y, want, R * n, 2e-6, "layer_norm");
+    for (int32_t i = 0; i < O * n; i++) pool[i] /= count[i / n], square[i / n] += pool[i] * pool[i];
+    near(output(t.p, "pooled"), pool, O * n, 1e-6, "segment_mean");
+    for (int32_t i = 0; i < O * n; i++) pool[i] /= sqrt(square[i / n]);
+    near(output(t.p, "unit"), pool, O * n, 1e-6, "l2_normalize");
+    for (int32_t i = 0; i < R * n; i++) want[i] = v[i] * 0.5 * erfc(-v[i] / sqrt(2));
+    near(output(t.p, "gelu"), want, R * n, 1e-6, "gelu");
+    for (int32_t i = 0; i < R * n; i++) want[i] = v[i] * 0.5 * (1 + tanh(0.7978845608 * (v[i] + 0.044715 * v[i] * v[i] * v[i])));
+    near(output(t.p, "tanh"), want, R * n, 1e-6, "gelu with tanh");
+    end(&t);
+    free(w.data);
+    free(b.data);
 }
 /* Keys come into the cache in three runs of different cuts; every query sees all positions up to its own. */
 static void test_cache_attention(void **state) {
@@ -634,7 +708,8 @@ int main(void) {
                                        cmocka_unit_test(test_rope_both_layouts),
                                        cmocka_unit_test(test_linear_of_every_encoding_and_mode),
                                        cmocka_unit_test(test_linear_of_variables),
-                                       cmocka_unit_test(test_attention),
+                                       cmocka_unit_test(test_attention), cmocka_unit_test(test_attention_of_all_with_all),
+                                       cmocka_unit_test(test_attention_of_all_over_chunks), cmocka_unit_test(test_encoder_operations),
                                        cmocka_unit_test(test_cache_attention),
                                        cmocka_unit_test(test_losses_alone_and_fused_with_the_head),
                                        cmocka_unit_test(test_kl_and_mse)};

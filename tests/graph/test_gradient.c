@@ -19,7 +19,7 @@ typedef struct scene {
 typedef ramet__val (*build_fn)(scene *s);
 
 static const int32_t ids[R] = {3, 0, 3, -1, 6}, pos[R] = {0, 1, 2, 0, 1}, seq[R] = {4, 4, 4, 9, 9}, outs[O] = {4, 1, 1},
-                     labels[O] = {2, -1, 6}, mask[R] = {0, 1, 0, 0, 2}, some[R * 2] = {3, 3, 0, 6, -1, 2, -1, -1, 5, 4};
+                     labels[O] = {2, -1, 6}, mask[R] = {0, 1, 0, 0, 2}, segment[R] = {0, 0, 2, 1, 1}, some[R * 2] = {3, 3, 0, 6, -1, 2, -1, -1, 5, 4};
 static const float weights[O] = {0.5f, 1.0f, 2.0f};
 static const int32_t top_ids[O * 3] = {2, 0, 5, 1, -1, -1, 6, 3, 4};
 static const float top_p[O * 3] = {0.5f, 0.2f, 0.1f, 0.9f, 0, 0, 0.3f, 0.3f, 0.4f};
@@ -170,6 +170,23 @@ static ramet__val case_shift(scene *s) {
         ramet__op_mul(s->g, ramet__op_shift(s->g, x, of, 0), ramet__op_shift(s->g, ramet__op_mul(s->g, x, x), of, 1)),
         "p");
 }
+static ramet__val case_attention_whole(scene *s) {
+    return number(s,
+                  ramet__op_attention_whole(s->g, rows_of(s, "a", 32), rows_of(s, "k", 16), rows_of(s, "v", 16),
+                                            in_rows(s, "seq"), 4, 2, 8),
+                  "p");
+}
+static ramet__val case_gelu(scene *s) { return number(s, ramet__op_gelu(s->g, rows_of(s, "a", 20)), "p"); }
+static ramet__val case_gelu_tanh(scene *s) { return number(s, ramet__op_gelu_tanh(s->g, rows_of(s, "a", 20)), "p"); }
+static ramet__val case_erf(scene *s) { return number(s, ramet__op_erf(s->g, rows_of(s, "a", 4)), "p"); }
+static ramet__val case_layer_norm(scene *s) {
+    return number(s, ramet__op_layer_norm(s->g, rows_of(s, "a", 20), var(s, "w", 20, 0, 1), var(s, "b", 20, 0, 1), 1e-3f),
+                  "p");
+}
+static ramet__val case_pool(scene *s) {
+    return number(s, ramet__op_l2_normalize(s->g, ramet__op_segment_mean(s->g, rows_of(s, "a", 6), in_rows(s, "segment"))),
+                  "p");
+}
 static ramet__val loss_weight(scene *s) {
     return ramet__graph_input(s->g, "weight", RAMET__TYPE_F32, RAMET__AXIS_OUTS, 0);
 }
@@ -252,7 +269,13 @@ static const test_case cases[] = {
     {"rope halves", case_rope_halves, 1, 0},
     {"linear", case_linear, 1, 0},
     {"linear encoded", case_linear_encoded, 1, 1},
-    {"attention", case_attention, 1, 0},
+    {"attention", case_attention, 0, 0},
+    {"attention whole", case_attention_whole, 1, 0},
+    {"gelu", case_gelu, 1, 0},
+    {"gelu tanh", case_gelu_tanh, 1, 0},
+    {"erf", case_erf, 1, 0},
+    {"layer_norm", case_layer_norm, 1, 0},
+    {"segment_mean l2_normalize", case_pool, 1, 0},
     {"head_nt", case_head_nt, 1, 0},
     {"head_nn", case_head_nn, 1, 0},
     {"head_tn", case_head_tn, 1, 0},
@@ -274,7 +297,7 @@ static const test_case cases[] = {
 };
 
 /* Operations that some plan of this program held. */
-static const ramet__op *seen[64];
+static const ramet__op *seen[128];
 static int32_t n_seen;
 static int32_t was_seen(const ramet__op *op) {
     for (int32_t i = 0; i < n_seen; i++)
@@ -289,7 +312,7 @@ static void run(ramet__plan *p) {
         const char *name;
         const void *data;
     } more[] = {{"pos", pos},        {"seq", seq},         {"outs", outs},   {"labels", labels}, {"mask", mask},
-                {"weight", weights}, {"top_ids", top_ids}, {"top_p", top_p}, {"some", some}};
+                {"weight", weights}, {"top_ids", top_ids}, {"top_p", top_p}, {"some", some},   {"segment", segment}};
     for (int32_t i = 0; i < RAMET__COUNT(more); i++)
         for (int64_t j = 0; j < p->n_inputs; j++)
             if (!strcmp(p->inputs[j]->name, more[i].name)) give(&r, more[i].name, more[i].data);

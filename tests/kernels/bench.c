@@ -201,7 +201,7 @@ static void bench_attention(const ramet__kernels *k, const limits *l) {
             free(half);
         }
         if (rows == keys) {
-            TIME(seconds, 0.05, k->attention_grad(dq, dk, dv, q, kk, v, o, d_o, lse, GROUP, wide, HD, rows, GROUP, HD, 0.125f, scratch));
+            TIME(seconds, 0.05, k->attention_grad(dq, dk, dv, q, kk, v, o, d_o, lse, GROUP, wide, HD, rows, GROUP, HD, 1, 0.125f, scratch));
             rate = 10e-9 * HD * pairs / seconds;
             printf("  attention_grad %4d rows %4d keys %8.1f us %8.1f GFLOP/s %3.0f%% of fp32\n", (int)rows, (int)keys, seconds * 1e6, rate, l->fma > 0 ? 100 * rate / l->fma : 0.0);
         }

@@ -108,20 +108,20 @@ static void check_cache(const ramet__kernels *ref, const ramet__kernels *k, int3
     check_release();
 }
 
-static void check_grad(const ramet__kernels *ref, const ramet__kernels *k, int64_t rows, int64_t group, int64_t hd) {
+static void check_grad(const ramet__kernels *ref, const ramet__kernels *k, int64_t rows, int64_t group, int64_t hd, int32_t causal) {
     int64_t q_row = group * hd + 3, kv_row = hd + 2, lse_row = group, nq = (rows - 1) * q_row + group * hd, nk = (rows - 1) * kv_row + hd;
     float *q = check_floats(nq), *kk = check_floats(nk), *v = check_floats(nk), *o = check_floats(nq), *d_o = check_floats(nq), *lse = check_floats(rows * lse_row);
     float *dq = check_floats(nq), *dk = check_floats(nk), *dv = check_floats(nk), *wq = check_floats(nq), *wk = check_floats(nk), *wv = check_floats(nk), scale = 1.0f / sqrtf((float)hd);
     int32_t *limit = check_memory((size_t)rows * 4);
     check_fill(q, nq, 2); check_fill(kk, nk, 2); check_fill(v, nk, 1); check_fill(d_o, nq, 1);
-    for (int64_t r = 0; r < rows; r++) limit[r] = (int32_t)r + 1;
+    for (int64_t r = 0; r < rows; r++) limit[r] = (int32_t)(causal ? r + 1 : rows);
     const void *kb[1] = {kk}, *vb[1] = {v};
     void *scratch = check_memory((size_t)(ref->attention_scratch(rows, group, hd, rows) + 63u) & ~(size_t)63u);
     ref->attention(o, q_row, lse, lse_row, q, q_row, rows, group, hd, kb, vb, RAMET__KV_ROWS, kv_row, rows, limit, scale, scratch);
     scratch = check_memory((size_t)(k->attention_grad_scratch(rows, group, hd) + 63u) & ~(size_t)63u);
-    k->attention_grad(dq, dk, dv, q, kk, v, o, d_o, lse, lse_row, q_row, kv_row, rows, group, hd, scale, scratch);
+    k->attention_grad(dq, dk, dv, q, kk, v, o, d_o, lse, lse_row, q_row, kv_row, rows, group, hd, causal, scale, scratch);
     scratch = check_memory((size_t)(ref->attention_grad_scratch(rows, group, hd) + 63u) & ~(size_t)63u);
-    ref->attention_grad(wq, wk, wv, q, kk, v, o, d_o, lse, lse_row, q_row, kv_row, rows, group, hd, scale, scratch);
+    ref->attention_grad(wq, wk, wv, q, kk, v, o, d_o, lse, lse_row, q_row, kv_row, rows, group, hd, causal, scale, scratch);
     /* |p| rows sum to 1, |ds| <= p 2 hd scale: dq of a row is within 2 hd scale * 2; dk, dv of a key add that over rows and heads */
     double relative = ULP * (4 * (double)hd * sqrt((double)hd) + 2 * (double)rows + 40), row = 4 * sqrt((double)hd), column = (double)(rows * group);
     for (int64_t r = 0; r < rows; r++) {
@@ -129,7 +129,7 @@ static void check_grad(const ramet__kernels *ref, const ramet__kernels *k, int64
             CHECK(check_near(dq[r * q_row + i], wq[r * q_row + i], relative * row), "rows %lld hd %lld: dq[%lld][%lld] is %.9g, not %.9g", (long long)rows, (long long)hd,
                   (long long)r, (long long)i, (double)dq[r * q_row + i], (double)wq[r * q_row + i]);
         for (int64_t i = 0; i < hd; i++) {
-            double seen = fmin(column, 8 * (double)group + column / (double)(r + 1) * 4);
+            double seen = causal ? fmin(column, 8 * (double)group + column / (double)(r + 1) * 4) : column;
             CHECK(check_near(dk[r * kv_row + i], wk[r * kv_row + i], relative * row * seen), "rows %lld hd %lld: dk[%lld][%lld] is %.9g, not %.9g", (long long)rows, (long long)hd,
                   (long long)r, (long long)i, (double)dk[r * kv_row + i], (double)wk[r * kv_row + i]);
             CHECK(check_near(dv[r * kv_row + i], wv[r * kv_row + i], relative * seen), "rows %lld hd %lld: dv[%lld][%lld] is %.9g, not %.9g", (long long)rows, (long long)hd,
@@ -152,14 +152,16 @@ void check_attention(const ramet__kernels *ref, const ramet__kernels *k, int tho
         check_cache(ref, k, layout, 70, 1, 20, 128, 3);
     }
     begin(k, "attention_grad");
-    check_grad(ref, k, 1, 1, 8);
-    check_grad(ref, k, 33, 3, 64);
-    check_grad(ref, k, 64, 2, 20);
-    check_grad(ref, k, 130, 1, 80);
+    for (int32_t causal = 0; causal < 2; causal++) {
+        check_grad(ref, k, 1, 1, 8, causal);
+        check_grad(ref, k, 33, 3, 64, causal);
+        check_grad(ref, k, 64, 2, 20, causal);
+        check_grad(ref, k, 130, 1, 80, causal);
+    }
     if (thorough) {
         begin(k, "attention");
         check_cache(ref, k, RAMET__KV_CACHE_F16, 200, 3, 64, 256, 100);
         begin(k, "attention_grad");
-        check_grad(ref, k, 300, 3, 64);
+        check_grad(ref, k, 300, 3, 64, 1);
     }
 }

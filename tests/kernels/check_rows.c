@@ -86,6 +86,13 @@ static void check_norms(const ramet__kernels *ref, const ramet__kernels *k, int6
     check_fill(x, n, 2); check_fill(w, n, 1); check_fill(dy, n, 1); check_fill(dw, n, 1);
     memcpy(dz, dw, (size_t)n * 4);
     begin(k, "rms_norm"); k->rms_norm(y, x, w, n, 1e-5f); ref->rms_norm(z, x, w, n, 1e-5f); same(y, z, NULL, n, 4);
+    double mean = 0, far = 0, var = 0;
+    for (int64_t i = 0; i < n; i++) mean += (double)x[i] / (double)n, far += fabs((double)x[i]) / (double)n;
+    for (int64_t i = 0; i < n; i++) var += ((double)x[i] - mean) * ((double)x[i] - mean) / (double)n;
+    for (int64_t i = 0; i < n; i++) size[i] = (float)(fabs((double)w[i]) * (fabs((double)x[i]) + far * (double)(n / 16 + 6)) / sqrt(var + 1e-5) + fabs((double)dy[i]));
+    begin(k, "layer_norm"); k->layer_norm(y, x, w, dy, n, 1e-5f); ref->layer_norm(z, x, w, dy, n, 1e-5f); same(y, z, size, n, 4);
+    memcpy(y, x, (size_t)n * 4);
+    k->layer_norm(y, y, w, dy, n, 1e-5f); same(y, z, size, n, 4);
     double r = 0, gx = 0;
     for (int64_t i = 0; i < n; i++) r += (double)x[i] * (double)x[i], gx += fabs((double)dy[i] * (double)w[i] * (double)x[i]);
     r = n ? 1 / sqrt(r / (double)n + 1e-5) : 0;
@@ -102,6 +109,10 @@ static void check_activations(const ramet__kernels *ref, const ramet__kernels *k
     check_fill(g, n, scale); check_fill(u, n, 2); check_fill(dy, n, 1);
     begin(k, "silu"); k->silu(y, g, n); ref->silu(z, g, n); same(y, z, NULL, n, 12);
     begin(k, "swiglu"); k->swiglu(y, g, u, n); ref->swiglu(z, g, u, n); same(y, z, NULL, n, 12);
+    for (int64_t i = 0; i < n; i++) size[i] = fabsf(g[i]);
+    begin(k, "gelu"); k->gelu(y, g, n); ref->gelu(z, g, n); same(y, z, size, n, 6);
+    for (int64_t i = 0; i < n; i++) size[i] = fabsf(dy[i]);
+    begin(k, "gelu_grad"); k->gelu_grad(y, g, dy, n); ref->gelu_grad(z, g, dy, n); same(y, z, size, n, 8);
     /* the slope crosses zero: its two parts bound the error */
     for (int64_t i = 0; i < n; i++) {
         double s = 1 / (1 + exp(-(double)g[i]));
@@ -150,6 +161,15 @@ static void check_exp(const ramet__kernels *k) {
     k->softmax_minus_onehot(edge, 0, -1, 1, 8);
     CHECK(isinf(edge[0]) && edge[1] == 0 && isnan(edge[2]) && edge[3] == 1 && edge[4] == 1 && isinf(edge[5]) && edge[6] == 0 && edge[7] > 3.3e38f,
           "extremes: %g %g %g %g %g %g %g %g", (double)edge[0], (double)edge[1], (double)edge[2], (double)edge[3], (double)edge[4], (double)edge[5], (double)edge[6], (double)edge[7]);
+}
+
+static void check_gelu_extremes(const ramet__kernels *k) {
+    float x[16] = {INFINITY, -INFINITY, NAN, 0, -0.0f, 100, -100, 3e38f, -3e38f}, y[16], one[16];
+    for (int i = 0; i < 16; i++) one[i] = 1;
+    begin(k, "gelu"); k->gelu(y, x, 9);
+    CHECK(isinf(y[0]) && y[1] == 0 && isnan(y[2]) && y[3] == 0 && y[4] == 0 && y[5] == 100 && y[6] == 0 && y[7] == 3e38f && y[8] == 0, "extremes");
+    begin(k, "gelu_grad"); k->gelu_grad(y, x, one, 9);
+    CHECK(y[0] == 1 && y[1] == 0 && isnan(y[2]) && fabsf(y[3] - 0.5f) < 1e-6f && y[5] == 1 && y[6] == 0 && y[7] == 1 && y[8] == 0, "extremes");
 }
 
 static void check_rope(const ramet__kernels *ref, const ramet__kernels *k) {
@@ -203,6 +223,7 @@ void check_rows(const ramet__kernels *ref, const ramet__kernels *k, int thorough
             check_release();
         }
         check_exp(k);
+        if (strcmp(k->isa, "ref")) check_gelu_extremes(k);
         check_rope(ref, k);
     }
 }

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* attention.c - causal grouped-query attention among the rows of a run that share a sequence (training, evaluation),
+/* attention.c - grouped-query attention, causal or whole, among the rows of a run that share a sequence (training, evaluation),
  * its gradient, and the same over a sequence's cache (sessions). Scores never leave a piece: the kernel keeps running
  * maxima and sums (Dao et al. 2022); the second output, the log-sum-exp of each query and head, is what the gradient
  * needs. */
@@ -30,14 +30,22 @@ static int32_t check(ramet__graph *g, ramet__val q, ramet__val k, ramet__val v, 
                            shape(g, seq)->axis == RAMET__AXIS_ROWS,
                        op, "columns are not heads x head_dim, or rows differ");
 }
-/* attr: n_head, n_kv, head_dim */
-ramet__val ramet__op_attention(ramet__graph *g, ramet__val q, ramet__val k, ramet__val v, ramet__val seq,
-                               int64_t n_head, int64_t n_kv, int64_t head_dim) {
+/* attr: n_head, n_kv, head_dim, whole (every row sees all of its sequence) */
+static ramet__val among_rows(ramet__graph *g, ramet__val q, ramet__val k, ramet__val v, ramet__val seq, int64_t n_head,
+                             int64_t n_kv, int64_t head_dim, int32_t whole) {
     if (!check(g, q, k, v, seq, n_head, n_kv, head_dim, "attention")) return -1;
     ramet__val in[4] = {q, k, v, seq};
-    ramet__attr attr = {.i = {n_head, n_kv, head_dim}};
+    ramet__attr attr = {.i = {n_head, n_kv, head_dim, whole}};
     ramet__gshape out[2] = {*shape(g, q), ramet__gshape2(RAMET__AXIS_ROWS, ramet__grows(shape(g, q)), n_head)};
     return ramet__node_add(g, &ramet__opdef_attention, in, 4, out, 2, &attr);
+}
+ramet__val ramet__op_attention(ramet__graph *g, ramet__val q, ramet__val k, ramet__val v, ramet__val seq,
+                               int64_t n_head, int64_t n_kv, int64_t head_dim) {
+    return among_rows(g, q, k, v, seq, n_head, n_kv, head_dim, 0);
+}
+ramet__val ramet__op_attention_whole(ramet__graph *g, ramet__val q, ramet__val k, ramet__val v, ramet__val seq,
+                                     int64_t n_head, int64_t n_kv, int64_t head_dim) {
+    return among_rows(g, q, k, v, seq, n_head, n_kv, head_dim, 1);
 }
 static void gradient(ramet__graph *g, const ramet__node *n, const ramet__val *dout, ramet__val *din) {
     ramet__val in[7] = {n->in[0], n->in[1], n->in[2], n->in[3], n->out[0], n->out[1], dout[0]};
@@ -78,14 +86,15 @@ static int64_t pieces(const ramet__step *s, const ramet__exec *x, int32_t phase)
 static void run(const ramet__step *s, const ramet__exec *x, int32_t phase, int64_t piece, void *scratch) {
     (void)phase;
     int64_t n_head = s->attr.i[0], n_kv = s->attr.i[1], hd = s->attr.i[2], group = n_head / n_kv, head = piece % n_kv;
-    const ramet__span *c = &((const ramet__spans *)s->extra)->chunks[piece / n_kv];
+    const ramet__spans *spans = s->extra;
+    const ramet__span *c = &spans->chunks[piece / n_kv];
     scratch_map m = scratch_cut(scratch, ramet__ceil_div(x->plan->max_rows, BLOCK));
-    int64_t last = c->row + c->rows - c->first; /* keys that the last query sees */
+    int64_t last = s->attr.i[3] ? ramet__run_rows(spans, c) : c->row + c->rows - c->first; /* keys that the last query sees */
     for (int64_t b = 0; b * BLOCK < last; b++) {
         m.k[b] = ramet__row(s->in[1], c->first + b * BLOCK) + head * hd;
         m.v[b] = ramet__row(s->in[2], c->first + b * BLOCK) + head * hd;
     }
-    for (int32_t r = 0; r < c->rows; r++) m.limit[r] = c->row + r - c->first + 1;
+    for (int32_t r = 0; r < c->rows; r++) m.limit[r] = s->attr.i[3] ? (int32_t)last : c->row + r - c->first + 1;
     x->k->attention(ramet__row(s->out[0], c->row) + head * group * hd, n_head * hd,
                     ramet__row(s->out[1], c->row) + head * group, n_head,
                     ramet__row(s->in[0], c->row) + head * group * hd, n_head * hd, c->rows, group, hd, m.k, m.v,
@@ -98,7 +107,7 @@ const ramet__op ramet__opdef_attention = {
  * ---- */
 /* p = softmax(scale q k), dp = do v, ds = p (dp - sum(p dp)). o and lse are functions of q, k, v, made again here. */
 static void grad_expand(ramet__graph *g, const ramet__node *n, ramet__val *out) {
-    ramet__heads h = {n->attr.i[0], n->attr.i[1], n->attr.i[2]};
+    ramet__heads h = {n->attr.i[0], n->attr.i[1], n->attr.i[2], n->attr.i[3]};
     float scale = 1.0f / sqrtf((float)h.dim);
     ramet__val q = n->in[0], k = n->in[1], v = n->in[2], seq = n->in[3], d_o = n->in[6];
     ramet__val p = ramet__op_softmax(g, ramet__op_head_nt(g, q, k, seq, &h, scale, HIDDEN), h.n);
@@ -130,7 +139,7 @@ static void grad_run(const ramet__step *s, const ramet__exec *x, int32_t phase, 
                          ramet__row(s->in[0], r) + q, ramet__row(s->in[1], r) + kv, ramet__row(s->in[2], r) + kv,
                          ramet__row(s->in[4], r) + q, ramet__row(s->in[6], r) + q,
                          ramet__row(s->in[5], r) + head * group, n_head, n_head * hd, n_kv * hd, c->rows, group, hd,
-                         1.0f / sqrtf((float)hd), scratch);
+                         !s->attr.i[3], 1.0f / sqrtf((float)hd), scratch);
 }
 const ramet__op ramet__opdef_attention_grad = {
     .name = "attention_grad", .expand = grad_expand, .prepare = grad_prepare, .pieces = grad_pieces, .run = grad_run};

@@ -41,6 +41,20 @@ ramet__val ramet__op_gather_grad(ramet__graph *g, ramet__val dy, ramet__val inde
     return ramet__node_add(g, &ramet__opdef_gather_grad, in, 2, out, 1, NULL);
 }
 
+/* Rows add up where a gather would have taken them from; rows of ones count themselves. */
+ramet__val ramet__op_segment_mean(ramet__graph *g, ramet__val x, ramet__val segment) {
+    if (!check(g, x, segment, "segment_mean") ||
+        !ramet__want(g, shape(g, x)->axis == RAMET__AXIS_ROWS && shape(g, segment)->axis == RAMET__AXIS_ROWS, "segment_mean",
+                     "needs rows of the run and the segment of each"))
+        return -1;
+    ramet__gshape sums = ramet__gshape2(RAMET__AXIS_OUTS, g->max_outs, ramet__gcols(shape(g, x)));
+    ramet__gshape counts = ramet__gshape2(RAMET__AXIS_OUTS, g->max_outs, 1);
+    ramet__gshape ones = ramet__gshape2(RAMET__AXIS_ROWS, g->max_rows, 1);
+    ramet__val n = ramet__op_gather_grad(g, ramet__op_fill(g, ramet__graph_const(g, 1.0f), &ones), segment, &counts);
+    ramet__val inverse = ramet__op_recip(g, ramet__op_row_sum(g, n));
+    return ramet__op_row_scale(g, ramet__op_gather_grad(g, x, segment, &sums), inverse);
+}
+
 static void embed_gradient(ramet__graph *g, const ramet__node *n, const ramet__val *dout, ramet__val *din) {
     din[0] = ramet__op_embed_grad(g, dout[0], n->in[1], ramet__grows(shape(g, n->in[0])));
 }

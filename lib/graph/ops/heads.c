@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* heads.c - products head by head between the rows of one sequence, causal: what attention's second and higher
+/* heads.c - products head by head between the rows of one sequence, causal or whole: what attention's second and higher
  * derivatives are made of. With row r the t-th of its sequence, key j the sequence's row j, and j <= t:
  *
  *   head_nt: s[r,h,j] = scale q[r,h] . k[j,h/g]     `hidden` where no such key exists
@@ -13,7 +13,7 @@
 #define QUERIES 32 /* rows of a piece */
 
 static const ramet__gshape *shape(const ramet__graph *g, ramet__val v) { return ramet__graph_shape(g, v); }
-/* attr: n_head, n_kv, head_dim; scale, hidden */
+/* attr: n_head, n_kv, head_dim, whole; scale, hidden */
 static ramet__val product(ramet__graph *g, const ramet__op *op, ramet__val a, ramet__val b, ramet__val seq,
                           const ramet__heads *h, float scale, float hidden) {
     if (!ramet__want(g,
@@ -38,7 +38,7 @@ static ramet__val product(ramet__graph *g, const ramet__op *op, ramet__val a, ra
                      op->name, "columns are not heads x head_dim or heads x rows, or rows differ"))
         return -1;
     ramet__val in[3] = {a, b, seq};
-    ramet__attr attr = {.i = {h->n, h->n_kv, h->dim}, .f = {scale, hidden}};
+    ramet__attr attr = {.i = {h->n, h->n_kv, h->dim, h->whole}, .f = {scale, hidden}};
     return ramet__node_add(g, op, in, 3, &out, 1, &attr);
 }
 ramet__val ramet__op_head_nt(ramet__graph *g, ramet__val q, ramet__val k, ramet__val seq, const ramet__heads *h,
@@ -54,7 +54,7 @@ ramet__val ramet__op_head_tn(ramet__graph *g, ramet__val s, ramet__val q, ramet_
     return product(g, &ramet__opdef_head_tn, s, q, seq, h, scale, 0.0f);
 }
 
-static ramet__heads heads_of(const ramet__node *n) { return (ramet__heads){n->attr.i[0], n->attr.i[1], n->attr.i[2]}; }
+static ramet__heads heads_of(const ramet__node *n) { return (ramet__heads){n->attr.i[0], n->attr.i[1], n->attr.i[2], n->attr.i[3]}; }
 static void nt_gradient(ramet__graph *g, const ramet__node *n, const ramet__val *dout, ramet__val *din) {
     ramet__heads h = heads_of(n);
     if (ramet__needs(g, n, 0)) din[0] = ramet__op_head_nn(g, dout[0], n->in[1], n->in[2], &h, n->attr.f[0]);
@@ -88,12 +88,14 @@ static void rows_run(const ramet__step *s, const ramet__exec *x, int32_t phase, 
     (void)phase;
     (void)scratch;
     int64_t n = s->attr.i[0], n_kv = s->attr.i[1], hd = s->attr.i[2], head = piece % n, kv = head / (n / n_kv) * hd;
-    const ramet__span *c = &((const ramet__spans *)s->extra)->chunks[piece / n];
+    const ramet__spans *spans = s->extra;
+    const ramet__span *c = &spans->chunks[piece / n];
+    int64_t all = s->attr.i[3] ? ramet__run_rows(spans, c) : 0;
     const float *k = ramet__row(s->in[1], c->first) + kv;
     int32_t nt = s->op == &ramet__opdef_head_nt;
     int64_t keys = s->in[0]->fixed, ld = n_kv * hd; /* keys: the graph's most rows */
     for (int64_t r = c->row; r < c->row + c->rows; r++) {
-        int64_t seen = r - c->first + 1;
+        int64_t seen = all ? all : r - c->first + 1;
         if (nt) {
             float *y = ramet__row(s->out[0], r) + head * keys;
             x->k->gemm_nt(y, keys, ramet__row(s->in[0], r) + head * hd, hd, k, ld, 1, seen, hd, s->attr.f[0], 0);
@@ -110,11 +112,11 @@ static void tn_run(const ramet__step *s, const ramet__exec *x, int32_t phase, in
     int64_t n = s->attr.i[0], n_kv = s->attr.i[1], hd = s->attr.i[2], group = n / n_kv, c = piece % n_kv,
             keys = s->in[0]->fixed;
     const ramet__span *run = &((const ramet__spans *)s->extra)->runs[piece / n_kv];
-    for (int64_t j = 0; j < run->rows; j++)
+    for (int64_t j = 0, from = 0; j < run->rows; j++, from = s->attr.i[3] ? 0 : j)
         for (int64_t h = c * group; h < (c + 1) * group; h++)
             x->k->gemm_tn(ramet__row(s->out[0], run->row + j) + c * hd, hd,
-                          ramet__row(s->in[0], run->row + j) + h * keys + j, n * keys,
-                          ramet__row(s->in[1], run->row + j) + h * hd, n * hd, 1, hd, run->rows - j, s->attr.f[0],
+                          ramet__row(s->in[0], run->row + from) + h * keys + j, n * keys,
+                          ramet__row(s->in[1], run->row + from) + h * hd, n * hd, 1, hd, run->rows - from, s->attr.f[0],
                           h > c * group);
 }
 const ramet__op ramet__opdef_head_nt = {

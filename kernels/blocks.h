@@ -104,12 +104,17 @@ static inline void ramet__decode_Q8_0(float *dst, const void *src, int64_t k) {
     }
 }
 
-/* Those that are only read: kernels/ref/decode.c. k is a multiple of the block, 32 or, with a K, 256. */
-void ramet__decode_Q5_1(float *dst, const void *src, int64_t k);
-void ramet__decode_Q4_K(float *dst, const void *src, int64_t k);
-void ramet__decode_Q5_K(float *dst, const void *src, int64_t k);
-void ramet__decode_Q6_K(float *dst, const void *src, int64_t k);
-void ramet__decode_IQ4_NL(float *dst, const void *src, int64_t k);
+/* Those that are only read: simd/decode.c. k is a multiple of the block, 32 or, with a K, 256. */
+void ramet__decode_Q5_1_ref(float *dst, const void *src, int64_t k);
+#define ramet__decode_Q5_1 ramet__decode_Q5_1_ref
+void ramet__decode_Q4_K_ref(float *dst, const void *src, int64_t k);
+#define ramet__decode_Q4_K ramet__decode_Q4_K_ref
+void ramet__decode_Q5_K_ref(float *dst, const void *src, int64_t k);
+#define ramet__decode_Q5_K ramet__decode_Q5_K_ref
+void ramet__decode_Q6_K_ref(float *dst, const void *src, int64_t k);
+#define ramet__decode_Q6_K ramet__decode_Q6_K_ref
+void ramet__decode_IQ4_NL_ref(float *dst, const void *src, int64_t k);
+#define ramet__decode_IQ4_NL ramet__decode_IQ4_NL_ref
 
 /* Bytes of an encoded row of k elements. */
 static inline int64_t ramet__row_F32(int64_t k) { return k * 4; }

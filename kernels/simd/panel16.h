@@ -23,7 +23,8 @@ static inline int64_t p16_bytes(int enc, int64_t k) {
 }
 static inline int32_t p16_offset(int enc) { return enc == P16_Q4_0 ? 8 : enc == P16_Q5_0 ? 16 : enc == P16_Q8_0 ? 128 : 0; }
 
-extern const ramet__packing ramet__packing_panel16_Q4_0, ramet__packing_panel16_Q4_1, ramet__packing_panel16_Q5_0, ramet__packing_panel16_Q8_0;
+extern const ramet__packing ramet__packing_panel16_Q4_0, ramet__packing_panel16_Q4_1, ramet__packing_panel16_Q5_0, ramet__packing_panel16_Q8_0,
+    ramet__packing_panel16_IQ4_NL;
 
 #ifdef RAMET__VEC_H
 /* Block b of a panel, vector h of HALVES: q[g] holds inputs 4g..4g+3 of VL outputs as unsigned bytes. */

@@ -116,3 +116,6 @@ PRODUCT(Q4_0)
 PRODUCT(Q4_1)
 PRODUCT(Q5_0)
 PRODUCT(Q8_0)
+/* packed as Q8_0 */
+const ramet__product FN(product_panel16_IQ4_NL_exact) = {"panel16_f32", &ramet__packing_panel16_IQ4_NL, RAMET__EXACT, prepared_bytes, prepare,
+                                                         FN(panel16_scratch), forward_Q8_0, FN(panel16_transposed_Q8_0), 128, 64};

@@ -149,3 +149,7 @@ PRODUCT(Q4_0)
 PRODUCT(Q4_1)
 PRODUCT(Q5_0)
 PRODUCT(Q8_0)
+/* packed as Q8_0 */
+const ramet__product FN(product_panel16_IQ4_NL_int8) = {"panel16_int8", &ramet__packing_panel16_IQ4_NL, RAMET__REDUCED,
+                                                        FN(int8_prepared_bytes), FN(int8_prepare), FN_BASE(panel16_scratch),
+                                                        FN(panel16_int8_forward_Q8_0), FN_BASE(panel16_transposed_Q8_0), 128, 64};

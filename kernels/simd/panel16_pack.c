@@ -72,6 +72,43 @@ static void decode_block(int enc, float *dst, const uint8_t *q, const uint8_t *f
     }
 }
 
+/* ---- IQ4_NL lies in panels as Q8_0: its 16 values fit in signed bytes. Twice the file's bytes, no kernel of its own. ---- */
+static const int8_t iq4_values[16] = {-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113};
+enum { IQ4_BYTES = 18 };
+
+static uint64_t bytes_IQ4_NL(int64_t n, int64_t k) { return (uint64_t)((n + 15) / 16 * p16_bytes(P16_Q8_0, k)); }
+static void pack_IQ4_NL(void *packed, const void *rows, int64_t n, int64_t k, int64_t n0, int64_t n1) {
+    int64_t blocks = k / 32, bytes = p16_bytes(P16_Q8_0, k);
+    for (int64_t r = n0; r < n1; r++) {
+        uint8_t *quants = (uint8_t *)packed + r / 16 * bytes, *scales = quants + blocks * 512;
+        const uint8_t *src = (const uint8_t *)rows + r * blocks * IQ4_BYTES;
+        if (r % 16 == 0) memset(quants, 0, (size_t)bytes);
+        for (int64_t b = 0; b < blocks; b++, src += IQ4_BYTES) {
+            memcpy(scales + b * 32 + r % 16 * 2, src, 2);
+            for (int i = 0; i < 32; i++) {
+                int q = i < 16 ? src[2 + i] & 15 : src[2 + i - 16] >> 4;
+                quants[b * 512 + i / 4 * 64 + r % 16 * 4 + i % 4] = (uint8_t)(iq4_values[q] + 128);
+            }
+        }
+    }
+}
+static void unpack_IQ4_NL(void *rows, const void *packed, int64_t n, int64_t k, int64_t n0, int64_t n1) {
+    int64_t blocks = k / 32;
+    for (int64_t r = n0; r < n1; r++) {
+        const uint8_t *quants = (const uint8_t *)packed + r / 16 * p16_bytes(P16_Q8_0, k), *scales = quants + blocks * 512;
+        uint8_t *dst = (uint8_t *)rows + r * blocks * IQ4_BYTES;
+        for (int64_t b = 0; b < blocks; b++, dst += IQ4_BYTES) {
+            memcpy(dst, scales + b * 32 + r % 16 * 2, 2);
+            memset(dst + 2, 0, 16);
+            for (int i = 0; i < 32; i++) {
+                int v = quants[b * 512 + i / 4 * 64 + r % 16 * 4 + i % 4] - 128, q = 0;
+                while (q < 15 && iq4_values[q] != v) q++;
+                dst[2 + i % 16] |= (uint8_t)(q << i / 16 * 4);
+            }
+        }
+    }
+}
+
 #define PACKING(ENC)                                                                                                                    \
     static uint64_t bytes_##ENC(int64_t n, int64_t k) { return (uint64_t)((n + 15) / 16 * p16_bytes(P16_##ENC, k)); }                   \
     static void pack_##ENC(void *packed, const void *rows, int64_t n, int64_t k, int64_t n0, int64_t n1) {                              \
@@ -95,3 +132,4 @@ PACKING(Q4_0)
 PACKING(Q4_1)
 PACKING(Q5_0)
 PACKING(Q8_0)
+const ramet__packing ramet__packing_panel16_IQ4_NL = {"panel16", "IQ4_NL", 16, 32, 0, bytes_IQ4_NL, pack_IQ4_NL, unpack_IQ4_NL, decode_Q8_0};

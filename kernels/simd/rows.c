@@ -4,6 +4,7 @@
  * and of W alone; transposed sums are FMA chains over CHUNK outputs. */
 #include "blocks.h"
 #include "registry.h"
+#include "simd/decode.h"
 #include "simd/tile.h"
 
 #ifdef RAMET__VEC512
@@ -84,12 +85,11 @@ static void decode_part(void (*decode)(float *, const void *, int64_t), int64_t 
     }
 }
 #define DECODE_PART(ENC, bytes) \
-    static void decode_##ENC(float *dst, const uint8_t *row, int64_t k0, int64_t count) { decode_part(ramet__decode_##ENC, bytes, dst, row, k0, count); }
+    static void decode_##ENC(float *dst, const uint8_t *row, int64_t k0, int64_t count) { decode_part(FN_DECODE(ENC), bytes, dst, row, k0, count); }
 DECODE_PART(Q4_K, 144)
 DECODE_PART(Q5_K, 176)
 DECODE_PART(Q6_K, 210)
-static void decode_Q5_1(float *dst, const uint8_t *row, int64_t k0, int64_t count) { ramet__decode_Q5_1(dst, row + k0 / 32 * 24, count); }
-static void decode_IQ4_NL(float *dst, const uint8_t *row, int64_t k0, int64_t count) { ramet__decode_IQ4_NL(dst, row + k0 / 32 * 18, count); }
+static void decode_Q5_1(float *dst, const uint8_t *row, int64_t k0, int64_t count) { FN_DECODE(Q5_1)(dst, row + k0 / 32 * 24, count); }
 
 static uint64_t prepared_bytes(int64_t k) { return ramet__round64((uint64_t)k * 4); }
 static void prepare(void *dst, const float *x, int64_t k) {
@@ -190,4 +190,3 @@ PRODUCT(Q5_1, 0)
 PRODUCT(Q4_K, 0)
 PRODUCT(Q5_K, 0)
 PRODUCT(Q6_K, 0)
-PRODUCT(IQ4_NL, 0)

@@ -75,3 +75,9 @@ PRODUCT(Q4_0)
 PRODUCT(Q4_1)
 PRODUCT(Q5_0)
 PRODUCT(Q8_0)
+/* packed as Q8_0 */
+const ramet__product FN(product_panel16_IQ4_NL_int8bf16) = {"panel16_int8_bf16", &ramet__packing_panel16_IQ4_NL, RAMET__REDUCED,
+                                                            FN(int8_prepared_bytes), FN(int8_prepare), strip_scratch,
+                                                            FN(panel16_int8_forward_Q8_0), transposed_Q8_0, 128, 64};
+const ramet__product FN(product_panel16_IQ4_NL_bf16) = {"panel16_bf16", &ramet__packing_panel16_IQ4_NL, RAMET__BRAIN, brain_bytes, brain_prepare,
+                                                        strip_scratch, forward_Q8_0, transposed_Q8_0, 256, 64};

@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* decode.c - rows of the encodings that are only read: ggml's blocks of 256 with 6-bit scales inside ("K-quants"), Q5_1, IQ4_NL.
- * Compiled once; every level and lib/tensor take the numbers from here. Layouts as in ggml. */
-#include "blocks.h"
+ * Plain loops that compilers make wide: compiled for every level, and as `ref` for lib/tensor and the reference. Layouts as in ggml. */
+#include "simd/decode.h"
 
 static float half_at(const uint8_t *p) { return ramet__half_f32((uint16_t)(p[0] | p[1] << 8)); }
 
 /* d[2], m[2], 32 fifth bits, nibbles (elements j and j + 16 share a byte): w = d * q + m */
-void ramet__decode_Q5_1(float *dst, const void *src, int64_t k) {
+void FN_DECODE(Q5_1)(float *dst, const void *src, int64_t k) {
     const uint8_t *b = src;
     for (; k > 0; k -= 32, b += 24, dst += 32) {
         float d = half_at(b), m = half_at(b + 2);
@@ -18,7 +18,7 @@ void ramet__decode_Q5_1(float *dst, const void *src, int64_t k) {
 }
 
 /* d[2], nibbles that choose one of 16 values */
-void ramet__decode_IQ4_NL(float *dst, const void *src, int64_t k) {
+void FN_DECODE(IQ4_NL)(float *dst, const void *src, int64_t k) {
     static const int8_t values[16] = {-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113};
     const uint8_t *b = src;
     for (; k > 0; k -= 32, b += 18, dst += 32) {
@@ -48,29 +48,31 @@ static void decode_4_5(float *dst, const uint8_t *b, int64_t k, int five) {
             scale_of(b + 4, j, &scale, &minimum);
             scale *= d;
             minimum *= dmin;
-            for (int i = 0; i < 32; i++) {
-                int v = q[j / 2 * 32 + i] >> j % 2 * 4 & 15;
-                if (five) v |= (high[i] >> j & 1) << 4;
-                dst[i] = scale * (float)v - minimum;
-            }
+            const uint8_t *from = q + j / 2 * 32;
+            const int shift = j % 2 * 4;
+            if (five)
+                for (int i = 0; i < 32; i++) dst[i] = scale * (float)((from[i] >> shift & 15) | (high[i] >> j & 1) << 4) - minimum;
+            else
+                for (int i = 0; i < 32; i++) dst[i] = scale * (float)(from[i] >> shift & 15) - minimum;
         }
     }
 }
-void ramet__decode_Q4_K(float *dst, const void *src, int64_t k) { decode_4_5(dst, src, k, 0); }
-void ramet__decode_Q5_K(float *dst, const void *src, int64_t k) { decode_4_5(dst, src, k, 1); }
+void FN_DECODE(Q4_K)(float *dst, const void *src, int64_t k) { decode_4_5(dst, src, k, 0); }
+void FN_DECODE(Q5_K)(float *dst, const void *src, int64_t k) { decode_4_5(dst, src, k, 1); }
 
 /* 128 bytes of low nibbles, 64 of two high bits, 16 signed scales, d[2]: in each half of 128 elements, quarter j of 32 has its low bits in
  * bytes (j & 1) * 32 + i, nibble j / 2, its high bits in byte i at 2 j. w = d * scale * (q - 32), a scale for 16 elements */
-void ramet__decode_Q6_K(float *dst, const void *src, int64_t k) {
+void FN_DECODE(Q6_K)(float *dst, const void *src, int64_t k) {
     const uint8_t *b = src;
     for (; k > 0; k -= 256, b += 210) {
         float d = half_at(b + 208);
         for (int j = 0; j < 8; j++, dst += 32) {
             const uint8_t *low = b + j / 4 * 64 + j % 2 * 32, *high = b + 128 + j / 4 * 32;
             const int8_t *scale = (const int8_t *)b + 192 + j * 2;
-            for (int i = 0; i < 32; i++) {
-                int v = (low[i] >> j % 4 / 2 * 4 & 15) | (high[i] >> j % 4 * 2 & 3) << 4;
-                dst[i] = d * (float)scale[i / 16] * (float)(v - 32);
+            const int nibble = j % 4 / 2 * 4, pair = j % 4 * 2;
+            for (int h = 0; h < 32; h += 16) {
+                float ds = d * (float)scale[h / 16];
+                for (int i = h; i < h + 16; i++) dst[i] = ds * (float)(((low[i] >> nibble & 15) | (high[i] >> pair & 3) << 4) - 32);
             }
         }
     }

@@ -129,6 +129,10 @@ static ramet_status copy_texts(ramet__tokenizer *t) {
         token->text = token->bytes = texts;
         token->bytes_len = token->text_len;
         texts += token->text_len + 1;
+        if (t->split == RAMET__SPLIT_BERT) {
+            if (token->text_len > 2 && !memcmp(token->text, "##", 2)) token->bytes += 2, token->bytes_len -= 2;
+            continue;
+        }
         size_t n = t->types[i] == RAMET__TOKEN_NORMAL ? decode_text(bytes, token->text, token->text_len) : 0;
         if (!n) continue;
         token->bytes = bytes;
@@ -274,6 +278,13 @@ out:
     return st;
 }
 
+static ramet_status finish_bert(ramet__tokenizer *t) {
+    if (t->roles[RAMET__ROLE_UNKNOWN] < 0) return ramet__fail(RAMET_E_INCONSISTENT, "vocabulary: WordPiece needs an unknown token");
+    for (int32_t i = 0; i < t->n; i++) t->longest_word = RAMET__MAX(t->longest_word, t->tokens[i].text_len);
+    RAMET__TRY(index_specials(&t->control, t, 1));
+    return index_specials(&t->user, t, 0);
+}
+
 ramet_status ramet__tokenizer_finish(ramet__tokenizer *t, const ramet__merge_text *merges, int64_t n_merges) {
     if (t->n < 1) return ramet__fail(RAMET_E_INCONSISTENT, "vocabulary: it has no tokens");
     for (int32_t i = 0; i < t->n; i++) {
@@ -290,6 +301,7 @@ ramet_status ramet__tokenizer_finish(ramet__tokenizer *t, const ramet__merge_tex
     int32_t missing;
     RAMET__TRY(copy_texts(t));
     RAMET__TRY(index_texts(t));
+    if (t->split == RAMET__SPLIT_BERT) return finish_bert(t);
     RAMET__TRY(index_merges(t, merges, n_merges));
     RAMET__TRY(index_bytes(t, &missing));
     if (!missing) t->emit_unknown = 0;
@@ -326,6 +338,12 @@ static int32_t match_special(const ramet__specials *specials, const ramet__token
     return found;
 }
 
+static ramet_status encode_plain(ramet__ids *out, const ramet__tokenizer *t, const char *s, size_t len) {
+    if (t->split != RAMET__SPLIT_BERT) return ramet__bpe_encode(out, t, s, len);
+    ramet__wordpiece_encode(out, t, s, len);
+    return RAMET_OK;
+}
+
 ramet_status ramet__tokenizer_encode(int64_t *n, int32_t *ids, int64_t cap, const ramet__tokenizer *t, const char *text, size_t len,
                                      int32_t flags) {
     if (!n || !t || (!text && len) || (!ids && cap > 0) || cap < 0)
@@ -346,12 +364,16 @@ ramet_status ramet__tokenizer_encode(int64_t *n, int32_t *ids, int64_t cap, cons
             s++;
             continue;
         }
-        RAMET__TRY(ramet__bpe_encode(&out, t, begin, (size_t)(s - begin)));
+        RAMET__TRY(encode_plain(&out, t, begin, (size_t)(s - begin)));
         if (out.n < cap) ids[out.n] = id;
         out.n++;
         begin = s += t->tokens[id].text_len;
     }
-    RAMET__TRY(ramet__bpe_encode(&out, t, begin, (size_t)(end - begin)));
+    RAMET__TRY(encode_plain(&out, t, begin, (size_t)(end - begin)));
+    if (t->split == RAMET__SPLIT_BERT && (flags & RAMET__TOKENIZE_BOS) && t->add_eos && t->roles[RAMET__ROLE_SEPARATOR] >= 0) {
+        if (out.n < cap) ids[out.n] = t->roles[RAMET__ROLE_SEPARATOR];
+        out.n++;
+    }
     *n = out.n;
     if (out.n > cap)
         return ramet__fail(RAMET_E_LIMIT, "tokenizer encode: the text has %lld ids, the buffer takes %lld", (long long)out.n,

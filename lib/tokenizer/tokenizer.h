@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* tokenizer.h - text <-> ids. Immutable, reference counted. Byte-level BPE; other models are refused by
+/* tokenizer.h - text <-> ids. Immutable, reference counted. Byte-level BPE, and BERT's WordPiece; other models are refused by
  * name. Built from GGUF metadata or from a Hugging Face tokenizer.json; written back as GGUF metadata. */
 #ifndef RAMET__TOKENIZER_H
 #define RAMET__TOKENIZER_H
@@ -17,7 +17,7 @@ ramet__tokenizer *ramet__tokenizer_retain(ramet__tokenizer *tokenizer);
 void ramet__tokenizer_free(ramet__tokenizer *tokenizer);
 
 #define RAMET__TOKENIZE_SPECIAL 1 /* text like <|im_start|> becomes control ids; off by default: user text never does */
-#define RAMET__TOKENIZE_BOS 2     /* put the model's beginning-of-text id in front where the model asks for one */
+#define RAMET__TOKENIZE_BOS 2     /* put the model's beginning-of-text id in front where the model asks for one; BERT: [CLS], and [SEP] behind */
 /* Writes ids from ids[0] on, at most cap; *n is the number that the text has, also when cap was too small (E_LIMIT, nothing beyond cap
  * written). len is at most INT32_MAX (E_LIMIT). Any bytes are text: one that is not part of well-formed UTF-8 counts as a character
  * that is neither letter, number nor space. Bytes that the vocabulary has no token for are dropped, as the peers drop them, or become

@@ -61,6 +61,26 @@ static ramet_status read_tokens(ramet__tokenizer *t, const ramet__gguf *gguf) {
     return RAMET_OK;
 }
 
+/* A file of BERT marks where words begin (U+2581); the vocabulary itself where they go on ("##"). */
+static ramet_status turn_marks(ramet__tokenizer *t) {
+    for (int32_t i = 0; i < t->n; i++) {
+        ramet__token *token = &t->tokens[i];
+        if (t->types[i] != RAMET__TOKEN_NORMAL || !token->text_len) continue;
+        if (token->text_len > 3 && !memcmp(token->text, "\xe2\x96\x81", 3)) {
+            token->text += 3;
+            token->text_len -= 3;
+            continue;
+        }
+        char *text = ramet__arena_alloc(&t->arena, (size_t)token->text_len + 3);
+        if (!text) return ramet__alloc_status();
+        memcpy(text, "##", 2);
+        memcpy(text + 2, token->text, token->text_len);
+        token->text = text;
+        token->text_len += 2;
+    }
+    return RAMET_OK;
+}
+
 static ramet_status read_merges(ramet__merge_text **out, int64_t *n, ramet__mem *mem, const ramet__gguf *gguf) {
     const ramet__gguf_value *value;
     RAMET__TRY(find_array(&value, gguf, "tokenizer.ggml.merges", RAMET__GGUF_STRING));
@@ -99,9 +119,10 @@ ramet_status ramet__tokenizer_from_gguf(ramet__tokenizer **out, ramet__mem *mem,
     const char *model, *pre, *template;
     RAMET__TRY(ramet__gguf_text(&model, gguf, "tokenizer.ggml.model", NULL));
     if (!model) return ramet__fail(RAMET_E_NOT_FOUND, "tokenizer.ggml.model: the file has no tokenizer");
-    if (strcmp(model, "gpt2"))
+    const int32_t bert = !strcmp(model, "bert");
+    if (strcmp(model, "gpt2") && !bert)
         return ramet__fail(RAMET_E_UNSUPPORTED,
-                           "tokenizer.ggml.model: \"%.40s\" is not supported; supported: gpt2 (byte-level BPE)", model);
+                           "tokenizer.ggml.model: \"%.40s\" is not supported; supported: gpt2 (byte-level BPE), bert (WordPiece)", model);
     RAMET__TRY(ramet__gguf_text(&pre, gguf, "tokenizer.ggml.pre", "default"));
     RAMET__TRY(ramet__gguf_text(&template, gguf, "tokenizer.chat_template", NULL));
     RAMET__NEW(t, ramet__tokenizer_new(mem));
@@ -109,6 +130,11 @@ ramet_status ramet__tokenizer_from_gguf(ramet__tokenizer **out, ramet__mem *mem,
         if (strcmp(pre, pre_names[i].name)) continue;
         t->pre = pre_names[i].name;
         t->split = pre_names[i].split;
+    }
+    if (bert) {
+        t->split = RAMET__SPLIT_BERT;
+        t->pre = "bert";
+        t->lowercase = 1;
     }
     if (!t->pre) {
         st = ramet__fail(
@@ -133,7 +159,8 @@ ramet_status ramet__tokenizer_from_gguf(ramet__tokenizer **out, ramet__mem *mem,
     RAMET__GO(read_flag(&t->add_eos, gguf, "tokenizer.ggml.add_eos_token"));
     RAMET__GO(read_flag(&t->emit_unknown, gguf, "ramet.tokenizer.emit_unknown"));
     RAMET__GO(read_tokens(t, gguf));
-    RAMET__GO(read_merges(&merges, &n_merges, mem, gguf));
+    if (bert) RAMET__GO(turn_marks(t));
+    else RAMET__GO(read_merges(&merges, &n_merges, mem, gguf));
     RAMET__GO(ramet__tokenizer_finish(t, merges, n_merges));
     *out = t;
     t = NULL;

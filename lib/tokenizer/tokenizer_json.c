@@ -144,6 +144,25 @@ static ramet_status read_merges(ramet__merge_text **out, int64_t *n, ramet__mem 
     return RAMET_OK;
 }
 
+static void find_role(ramet__tokenizer *t, ramet__role role, const char *text) { /* before there is an index */
+    for (int32_t i = 0; text && i < t->n; i++)
+        if (t->tokens[i].text_len == strlen(text) && !memcmp(t->tokens[i].text, text, strlen(text))) t->roles[role] = i;
+}
+
+static ramet_status read_wordpiece(ramet__tokenizer *t, const ramet__json *root, const ramet__json *model) {
+    const char *text;
+    int64_t chars;
+    RAMET__TRY(ramet__json_string(&text, model, "continuing_subword_prefix", "##"));
+    if (strcmp(text, "##")) return unsupported(model, "continuing_subword_prefix", text);
+    RAMET__TRY(ramet__json_i64(&chars, model, "max_input_chars_per_word", 100));
+    if (chars != 100) return unsupported(model, "model option", "max_input_chars_per_word");
+    RAMET__TRY(read_vocabulary(t, ramet__json_get(model, "vocab"), ramet__json_get(root, "added_tokens")));
+    RAMET__TRY(ramet__json_string(&text, model, "unk_token", "[UNK]"));
+    find_role(t, RAMET__ROLE_UNKNOWN, text);
+    if (t->roles[RAMET__ROLE_UNKNOWN] < 0) return unsupported(model, "unk_token", text);
+    return RAMET_OK;
+}
+
 static ramet_status read_model(ramet__tokenizer *t, ramet__merge_text **merges, int64_t *n_merges, const ramet__json *root) {
     static const char *const affixes[] = { "continuing_subword_prefix", "end_of_word_suffix" };
     const ramet__json *model = ramet__json_get(root, "model"), *dropout = ramet__json_get(model, "dropout");
@@ -151,6 +170,8 @@ static ramet_status read_model(ramet__tokenizer *t, ramet__merge_text **merges, 
     if (!is_type(model, RAMET__JSON_OBJECT)) return wrong(root, "there is no \"model\" object");
     /* files older than 2020 name no type; merges say that it is BPE */
     RAMET__TRY(ramet__json_string(&type, model, "type", ramet__json_get(model, "merges") ? "BPE" : "none"));
+    if (!strcmp(type, "WordPiece") != (t->split == RAMET__SPLIT_BERT)) return unsupported(model, "with this normalizer, model", type);
+    if (t->split == RAMET__SPLIT_BERT) return read_wordpiece(t, root, model);
     if (strcmp(type, "BPE")) return unsupported(model, "model", type);
     if (is_set(dropout) && !(dropout->type == RAMET__JSON_NUMBER && dropout->number == 0))
         return unsupported(dropout, "model option", "dropout");
@@ -190,6 +211,8 @@ static ramet_status read_pre_tokenizer(ramet__tokenizer *t, const ramet__json *p
     RAMET__TRY(ramet__json_string(&type, pre, "type", ""));
     elements(&items, &n, pre, type, "pretokenizers");
     int32_t byte_level = 0, digits = 0;
+    if (!strcmp(type, "BertPreTokenizer") && t->split == RAMET__SPLIT_BERT) return RAMET_OK;
+    if (t->split == RAMET__SPLIT_BERT) return unsupported(pre, "after BertNormalizer, pre_tokenizer", type);
     for (size_t i = 0; i < n; i++) {
         RAMET__TRY(ramet__json_string(&type, &items[i], "type", ""));
         if (byte_level || (digits && !strcmp(type, "Digits"))) return unsupported(&items[i], "after another, pre_tokenizer", type);
@@ -209,7 +232,7 @@ static ramet_status read_pre_tokenizer(ramet__tokenizer *t, const ramet__json *p
 }
 
 /* A template that puts one token in front says which is the beginning of text; one that puts more is refused. */
-static ramet_status read_post_processor(const char **bos, const ramet__json *post) {
+static ramet_status read_post_processor(const char **bos, const char **eos, const ramet__json *post) {
     const char *type;
     const ramet__json *items;
     size_t n;
@@ -224,9 +247,11 @@ static ramet_status read_post_processor(const char **bos, const ramet__json *pos
             return unsupported(&items[i], "post_processor", type);
         const ramet__json *first = single->len ? ramet__json_get(&single->items[0], "SpecialToken") : NULL;
         size_t rest = first ? 1 : 0;
-        if (single->len != rest + 1 || !ramet__json_get(&single->items[rest], "Sequence"))
+        const ramet__json *last = eos && single->len == rest + 2 ? ramet__json_get(&single->items[rest + 1], "SpecialToken") : NULL;
+        if (single->len != rest + 1 + (last ? 1 : 0) || !ramet__json_get(&single->items[rest], "Sequence"))
             return unsupported(&items[i], "post_processor", type);
         if (first) RAMET__TRY(ramet__json_string(bos, first, "id", NULL));
+        if (last) RAMET__TRY(ramet__json_string(eos, last, "id", NULL));
     }
     return RAMET_OK;
 }
@@ -277,6 +302,19 @@ static ramet_status read_config(ramet__tokenizer *t, const ramet__json *config) 
     return t->chat_template ? RAMET_OK : ramet__alloc_status();
 }
 
+/* Small letters without accents, or neither: what wordpiece.c has tables for. */
+static ramet_status read_bert(ramet__tokenizer *t, const ramet__json *normalizer) {
+    int32_t accents;
+    RAMET__TRY(need_flag(normalizer, "clean_text", 1, 1));
+    RAMET__TRY(need_flag(normalizer, "handle_chinese_chars", 1, 1));
+    RAMET__TRY(get_flag(&t->lowercase, normalizer, "lowercase", 1));
+    RAMET__TRY(get_flag(&accents, normalizer, "strip_accents", t->lowercase));
+    if (accents != t->lowercase) return unsupported(normalizer, accents ? "true as" : "false as", "strip_accents");
+    t->split = RAMET__SPLIT_BERT;
+    t->pre = "bert";
+    return RAMET_OK;
+}
+
 ramet_status ramet__tokenizer_from_json(ramet__tokenizer **out, ramet__mem *mem, const char *json, size_t size, const char *config,
                                         size_t config_size) {
     ramet_status st = RAMET_OK;
@@ -285,7 +323,7 @@ ramet_status ramet__tokenizer_from_json(ramet__tokenizer **out, ramet__mem *mem,
     ramet__merge_text *merges = NULL;
     int64_t n_merges = 0;
     const ramet__json *root, *settings = NULL, *part;
-    const char *type, *bos = NULL;
+    const char *type, *bos = NULL, *eos = NULL;
     st = ramet__json_parse(&root, &arena, json, size, NULL);
     if (st) {
         ramet__prefix(st, "tokenizer.json: ");
@@ -304,19 +342,22 @@ ramet_status ramet__tokenizer_from_json(ramet__tokenizer **out, ramet__mem *mem,
     part = ramet__json_get(root, "normalizer");
     if (is_set(part)) {
         RAMET__GO(ramet__json_string(&type, part, "type", ""));
-        st = unsupported(part, "normalizer", type);
-        goto out;
+        if (strcmp(type, "BertNormalizer")) {
+            st = unsupported(part, "normalizer", type);
+            goto out;
+        }
+        RAMET__GO(read_bert(t, part));
     }
     part = ramet__json_get(root, "decoder");
     if (is_set(part)) {
         RAMET__GO(ramet__json_string(&type, part, "type", ""));
-        if (strcmp(type, "ByteLevel")) {
+        if (strcmp(type, t->split == RAMET__SPLIT_BERT ? "WordPiece" : "ByteLevel")) {
             st = unsupported(part, "decoder", type);
             goto out;
         }
     }
     RAMET__GO(read_pre_tokenizer(t, ramet__json_get(root, "pre_tokenizer")));
-    RAMET__GO(read_post_processor(&bos, ramet__json_get(root, "post_processor")));
+    RAMET__GO(read_post_processor(&bos, t->split == RAMET__SPLIT_BERT ? &eos : NULL, ramet__json_get(root, "post_processor")));
     RAMET__GO(read_model(t, &merges, &n_merges, root));
     RAMET__GO(ramet__tokenizer_finish(t, merges, n_merges));
     if (settings) RAMET__GO(read_config(t, settings));
@@ -325,6 +366,14 @@ ramet_status ramet__tokenizer_from_json(ramet__tokenizer **out, ramet__mem *mem,
         t->add_bos = 1;
         if (t->roles[RAMET__ROLE_BOS] < 0) {
             st = ramet__fail(RAMET_E_INCONSISTENT, "tokenizer.json: post_processor names \"%.60s\", which is not in the vocabulary", bos);
+            goto out;
+        }
+    }
+    if (eos) {
+        t->roles[RAMET__ROLE_SEPARATOR] = ramet__tokenizer_find(t, eos);
+        t->add_eos = 1;
+        if (t->roles[RAMET__ROLE_SEPARATOR] < 0) {
+            st = ramet__fail(RAMET_E_INCONSISTENT, "tokenizer.json: post_processor names \"%.60s\", which is not in the vocabulary", eos);
             goto out;
         }
     }

@@ -37,7 +37,7 @@ typedef enum { /* ids of tokens with a part to play; the keys are in ramet__role
 } ramet__role;
 extern const char *const ramet__role_keys[RAMET__ROLES];
 
-typedef enum { RAMET__SPLIT_GPT2, RAMET__SPLIT_DIGITS_GPT2 } ramet__split; /* digits one by one first */
+typedef enum { RAMET__SPLIT_GPT2, RAMET__SPLIT_DIGITS_GPT2, RAMET__SPLIT_BERT } ramet__split; /* digits one by one first; words of WordPiece */
 
 typedef struct ramet__ids { int64_t n, cap; int32_t *ids; } ramet__ids; /* counts beyond cap, writes up to it */
 
@@ -53,6 +53,7 @@ struct ramet__tokenizer {
     const char *pre;            /* its name in GGUF */
     int32_t roles[RAMET__ROLES]; /* -1: none */
     int32_t add_bos, add_eos;   /* add_eos is kept for rewriting only */
+    int32_t lowercase;          /* BERT: small letters without accents */
     int32_t emit_unknown;       /* a byte without a token becomes the unknown token; otherwise it is dropped, as peers do */
     const char *chat_template;  /* NULL: none */
     /* made by finish */
@@ -77,6 +78,8 @@ ramet_status ramet__tokenizer_finish(ramet__tokenizer *t, const ramet__merge_tex
 int32_t ramet__tokenizer_find_n(const ramet__tokenizer *t, const char *text, size_t len);
 int32_t ramet__tokenizer_find_word(const ramet__tokenizer *t, const char *bytes, size_t len); /* in by_word */
 
+/* wordpiece.c */
+void ramet__wordpiece_encode(ramet__ids *out, const ramet__tokenizer *t, const char *s, size_t len);
 /* bpe.c: ids of text without special tokens; of one word, by merging. */
 ramet_status ramet__bpe_encode(ramet__ids *out, const ramet__tokenizer *t, const char *s, size_t len);
 ramet_status ramet__bpe_merge_word(ramet__ids *out, const ramet__tokenizer *t, const char *s, size_t len);

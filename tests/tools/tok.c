@@ -50,7 +50,7 @@ static ramet_status load(ramet__tokenizer **t, ramet__mem *mem, const char *path
 }
 
 static int encode(const ramet__tokenizer *t, const char *text, size_t size, int32_t flags, int repeat) {
-    int64_t n, cap = (int64_t)size + 1;
+    int64_t n, cap = (int64_t)size + 2;
     int32_t *ids = malloc((size_t)cap * sizeof(ids[0]));
     double start = seconds();
     for (int i = 0; i < repeat; i++) if (!ids || ramet__tokenizer_encode(&n, ids, cap, t, text, size, flags)) return failed("encode");
@@ -66,10 +66,11 @@ int main(int argc, char **argv) {
     int at = 1, repeat = 1, rc = 0;
     for (; at < argc && argv[at][0] == '-'; at++) {
         if (!strcmp(argv[at], "--special")) flags |= RAMET__TOKENIZE_SPECIAL;
+        else if (!strcmp(argv[at], "--bos")) flags |= RAMET__TOKENIZE_BOS;
         else if (!strcmp(argv[at], "--repeat") && at + 1 < argc) repeat = atoi(argv[++at]);
         else return fprintf(stderr, "tok: unknown option %s\n", argv[at]), 2;
     }
-    if (argc - at < 2) return fprintf(stderr, "usage: tok [--special] [--repeat N] MODEL FILE...\n"), 2;
+    if (argc - at < 2) return fprintf(stderr, "usage: tok [--special] [--bos] [--repeat N] MODEL FILE...\n"), 2;
     ramet_runtime_options options;
     ramet_runtime *runtime;
     ramet__tokenizer *t;

@@ -42,6 +42,12 @@ RAMET_API ramet_status ramet_session_use(ramet_session *session, int32_t sequenc
 
 /** Drop what a sequence holds from position `keep` on (0: all). */
 RAMET_API ramet_status ramet_session_truncate(ramet_session *session, int32_t sequence, int64_t keep);
+/**
+ * Make to_sequence a copy of the first `keep` tokens of from_sequence, with its adapter; what it held is dropped. Nothing is computed
+ * and nothing copied: blocks of the cache are shared until one of the two writes into its last one (Kwon et al. 2023). Both go on as
+ * if each had run the tokens itself. E_ARGUMENT: no such sequence, both the same, or keep above from_sequence's length.
+ */
+RAMET_API ramet_status ramet_session_fork(ramet_session *session, int32_t to_sequence, int32_t from_sequence, int64_t keep);
 /** Tokens that a sequence holds. */
 RAMET_API int64_t ramet_session_length(const ramet_session *session, int32_t sequence);
 

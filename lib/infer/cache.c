@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* cache.c - see cache.h. The table of a sequence never moves, so a plan's view of it stays good. */
 #include "infer/cache.h"
+#include <string.h>
 
 ramet_status ramet__cache_init(ramet__cache *c, ramet__mem *mem, const ramet__cache_layout *layout, int32_t sequences, int64_t max_context) {
     *c = (ramet__cache){.mem = mem, .layout = *layout, .n = sequences};
@@ -17,6 +18,25 @@ ramet_status ramet__cache_init(ramet__cache *c, ramet__mem *mem, const ramet__ca
     return RAMET_OK;
 }
 
+static uint64_t room(const ramet__cache *c) { return (ramet__cache_block_bytes(&c->layout) + 7) / 8 * 8; }
+
+/* A block's count of holders stands behind its keys and values. */
+static int64_t *holders(const ramet__cache *c, void *block) { return (int64_t *)((char *)block + room(c)); }
+
+static void *block_new(ramet__cache *c) {
+    void *block = ramet__alloc(c->mem, (size_t)room(c) + sizeof(int64_t));
+    if (!block) return NULL;
+    *holders(c, block) = 1;
+    c->n_blocks++;
+    return block;
+}
+
+static void block_drop(ramet__cache *c, void *block) {
+    if (--*holders(c, block)) return;
+    ramet__free(block);
+    c->n_blocks--;
+}
+
 void ramet__cache_free(ramet__cache *c) {
     for (int32_t i = 0; c->seqs && i < c->n; i++) {
         if (c->seqs[i].blocks) ramet__cache_cut(c, i, 0);
@@ -28,8 +48,16 @@ void ramet__cache_free(ramet__cache *c) {
 
 ramet_status ramet__cache_reserve(ramet__cache *c, int32_t seq, int64_t length) {
     ramet__sequence *s = &c->seqs[seq];
+    const int64_t last = s->length / c->layout.block; /* the only block that holds positions and will be written */
+    if (length > s->length && last < s->n_blocks && *holders(c, s->blocks[last]) > 1) {
+        void *own = block_new(c);
+        if (!own) return ramet__alloc_status();
+        memcpy(own, s->blocks[last], (size_t)ramet__cache_block_bytes(&c->layout));
+        block_drop(c, s->blocks[last]);
+        s->blocks[last] = own;
+    }
     while (s->n_blocks * c->layout.block < length) {
-        void *block = ramet__alloc(c->mem, (size_t)ramet__cache_block_bytes(&c->layout));
+        void *block = block_new(c);
         if (!block) return ramet__alloc_status();
         s->blocks[s->n_blocks++] = block;
         c->views[seq].n_blocks = s->n_blocks;
@@ -39,13 +67,21 @@ ramet_status ramet__cache_reserve(ramet__cache *c, int32_t seq, int64_t length) 
 
 void ramet__cache_cut(ramet__cache *c, int32_t seq, int64_t length) {
     ramet__sequence *s = &c->seqs[seq];
-    while (s->n_blocks && (s->n_blocks - 1) * c->layout.block >= length) ramet__free(s->blocks[--s->n_blocks]);
+    while (s->n_blocks && (s->n_blocks - 1) * c->layout.block >= length) block_drop(c, s->blocks[--s->n_blocks]);
     c->views[seq].n_blocks = s->n_blocks;
     s->length = length;
 }
 
-uint64_t ramet__cache_bytes(const ramet__cache *c) {
-    uint64_t blocks = 0;
-    for (int32_t i = 0; i < c->n; i++) blocks += (uint64_t)c->seqs[i].n_blocks;
-    return blocks * ramet__cache_block_bytes(&c->layout);
+void ramet__cache_share(ramet__cache *c, int32_t to, int32_t from, int64_t length) {
+    ramet__sequence *t = &c->seqs[to];
+    const ramet__sequence *f = &c->seqs[from];
+    ramet__cache_cut(c, to, 0);
+    while (t->n_blocks * c->layout.block < length) {
+        t->blocks[t->n_blocks] = f->blocks[t->n_blocks];
+        ++*holders(c, t->blocks[t->n_blocks++]);
+    }
+    c->views[to].n_blocks = t->n_blocks;
+    t->length = length;
 }
+
+uint64_t ramet__cache_bytes(const ramet__cache *c) { return c->n_blocks * ramet__cache_block_bytes(&c->layout); }

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* cache.h - keys and values of sequences in fixed blocks behind a table: a sequence grows by adding blocks between runs, and
- * gives them back when it is cut. Used by session.c alone. */
+ * gives them back when it is cut. Sequences with the same beginning share blocks (Kwon et al. 2023, PagedAttention): a block
+ * counts its holders, and who writes into a shared one takes a copy first. Used by session.c alone. */
 #ifndef RAMET__CACHE_H
 #define RAMET__CACHE_H
 #include "graph/plan.h"
@@ -17,15 +18,18 @@ typedef struct ramet__cache {
     ramet__mem *mem;
     ramet__cache_layout layout;
     int64_t max_blocks;     /* of a sequence */
+    uint64_t n_blocks;      /* allocated, a shared one once */
     int32_t n; ramet__sequence *seqs;
     ramet__seq_view *views; /* what a plan's run reads */
 } ramet__cache;
 
 ramet_status ramet__cache_init(ramet__cache *c, ramet__mem *mem, const ramet__cache_layout *layout, int32_t sequences, int64_t max_context);
 void ramet__cache_free(ramet__cache *c);
-/* Blocks for `length` positions; what a failure added stays allocated, positions are unchanged. */
+/* Blocks for `length` positions, those from the sequence's end on its own; what a failure added stays allocated, positions are unchanged. */
 ramet_status ramet__cache_reserve(ramet__cache *c, int32_t seq, int64_t length);
 /* Keep `length` positions and only the blocks they need. */
 void ramet__cache_cut(ramet__cache *c, int32_t seq, int64_t length);
+/* `to` holds the first `length` positions of `from`, in the same blocks. */
+void ramet__cache_share(ramet__cache *c, int32_t to, int32_t from, int64_t length);
 uint64_t ramet__cache_bytes(const ramet__cache *c);
 #endif

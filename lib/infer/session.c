@@ -203,6 +203,18 @@ ramet_status ramet_session_truncate(ramet_session *session, int32_t sequence, in
     return RAMET_OK;
 }
 
+ramet_status ramet_session_fork(ramet_session *session, int32_t to_sequence, int32_t from_sequence, int64_t keep) {
+    RAMET__TRY(enter_sequence(session, to_sequence, "ramet_session_fork"));
+    RAMET__TRY(enter_sequence(session, from_sequence, "ramet_session_fork"));
+    const int64_t length = session->cache.seqs[from_sequence].length;
+    if (to_sequence == from_sequence) return ramet__fail(RAMET_E_ARGUMENT, "ramet_session_fork: to and from are both sequence %d; ramet_session_truncate shortens one", to_sequence);
+    if (keep < 0 || keep > length)
+        return ramet__fail(RAMET_E_ARGUMENT, "ramet_session_fork: keep is %lld; sequence %d holds %lld tokens", (long long)keep, from_sequence, (long long)length);
+    ramet__cache_share(&session->cache, to_sequence, from_sequence, keep);
+    session->adapter[to_sequence] = session->adapter[from_sequence];
+    return RAMET_OK;
+}
+
 int64_t ramet_session_length(const ramet_session *session, int32_t sequence) {
     if (!session || sequence < 0 || sequence >= session->o.max_sequences) return 0;
     return session->cache.seqs[sequence].length;

@@ -154,6 +154,10 @@ class Running(Case):
         s.truncate(2)
         self.assertEqual(s.length(), 2)
         np.testing.assert_allclose(s.run(ids[2:3])[0], whole[2], atol=1e-4)
+        s.fork(1, keep=2)
+        self.assertEqual((s.length(), s.length(1)), (3, 2))
+        np.testing.assert_array_equal(s.run(ids[2:3], sequence=[1]), self.model.session(mode="exact").run(ids[:3]))
+        self.fails("RAMET_E_ARGUMENT", "holds 3", s.fork, 1, keep=4)
         self.assertEqual(s.run([5, 6], want=[0, 0]).shape, (0, 320))
         self.fails("RAMET_E_LIMIT", "", s.run, [5] * 64)
         with self.assertRaisesRegex(TypeError, "max_context"):

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* test_session.c - a session against a plain double-precision llama; the same bits however the rows are cut and mixed. */
 #include "../model/support.h"
+#include "infer/session.h"
 #include "ramet/experimental.h"
 #include "ramet/session.h"
 
@@ -237,6 +238,57 @@ static void test_session_sequences_together(void **state) {
     OK(ramet_session_run(&logits, &outs, s, text + 3, (int32_t[]){1, 1, 1, 1}, NULL, 4, NULL, NULL));
     assert_memory_equal(logits, base + 6 * VOCAB, VOCAB * sizeof *base);
     ramet_session_free(s);
+    ramet_model_free(m);
+}
+
+/* 150 tokens: two whole blocks and a part. Forked sequences go on in other ways; each has the bits of one that ran everything itself. */
+static void test_session_fork(void **state) {
+    enum { PREFIX = 150, MORE = 5 };
+    static const int64_t keeps[] = {PREFIX, 128, 100, 64, 1, 0};
+    static float alone[VOCAB];
+    int32_t ids[PREFIX], to_1[PREFIX], to_2[PREFIX];
+    ramet_model *m = tiny();
+    for (int i = 0; i < PREFIX; i++) ids[i] = (i * 37 + 11) % VOCAB, to_1[i] = 1, to_2[i] = 2;
+    for (int32_t mode = RAMET_MODE_EXACT; mode <= RAMET_MODE_BALANCED; mode++)
+        for (int32_t c = 0; c < RAMET__COUNT(keeps); c++) {
+            ramet_session *s = session_of(m, mode, 256), *t = session_of(m, mode, 256);
+            const float *logits;
+            const int64_t keep = keeps[c];
+            OK(ramet_session_run(NULL, NULL, s, ids, NULL, NULL, PREFIX, NULL, NULL));
+            const uint64_t before = ramet__cache_bytes(&s->cache);
+            OK(ramet_session_run(NULL, NULL, s, ids, to_1, NULL, 7, NULL, NULL)); /* dropped by the fork */
+            OK(ramet_session_fork(s, 1, 0, keep));
+            assert_int_equal(ramet_session_length(s, 1), keep);
+            assert_int_equal(ramet__cache_bytes(&s->cache), before);
+            OK(ramet_session_fork(s, 2, 1, keep));
+            assert_int_equal(ramet__cache_bytes(&s->cache), before);
+            /* 1 writes first, then 0 from the same place; 2 must not see either */
+            OK(ramet_session_run(NULL, NULL, s, text, to_1, NULL, MORE, NULL, NULL));
+            OK(ramet_session_truncate(s, 0, keep));
+            OK(ramet_session_run(NULL, NULL, s, text + 9, NULL, NULL, MORE, NULL, NULL));
+            for (int q = 0; q < 3; q++) {
+                const int32_t *more = q == 0 ? text + 9 : q == 1 ? text : text + 4;
+                if (keep) OK(ramet_session_run(NULL, NULL, t, ids, NULL, NULL, keep, NULL, NULL));
+                OK(ramet_session_run(&logits, NULL, t, more, NULL, NULL, MORE, NULL, NULL));
+                if (q < 2) OK(ramet_session_run(&logits, NULL, t, text + 15, NULL, NULL, 1, NULL, NULL));
+                memcpy(alone, logits, sizeof alone);
+                OK(ramet_session_truncate(t, 0, 0));
+                if (q < 2) OK(ramet_session_run(&logits, NULL, s, text + 15, (int32_t[]){q}, NULL, 1, NULL, NULL));
+                else OK(ramet_session_run(&logits, NULL, s, more, to_2, NULL, MORE, NULL, NULL));
+                assert_memory_equal(logits, alone, sizeof alone);
+            }
+            for (int q = 0; q < 3; q++) OK(ramet_session_truncate(s, q, 0));
+            assert_int_equal(ramet__cache_bytes(&s->cache), 0);
+            OK(ramet_session_run(NULL, NULL, s, ids, NULL, NULL, PREFIX, NULL, NULL));
+            OK(ramet_session_fork(s, 3, 0, PREFIX)); /* freed while shared */
+            REFUSED(RAMET_E_ARGUMENT, "holds 150", ramet_session_fork(s, 1, 0, PREFIX + 1));
+            REFUSED(RAMET_E_ARGUMENT, "keep is -1", ramet_session_fork(s, 1, 0, -1));
+            REFUSED(RAMET_E_ARGUMENT, "both sequence 0", ramet_session_fork(s, 0, 0, 1));
+            REFUSED(RAMET_E_ARGUMENT, "sequence 4", ramet_session_fork(s, 4, 0, 1));
+            REFUSED(RAMET_E_ARGUMENT, "sequence -1", ramet_session_fork(s, 1, -1, 1));
+            ramet_session_free(s);
+            ramet_session_free(t);
+        }
     ramet_model_free(m);
 }
 
@@ -481,6 +533,7 @@ int main(void) {
         cmocka_unit_test(test_session_bits_do_not_depend_on_the_cut),
         cmocka_unit_test(test_session_bits_do_not_depend_on_threads),
         cmocka_unit_test(test_session_sequences_together),
+        cmocka_unit_test(test_session_fork),
         cmocka_unit_test(test_session_cancel_and_reenter),
         cmocka_unit_test(test_session_refuses),
         cmocka_unit_test(test_session_adapters),

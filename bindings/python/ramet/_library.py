@@ -89,7 +89,7 @@ _rows: list[tuple[Any, ...]] = [
     (i32, "ramet_adapter_load", _OUT, _H, text), (i32, "ramet_adapter_save", _H, text), (None, "ramet_adapter_free", _H), (i32, "ramet_adapter_number", C.POINTER(f64), _H, text),
     (i32, "ramet_model_merge", _OUT, _H, _OUT, C.POINTER(f32), i32, text, Progress, ptr),
     (None, "ramet_session_options_init", ptr, u32), (i32, "ramet_session_create", _OUT, _H, ptr), (None, "ramet_session_free", _H), (i32, "ramet_session_attach", _I32, _H, _H, f32),
-    (i32, "ramet_session_detach", _H, i32), (i32, "ramet_session_use", _H, i32, i32), (i32, "ramet_session_truncate", _H, i32, i64), (i64, "ramet_session_length", _H, i32),
+    (i32, "ramet_session_detach", _H, i32), (i32, "ramet_session_use", _H, i32, i32), (i32, "ramet_session_truncate", _H, i32, i64), (i32, "ramet_session_fork", _H, i32, i32, i64), (i64, "ramet_session_length", _H, i32),
     (i32, "ramet_session_run", C.POINTER(C.POINTER(f32)), _I64, _H, _ids, ptr, ptr, i64, Progress, ptr), (None, "ramet_sampling_init", ptr, u32),
     (i32, "ramet_session_generate", _I64, _H, i32, _ids, i64, i64, ptr, Token, Progress, ptr),
     (None, "ramet_quantize_options_init", ptr, u32), (i32, "ramet_quantize", _OUT, _H, ptr), (None, "ramet_prune_options_init", ptr, u32), (i32, "ramet_prune", _OUT, _H, ptr),

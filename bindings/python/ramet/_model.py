@@ -195,6 +195,10 @@ class Session(L.Handle):
     def truncate(self, keep: int = 0, sequence: int = 0) -> None:
         check(lib.ramet_session_truncate(self, sequence, keep))
 
+    def fork(self, to: int, sequence: int = 0, keep: Optional[int] = None) -> None:
+        """Sequence `to` becomes the first `keep` (None: all) tokens of `sequence`, with its adapter; nothing is computed again."""
+        check(lib.ramet_session_fork(self, to, sequence, self.length(sequence) if keep is None else keep))
+
     def length(self, sequence: int = 0) -> int:
         return int(lib.ramet_session_length(self, sequence))
 

@@ -30,7 +30,9 @@ int cmd_run(cli *c, int argc, char **argv) {
                         {"--chat", OPT_FLAG, &chat, NULL, "the prompt is a user's message: apply the chat template"}, {"--system", OPT_TEXT, &system, "TEXT", "system message, with --chat"},
                         {"--temp", OPT_DOUBLE, &temp, "T", "temperature (default 0: greedy)"}, {"--top-k", OPT_INT, &s.top_k, "K", "keep the K likeliest (default 0: off)"},
                         {"--top-p", OPT_DOUBLE, &top_p, "P", "keep the likeliest that sum to P (default 1: off)"}, {"--min-p", OPT_DOUBLE, &min_p, "M", "keep those of at least M times the likeliest (default 0: off)"},
-                        {"--seed", OPT_LONG, &seed, "S", "of the draws (default 0)"}, {"--lora", OPT_TEXT, &lora, "A[:scale]", "an adapter"}, {"--mode", OPT_TEXT, &mode, "MODE", "exact, balanced (default), fast"},
+                        {"--seed", OPT_LONG, &seed, "S", "of the draws (default 0)"},
+                        {"--draft", OPT_INT, &s.draft, "N", "guess N tokens a run from what followed the same words before (default 0: off)"},
+                        {"--lora", OPT_TEXT, &lora, "A[:scale]", "an adapter"}, {"--mode", OPT_TEXT, &mode, "MODE", "exact, balanced (default), fast"},
                         {NULL, OPT_FLAG, NULL, NULL, NULL}};
     char *data = NULL;
     size_t size = 0;
@@ -39,6 +41,7 @@ int cmd_run(cli *c, int argc, char **argv) {
     if (!text == !file) return cli_usage(c, "give either -p or -f");
     if (system && !chat) return cli_usage(c, "--system needs --chat");
     if (n < 1) return cli_usage(c, "-n must be positive");
+    if (s.draft < 0 || s.draft > 255) return cli_usage(c, "--draft is 0 to 255");
     if (mode_named(mode) < 0) return cli_usage(c, "--mode is exact, balanced or fast, not \"%s\"", mode);
     if (file && !(data = read_file(file, &size))) return EXIT_FAILED;
     if (text) size = strlen(text);
@@ -50,6 +53,7 @@ int cmd_run(cli *c, int argc, char **argv) {
     ramet_session_options so;
     ramet_session_options_init(&so, sizeof so);
     so.mode = mode_named(mode);
+    if (so.max_outputs <= s.draft) so.max_outputs = s.draft + 1;
     ramet_session *session = NULL;
     ramet_adapter *adapter = NULL;
     int32_t *ids = NULL;

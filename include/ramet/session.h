@@ -66,6 +66,10 @@ typedef struct ramet_sampling {
     float top_p;       /**< 1 (default): off (Holtzman et al. 2020) */
     float min_p;       /**< 0 (default): off (Nguyen et al. 2024) */
     uint64_t seed;     /**< default 0; the draw at a position is a function of (seed, sequence, position) */
+    int32_t draft;     /**< 0 (default): off. ramet_session_generate: most tokens guessed a run, from what followed the same tokens
+                            earlier in the prompt and the reply (Saxena 2023, prompt lookup decoding); fewer than the session's max_outputs
+                            and max_rows. One run checks them and those that were to be chosen anyway stay: the same text in `exact` mode,
+                            up to rounding in the others */
 } ramet_sampling;
 RAMET_API void ramet_sampling_init(ramet_sampling *sampling, uint32_t struct_size);
 /** Choose from one row of logits. `counter`: position, so that a draw can be made again. */

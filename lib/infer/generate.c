@@ -1,7 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* generate.c - a prompt in, tokens out, streamed as whole UTF-8 characters. */
+/* generate.c - a prompt in, tokens out, streamed as whole UTF-8 characters; several tokens a run where the text repeats itself
+ * (speculative decoding, Leviathan et al. 2023, with drafts looked up in the text). */
 #include "infer/session.h"
 #include "infer/utf8.h"
+#include <string.h>
 
 /* Give the caller one token. *stop: it wants no more. */
 static ramet_status deliver(int32_t *stop, ramet_session *s, int32_t sequence, int32_t id, ramet__utf8 *u, int32_t last, ramet_token_fn on_token, void *user) {
@@ -20,34 +22,84 @@ out:
     return st;
 }
 
+/* Behind the n tokens at t: what followed the latest earlier place of their last 3, 2 or 1. How many: `most`, or 0 when there is no such
+ * place. A place that overlaps the end continues into its own draft: a period goes on. */
+static int64_t look_up(int32_t *t, int64_t n, int64_t most) {
+    for (int64_t k = RAMET__MIN(3, n - 1); k > 0; k--)
+        for (int64_t end = n - 1; end >= k; end--) {
+            if (memcmp(t + end - k, t + n - k, (size_t)k * sizeof *t)) continue;
+            for (int64_t i = 0; i < most; i++) t[n + i] = t[end + i];
+            return most;
+        }
+    return 0;
+}
+
+static ramet_status check_generate(const ramet_session *s, int32_t sequence, const int32_t *prompt, int64_t prompt_length, int64_t max_tokens,
+                                   const ramet_sampling *o) {
+    if (sequence < 0 || sequence >= s->o.max_sequences)
+        return ramet__fail(RAMET_E_ARGUMENT, "ramet_session_generate: sequence %d; the session has 0 to %d (max_sequences)", sequence,
+                           s->o.max_sequences - 1);
+    if (!prompt || prompt_length < 1) return ramet__fail(RAMET_E_ARGUMENT, "ramet_session_generate: the prompt is empty; give at least one token");
+    const int64_t room = s->o.max_context - s->cache.seqs[sequence].length;
+    if (prompt_length > room)
+        return ramet__fail(RAMET_E_LIMIT, "ramet_session_generate: the prompt has %lld tokens; sequence %d has room for %lld more (max_context)",
+                           (long long)prompt_length, sequence, (long long)room);
+    if (max_tokens < 0) return ramet__fail(RAMET_E_ARGUMENT, "ramet_session_generate: max_tokens is %lld; it must be >= 0", (long long)max_tokens);
+    if (o->draft < 0) return ramet__fail(RAMET_E_ARGUMENT, "ramet_session_generate: draft is %d; it must be >= 0", o->draft);
+    return RAMET_OK;
+}
+
 ramet_status ramet_session_generate(int64_t *generated, ramet_session *session, int32_t sequence, const int32_t *prompt, int64_t prompt_length, int64_t max_tokens,
                                     const ramet_sampling *sampling, ramet_token_fn on_token, ramet_progress_fn progress, void *user) {
     ramet_session *s = session;
+    ramet_sampling o;
     const float *logits;
-    int32_t id, stop = 0;
-    int64_t made = 0;
+    int32_t *rows = NULL, *text = NULL, id, stop = 0;
+    uint8_t *want = NULL;
+    int64_t made = 0, n = prompt_length; /* tokens of text */
+    int64_t ahead = 0, reach;            /* guesses that ran and stand behind them; most of the next run */
     ramet__utf8 u = {{0}, 0};
+    ramet_status st;
     RAMET__TRY(ramet__session_enter(s, "ramet_session_generate"));
-    if (sequence < 0 || sequence >= s->o.max_sequences)
-        return ramet__fail(RAMET_E_ARGUMENT, "ramet_session_generate: sequence %d; the session has 0 to %d (max_sequences)", sequence, s->o.max_sequences - 1);
-    if (!prompt || prompt_length < 1) return ramet__fail(RAMET_E_ARGUMENT, "ramet_session_generate: the prompt is empty; give at least one token");
-    if (max_tokens < 0) return ramet__fail(RAMET_E_ARGUMENT, "ramet_session_generate: max_tokens is %lld; it must be >= 0", (long long)max_tokens);
-    int32_t *rows = ramet__alloc(s->model->rt->mem, (size_t)prompt_length * sizeof *rows);
-    if (!rows) return ramet__alloc_status();
-    for (int64_t i = 0; i < prompt_length; i++) rows[i] = sequence;
-    ramet_status st = ramet__session_rows(&logits, NULL, s, prompt, rows, NULL, prompt_length, progress, user);
-    ramet__free(rows);
-    while (!st && !stop && made < max_tokens) {
-        const int64_t length = s->cache.seqs[sequence].length;
-        if (length >= s->o.max_context) break; /* no room to hold another token */
-        st = ramet_sample(&id, logits, s->model->h.n_vocab, sampling, sequence, length);
-        if (st || ramet_token_is_end(s->model, id)) break;
+    ramet_sampling_init(&o, sizeof o);
+    RAMET__TRY(ramet__options(&o, sizeof o, sampling, "ramet_session_generate"));
+    RAMET__TRY(check_generate(s, sequence, prompt, prompt_length, max_tokens, &o));
+    ramet__sequence *q = &s->cache.seqs[sequence];
+    const int64_t most = RAMET__MIN(o.draft, RAMET__MIN(s->o.max_outputs, s->o.max_rows) - 1);
+    const int64_t room = RAMET__MIN(max_tokens, s->o.max_context - q->length - prompt_length), widest = RAMET__MAX(prompt_length, most + 1);
+    RAMET__NEW(text, ramet__alloc(s->model->rt->mem, (size_t)(prompt_length + room) * sizeof *text));
+    RAMET__NEW(rows, ramet__alloc(s->model->rt->mem, (size_t)widest * sizeof *rows));
+    RAMET__NEW(want, ramet__alloc(s->model->rt->mem, (size_t)(most + 1)));
+    memcpy(text, prompt, (size_t)prompt_length * sizeof *text);
+    memset(want, 1, (size_t)(most + 1));
+    reach = most;
+    for (int64_t i = 0; i < widest; i++) rows[i] = sequence;
+    RAMET__GO(ramet__session_rows(&logits, NULL, s, prompt, rows, NULL, prompt_length, progress, user));
+    while (!stop && made < room) {
+        const int64_t length = q->length;
+        RAMET__GO(ramet_sample(&id, logits, s->model->h.n_vocab, &o, sequence, length));
+        if (ramet_token_is_end(s->model, id)) break;
         /* the sequence holds what was delivered: the token runs before the caller sees it */
-        st = ramet__session_rows(&logits, NULL, s, &id, &sequence, NULL, 1, progress, user);
-        if (st) break;
+        if (ahead && id == text[n]) { /* as guessed: it ran, and the next row of logits is what follows it */
+            ahead--;
+            reach = most;
+            logits += s->model->h.n_vocab;
+        } else {
+            text[n] = id;
+            ahead = look_up(text, n + 1, RAMET__MIN(reach, room - made - 1));
+            if (ahead) reach = (reach + 1) / 2; /* wrong guesses cost rows: half as many until one is right */
+            RAMET__GO(ramet__session_rows(&logits, NULL, s, text + n, rows, want, 1 + ahead, progress, user));
+        }
+        q->length = length + 1; /* guesses stand behind it until they are met or overwritten */
+        n++;
         made++;
-        st = deliver(&stop, s, sequence, id, &u, made == max_tokens || length + 1 >= s->o.max_context, on_token, user);
+        RAMET__GO(deliver(&stop, s, sequence, id, &u, made == room, on_token, user));
     }
-    if (!st && generated) *generated = made;
+    if (generated) *generated = made;
+out:
+    ramet__cache_cut(&s->cache, sequence, q->length);
+    ramet__free(text);
+    ramet__free(rows);
+    ramet__free(want);
     return st;
 }

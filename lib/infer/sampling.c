@@ -10,7 +10,7 @@
 #include <math.h>
 #include <string.h>
 
-static const ramet_sampling defaults = {.struct_size = sizeof(ramet_sampling), .temperature = 0, .top_k = 0, .top_p = 1, .min_p = 0, .seed = 0};
+static const ramet_sampling defaults = {.struct_size = sizeof(ramet_sampling), .temperature = 0, .top_k = 0, .top_p = 1, .min_p = 0};
 
 void ramet_sampling_init(ramet_sampling *sampling, uint32_t struct_size) { ramet__options_init(sampling, struct_size, &defaults, sizeof defaults); }
 
@@ -71,6 +71,7 @@ static ramet_status check(const ramet_sampling *s, const float *logits, int64_t 
     if (s->top_k < 0) return ramet__fail(RAMET_E_ARGUMENT, "sampling: top_k is %d; it must be >= 0", s->top_k);
     if (!(s->top_p >= 0 && s->top_p <= 1)) return ramet__fail(RAMET_E_ARGUMENT, "sampling: top_p is %g; it must be in 0..1", (double)s->top_p);
     if (!(s->min_p >= 0 && s->min_p <= 1)) return ramet__fail(RAMET_E_ARGUMENT, "sampling: min_p is %g; it must be in 0..1", (double)s->min_p);
+    if (s->draft < 0) return ramet__fail(RAMET_E_ARGUMENT, "sampling: draft is %d; it must be >= 0", s->draft);
     return RAMET_OK;
 }
 

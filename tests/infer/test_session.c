@@ -426,7 +426,7 @@ static void test_session_adapters(void **state) {
     ramet_model_free(m);
 }
 
-typedef struct stream { int32_t ids[64]; int n, stop_at; char text[512]; } stream;
+typedef struct stream { int32_t ids[200]; int n, stop_at, runs; char text[2048]; } stream;
 
 static int32_t collect(int32_t sequence, int32_t id, const char *bytes, size_t length, void *user) {
     stream *s = user;
@@ -493,6 +493,56 @@ static void test_generate(void **state) {
     ramet_model_free(m);
 }
 
+static int32_t count_runs(double fraction, const char *what, void *user) {
+    stream *s = user;
+    s->runs += fraction == 0 && !strcmp(what, "running");
+    return 0;
+}
+
+/* Guessed tokens change neither ids nor text nor what the sequence holds, and the repeated text takes fewer runs. */
+static void test_generate_with_a_draft(void **state) {
+    static const struct { int32_t draft; float temperature; int32_t rows; int64_t most; } cases[] = {
+        {8, 0, 32, 100}, {3, 0, 32, 7}, {100, 0, 32, 100}, {100, 0, 4, 100}, {8, .4f, 32, 100},
+        {8, 3, 32, 30}, {31, .2f, 32, 300}, {8, 0, 1, 100}};
+    ramet_model *m = tiny();
+    int32_t prompt[40];
+    for (int i = 0; i < 40; i++) prompt[i] = text[i % 10];
+    for (int32_t c = 0; c < RAMET__COUNT(cases); c++) {
+        stream plain = {.stop_at = 1000}, guessed = {.stop_at = 1000}, part = {0};
+        int64_t made[2], outs;
+        ramet_sampling o;
+        ramet_session *s = session_of(m, RAMET_MODE_EXACT, cases[c].rows), *t = session_of(m, RAMET_MODE_EXACT, cases[c].rows);
+        ramet_sampling_init(&o, sizeof o);
+        o.temperature = cases[c].temperature;
+        o.seed = 5;
+        OK(ramet_session_generate(&made[0], s, 2, prompt, 40, cases[c].most, &o, collect, count_runs, &plain));
+        o.draft = cases[c].draft;
+        OK(ramet_session_generate(&made[1], t, 2, prompt, 40, cases[c].most, &o, collect, count_runs, &guessed));
+        assert_int_equal(made[0], made[1]);
+        assert_int_equal(plain.n, guessed.n);
+        assert_memory_equal(plain.ids, guessed.ids, sizeof plain.ids);
+        assert_string_equal(plain.text, guessed.text);
+        assert_int_equal(ramet_session_length(t, 2), 40 + made[0]);
+        if (cases[c].rows == 1) assert_int_equal(guessed.runs, plain.runs);
+        else if (!cases[c].temperature) assert_true(guessed.runs < plain.runs);
+        /* stopped in the middle of a draft, both go on alike */
+        const float *a, *b;
+        part.stop_at = plain.n / 2;
+        OK(ramet_session_truncate(s, 2, 40 + part.stop_at));
+        OK(ramet_session_truncate(t, 2, 0));
+        OK(ramet_session_generate(&made[1], t, 2, prompt, 40, cases[c].most, &o, collect, count_runs, &part));
+        assert_int_equal(ramet_session_length(t, 2), 40 + part.stop_at);
+        OK(ramet_session_run(&a, &outs, s, text + 7, (int32_t[]){2}, NULL, 1, NULL, NULL));
+        OK(ramet_session_run(&b, &outs, t, text + 7, (int32_t[]){2}, NULL, 1, NULL, NULL));
+        assert_memory_equal(a, b, VOCAB * sizeof *a);
+        o.draft = -1;
+        REFUSED(RAMET_E_ARGUMENT, "draft is -1", ramet_session_generate(&made[1], t, 2, prompt, 1, 1, &o, NULL, NULL, NULL));
+        ramet_session_free(s);
+        ramet_session_free(t);
+    }
+    ramet_model_free(m);
+}
+
 typedef struct taps { int n; char names[32][32]; int64_t rows[32], cols[32]; float hidden[64]; int cancel; } taps;
 
 static int32_t on_tap(const char *name, const float *values, int64_t rows, int64_t columns, void *user) {
@@ -538,6 +588,7 @@ int main(void) {
         cmocka_unit_test(test_session_refuses),
         cmocka_unit_test(test_session_adapters),
         cmocka_unit_test(test_generate),
+        cmocka_unit_test(test_generate_with_a_draft),
         cmocka_unit_test(test_model_tap),
     };
     return cmocka_run_group_tests(tests, make_runtime, drop_runtime);

@@ -10,11 +10,12 @@ static ramet_status run(ramet_runtime *runtime, void *user) {
     ramet_model *model = NULL;
     ramet_session *session = NULL;
     ramet_session_options o;
-    ramet_sampling greedy;
+    ramet_sampling greedy; /* and guesses */
     const float *logits = NULL;
     int64_t rows = -1, made = -1;
     ramet_session_options_init(&o, sizeof o);
     ramet_sampling_init(&greedy, sizeof greedy);
+    greedy.draft = 4;
     o.max_context = 32;
     o.max_rows = 8;
     MAKE(model, ramet_model_load_path(&model, runtime, tiny_path()));

@@ -25,7 +25,7 @@ RuntimeOptions = _structure("RuntimeOptions", ("threads", i32), ("alloc", ptr), 
                             ("isa", i32), ("executor", ptr), ("executor_user", ptr))
 TensorInfo = _structure("TensorInfo", ("rank", i32), ("dim", i64 * 4), ("name", text), ("encoding", text), ("bytes", u64))
 SessionOptions = _structure("SessionOptions", ("mode", i32), ("max_context", i64), ("max_rows", i32), ("max_sequences", i32), ("max_rank", i32), ("max_outputs", i32))
-Sampling = _structure("Sampling", ("temperature", f32), ("top_k", i32), ("top_p", f32), ("min_p", f32), ("seed", u64))
+Sampling = _structure("Sampling", ("temperature", f32), ("top_k", i32), ("top_p", f32), ("min_p", f32), ("seed", u64), ("draft", i32))
 QuantizeOptions = _structure("QuantizeOptions", ("encoding", text), ("head", text), ("algorithm", text), ("progress", Progress), ("progress_user", ptr))
 PruneOptions = _structure("PruneOptions", ("layers", i32), ("ffn", i64), ("keep", f64), ("ids", ptr), ("count", i64), ("window", i32), ("progress", Progress), ("progress_user", ptr))
 TunerOptions = _structure("TunerOptions", ("full", i32), ("rank", i32), ("alpha", f32), ("targets", text), ("mode", i32), ("window", i32), ("batch", i32), ("micro_batch", i32),

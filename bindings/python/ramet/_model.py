@@ -215,10 +215,11 @@ class Session(L.Handle):
         return _view(logits, (outputs.value, self._vocabulary), self)
 
     def generate(self, prompt: Any, on_token: Callable[[int, bytes], Any], *, max_tokens: int = 128, sequence: int = 0, temperature: float = 0.0, top_k: int = 0, top_p: float = 1.0,
-                 min_p: float = 0.0, seed: int = 0, progress: Optional[ProgressFn] = None) -> int:
+                 min_p: float = 0.0, seed: int = 0, draft: int = 0, progress: Optional[ProgressFn] = None) -> int:
         """Run ids and generate, calling on_token(id, bytes of text that are now complete); its true answer stops. Returns how many."""
         ids, made, work = as_ids(prompt), L.i64(), L.Work(progress)
-        sampling = L.options(L.Sampling, "ramet_sampling_init", {"temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p, "seed": seed})
+        sampling = L.options(L.Sampling, "ramet_sampling_init", {"temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p, "seed": seed,
+                                                                          "draft": draft})
 
         def token(_sequence: int, id: int, data: int, length: int, _user: Any) -> int:
             return work.run(on_token, id, C.string_at(data, length) if length else b"")
@@ -304,10 +305,10 @@ class Model(L.Handle):
     def generate(self, prompt: Any, *, stream: Literal[True], **options: Any) -> Iterator[str]: ...
     def generate(self, prompt: Any, *, max_tokens: int = 128, stream: bool = False, adapter: Optional[Adapter] = None, adapter_scale: float = 1.0, mode: str = "balanced",
                  special: bool = False, **sampling: Any) -> Union[str, Iterator[str]]:
-        """The continuation of a text or of ids. sampling: temperature, top_k, top_p, min_p, seed. stream: an iterator of pieces of text."""
+        """The continuation of a text or of ids. sampling: temperature, top_k, top_p, min_p, seed, draft. stream: an iterator of pieces of text."""
         ids = self.tokenizer.encode(prompt, special=special, bos=True) if isinstance(prompt, str) else as_ids(prompt)
         context = min(self.number("context"), int(ids.size) + max_tokens)
-        session = Session(self, mode=mode, max_context=max(context, 16), max_sequences=1)
+        session = Session(self, mode=mode, max_context=max(context, 16), max_sequences=1, max_outputs=max(8, sampling.get("draft", 0) + 1))
         if adapter is not None:
             session.use(session.attach(adapter, adapter_scale))
         if stream:

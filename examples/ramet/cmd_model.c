@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* cmd_model.c - looking at files, and the commands that turn one model into another. */
 #include "cli.h"
+#include <ramet/experimental.h>
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
@@ -200,6 +201,71 @@ int cmd_merge(cli *c, int argc, char **argv) {
     if (!code) code = ramet_model_merge(&out, m, (const ramet_adapter *const *)a, scale, lora.n, type, cli_progress, NULL) ? cli_fail(c, NULL) : save(c, m, out, out_path);
     for (int i = 0; i < lora.n; i++) ramet_adapter_free(a[i]);
     ramet_model_free(out);
+    ramet_model_free(m);
+    return code;
+}
+
+/* The ids of one text go behind those before it; 1 on success. */
+static int add_ids(const ramet_model *m, int32_t **ids, int64_t *total, const char *text, size_t size) {
+    int64_t n = 0;
+    int32_t *more;
+    if (ramet_tokenize(&n, NULL, 0, m, text, size, RAMET_TOKENIZE_BOS) || !(more = realloc(*ids, (size_t)(*total + n + 1) * sizeof **ids))) return 0;
+    *ids = more;
+    if (ramet_tokenize(&n, *ids + *total, n, m, text, size, RAMET_TOKENIZE_BOS)) return 0;
+    *total += n;
+    return 1;
+}
+
+int cmd_embed(cli *c, int argc, char **argv) {
+    const char *text = NULL, *file = NULL, *mode = "balanced", *path;
+    const opt opts[] = {{"-p", OPT_TEXT, &text, "TEXT", "the text"}, {"-f", OPT_TEXT, &file, "FILE", "or a file with a text a line, - for standard input"},
+                        {"--mode", OPT_TEXT, &mode, "MODE", "exact, balanced (default), fast"}, {NULL, OPT_FLAG, NULL, NULL, NULL}};
+    char *data = NULL;
+    size_t size = 0;
+    int done, code = cli_parse(c, argc, argv, opts, &path, 1, 1, NULL, &done);
+    if (code || done) return code;
+    if (!text == !file) return cli_usage(c, "give either -p or -f");
+    if (mode_named(mode) < 0) return cli_usage(c, "--mode is exact, balanced or fast, not \"%s\"", mode);
+    if (file && !(data = read_file(file, &size))) return EXIT_FAILED;
+    if (text) size = strlen(text);
+    ramet_embedder_options o;
+    ramet_embedder_options_init(&o, sizeof o);
+    o.mode = mode_named(mode);
+    ramet_embedder *e = NULL;
+    ramet_model *m = load_model(c, path);
+    int64_t width = 0, total = 0, count = 0, *offsets = calloc(size + 2, sizeof *offsets);
+    int32_t *ids = NULL;
+    float *out = NULL;
+    code = EXIT_FAILED;
+    if (!m) goto out;
+    if (!offsets || ramet_embedder_create(&e, m, &o) || ramet_model_number(&width, m, "width")) goto failed;
+    const char *at = text ? text : data, *end = at + size;
+    do { /* -p is one text, of -f every line */
+        const char *stop = text ? NULL : memchr(at, '\n', (size_t)(end - at));
+        if (!stop) stop = end;
+        if (!add_ids(m, &ids, &total, at, (size_t)(stop - at))) goto failed;
+        offsets[++count] = total;
+        at = stop + 1;
+    } while (at < end);
+    if (!(out = malloc((size_t)(count * width) * sizeof *out)) || ramet_embed(out, e, ids, offsets, count, cli_progress, NULL)) goto failed;
+    cli_progress_clear();
+    if (c->json) printf("{\"width\":%lld,\"tokens\":%lld,\"embeddings\":[", (long long)width, (long long)total);
+    for (int64_t i = 0; i < count; i++) {
+        if (c->json) printf(i ? ",[" : "[");
+        for (int64_t k = 0; k < width; k++) printf("%s%.9g", k ? c->json ? "," : " " : "", (double)out[i * width + k]);
+        printf(c->json ? "]" : "\n");
+    }
+    if (c->json) puts("]}");
+    code = 0;
+    goto out;
+failed:
+    cli_fail(c, NULL);
+out:
+    free(out);
+    free(ids);
+    free(offsets);
+    free(data);
+    ramet_embedder_free(e);
     ramet_model_free(m);
     return code;
 }

@@ -55,6 +55,10 @@ static ramet_status read_json(const ramet__json **out, ramet__hf *hf, const char
     return st;
 }
 
+ramet_status ramet__hf_json(const ramet__json **out, const ramet__hf *hf, const char *name) {
+    return read_json(out, (ramet__hf *)(uintptr_t)hf, name); /* into the folder's arena */
+}
+
 static ramet_status open_file(ramet__safetensors **out, ramet__hf *hf, const char *path) {
     ramet__reader *reader = NULL;
     ramet_source source;

@@ -20,4 +20,6 @@ void ramet__hf_at(const ramet__hf *hf, int64_t at, const ramet__safetensors **st
 const ramet__json *ramet__hf_config(const ramet__hf *hf);                       /* an object, never NULL */
 const char *ramet__hf_tokenizer(const ramet__hf *hf, size_t *size);             /* text of tokenizer.json, NULL: absent */
 const char *ramet__hf_tokenizer_config(const ramet__hf *hf, size_t *size);      /* text of tokenizer_config.json, NULL: absent */
+/* Another JSON object of the folder, alive as long as it; *out stays as it is when there is no such file. */
+ramet_status ramet__hf_json(const ramet__json **out, const ramet__hf *hf, const char *name);
 #endif

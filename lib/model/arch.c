@@ -86,9 +86,17 @@ int64_t ramet__dim_size(const ramet__hparams *h, ramet__dim dim) {
     case RAMET__DIM_FF: return h->n_ff;
     case RAMET__DIM_Q: return (int64_t)h->n_head * h->head_dim;
     case RAMET__DIM_KV: return (int64_t)h->n_kv * h->head_dim;
+    case RAMET__DIM_CONTEXT: return h->n_ctx;
+    case RAMET__DIM_TYPES: return h->n_types;
     case RAMET__DIM_ONE: break;
     }
     return 1;
+}
+
+static ramet_status check_eps(const ramet__hparams *h, const char *where) {
+    if (!isfinite(h->eps) || h->eps < 0 || h->eps > 1)
+        return ramet__fail(RAMET_E_INCONSISTENT, "%s: the norm's epsilon is %g; it must be a small number >= 0", where, (double)h->eps);
+    return RAMET_OK;
 }
 
 ramet_status ramet__hparams_check(const ramet__hparams *h, const char *where) {
@@ -105,10 +113,10 @@ ramet_status ramet__hparams_check(const ramet__hparams *h, const char *where) {
     }
     if (h->n_head % h->n_kv)
         return ramet__fail(RAMET_E_INCONSISTENT, "%s: %d heads cannot share %d key-value heads evenly", where, h->n_head, h->n_kv);
+    if (h->n_types) return check_eps(h, where);
     if (h->rope_dim <= 0 || h->rope_dim % 2 || h->rope_dim > h->head_dim)
         return ramet__fail(RAMET_E_INCONSISTENT, "%s: %d rotary dimensions; must be even and at most the head width %d", where, h->rope_dim, h->head_dim);
-    if (!isfinite(h->eps) || h->eps < 0 || h->eps > 1)
-        return ramet__fail(RAMET_E_INCONSISTENT, "%s: the norm's epsilon is %g; it must be a small number >= 0", where, (double)h->eps);
+    RAMET__TRY(check_eps(h, where));
     if (!isfinite(h->rope_base) || h->rope_base < 1)
         return ramet__fail(RAMET_E_INCONSISTENT, "%s: the rotary base is %g; it must be a number >= 1", where, (double)h->rope_base);
     return RAMET_OK;

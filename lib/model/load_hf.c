@@ -75,6 +75,26 @@ static int32_t ends_with(const char *text, const char *end) {
     return n >= m && !strcmp(text + n - m, end);
 }
 
+static int32_t listed(const char *const *names, const char *name) {
+    for (; names && *names; names++)
+        if (!strcmp(*names, name)) return 1;
+    return 0;
+}
+
+/* A sentence encoder's folder says how tokens become one vector; without a word it is the mean. */
+static ramet_status check_pooling(const ramet__hf *hf) {
+    const ramet__json *pooling = NULL, *v;
+    RAMET__TRY(ramet__hf_json(&pooling, hf, "1_Pooling/config.json"));
+    if (!pooling) return RAMET_OK;
+    for (size_t i = 0; i < pooling->len; i++) {
+        v = &pooling->items[i];
+        if (strncmp(pooling->keys[i], "pooling_mode_", 13) || v->type != RAMET__JSON_BOOL) continue;
+        if ((v->integer != 0) != !strcmp(pooling->keys[i], "pooling_mode_mean_tokens"))
+            return ramet__fail(RAMET_E_UNSUPPORTED, "1_Pooling/config.json: \"%s\" is %s; only the mean over tokens is supported", pooling->keys[i], v->integer ? "true" : "false");
+    }
+    return RAMET_OK;
+}
+
 static ramet_status refuse_unknown(const source *s) {
     for (int64_t i = 0; i < ramet__hf_count(s->hf); i++) {
         const ramet__safetensors *file;
@@ -83,6 +103,7 @@ static ramet_status refuse_unknown(const source *s) {
         ramet__hf_at(s->hf, i, &file, &t);
         const ramet__weight_spec *spec = ramet__arch_spec(s->m->arch, t->name, 1, &layer);
         if (spec && layer < s->m->h.n_layer) continue;
+        if (listed(s->m->arch->hf_unused, t->name)) continue;
         if (ends_with(t->name, ".rotary_emb.inv_freq")) continue; /* old files store what rope_theta gives */
         return ramet__fail(RAMET_E_UNSUPPORTED, "%s: the tensor %s (byte %llu) is none that a %s model of %d layers has", ramet__reader_name(file->reader), t->name,
                            (unsigned long long)t->offset, s->m->arch->name, s->m->h.n_layer);
@@ -101,6 +122,7 @@ static ramet_status load(ramet_model **out, ramet_runtime *rt, const ramet__hf *
     if (!arch) return ramet__fail(RAMET_E_UNSUPPORTED, "config.json: the architecture \"%s\" is not supported; the list \"archs\" names those that are", type);
     RAMET__TRY(arch->hparams_hf(&h, ramet__hf_config(hf)));
     RAMET__TRY(ramet__hparams_check(&h, "config.json"));
+    if (arch->encoder) RAMET__TRY(check_pooling(hf));
     RAMET__GO(ramet__model_new(&s.m, rt, arch, &h, folder));
     RAMET__GO(ramet__model_fill(s.m, fetch, &s));
     RAMET__GO(refuse_unknown(&s));

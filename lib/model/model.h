@@ -11,13 +11,14 @@
 typedef struct ramet__hparams {
     int32_t n_layer, n_head, n_kv, head_dim, rope_dim;
     int64_t n_embd, n_ff, n_vocab, n_ctx;
+    int64_t n_types;     /* kinds of tokens an encoder tells apart; 0: a decoder, which has rotary positions */
     float eps, rope_base;
     int32_t tied;        /* the output head is the embedding */
     int32_t rope_halves; /* 0 for GGUF llama (pairs interleaved) */
 } ramet__hparams;
 
 /* What a weight's dimension stands for: pruning slices by it, lineage lifts by it, loading checks by it. */
-typedef enum { RAMET__DIM_ONE, RAMET__DIM_VOCAB, RAMET__DIM_EMBD, RAMET__DIM_FF, RAMET__DIM_Q, RAMET__DIM_KV } ramet__dim;
+typedef enum { RAMET__DIM_ONE, RAMET__DIM_VOCAB, RAMET__DIM_EMBD, RAMET__DIM_FF, RAMET__DIM_Q, RAMET__DIM_KV, RAMET__DIM_CONTEXT, RAMET__DIM_TYPES } ramet__dim;
 
 typedef struct ramet__weight_spec {
     const char *name;      /* "blk.%d.ffn_up.weight", or without %d for a model-wide one */
@@ -31,14 +32,15 @@ typedef struct ramet__build_options {
     int32_t cached;        /* attention over caches (sessions) or among the run's own rows (training, evaluation) */
     int32_t block;         /* positions in a cache block */
     int32_t half;          /* caches in IEEE halves */
+    int32_t embed;         /* rows of an encoder, for embeddings: nothing else of it can be built */
     int32_t slots;         /* adapter slots on every target */
     const char *targets;   /* NULL: all; else comma-separated PEFT names that get slots */
     ramet__var *(*train)(const char *name, void *user); /* NULL, or: a variable that stands in for this weight (full tuning) */
     void *train_user;
 } ramet__build_options;
 typedef struct ramet__built {
-    ramet__val hidden;     /* [OUTS, n_embd] after the last norm */
-    ramet__val logits;     /* [OUTS, n_vocab] */
+    ramet__val hidden;     /* [OUTS, n_embd] after the last norm; of an encoder: of each sequence, which seq numbers from 0 */
+    ramet__val logits;     /* [OUTS, n_vocab]; -1: an encoder */
 } ramet__built;
 /* Inputs a built graph has: "tokens" I32 [R], "pos" I32 [R], "seq" I32 [R], "outs" I32 [O] (row numbers). Taps: "blk.%d.in", "blk.%d.out" (the
  * residual stream before/after a layer), "blk.%d.ffn_act" (input of ffn_down), "hidden". */
@@ -46,6 +48,8 @@ typedef struct ramet__built {
 typedef struct ramet__arch {
     const char *name, *summary;
     const ramet__weight_spec *specs; int32_t n_specs;
+    const char *const *hf_unused; /* tensors of a folder that are not read, NULL-terminated; NULL: none */
+    int32_t encoder;              /* makes embeddings, no text */
     ramet_status (*hparams_gguf)(ramet__hparams *out, const ramet__gguf *gguf);
     ramet_status (*hparams_hf)(ramet__hparams *out, const ramet__json *config);
     /* Declare this family's keys ("llama.block_count" ...), overriding what the source file said. */

@@ -10,8 +10,8 @@
 """
 from ._feedback import Brief, Candidate, Store
 from ._library import Error
-from ._model import Adapter, Model, Runtime, Session, Tokenizer, describe, load, names, runtime
+from ._model import Adapter, Embedder, Model, Runtime, Session, Tokenizer, describe, load, names, runtime
 from ._train import Dataset, Evaluation, Event, Tuner
 
-__all__ = ["Adapter", "Brief", "Candidate", "Dataset", "Error", "Evaluation", "Event", "Model", "Runtime", "Session", "Store", "Tokenizer", "Tuner", "describe", "load", "names", "runtime"]
+__all__ = ["Adapter", "Brief", "Candidate", "Dataset", "Embedder", "Error", "Evaluation", "Event", "Model", "Runtime", "Session", "Store", "Tokenizer", "Tuner", "describe", "load", "names", "runtime"]
 __version__ = __import__("ramet._library", fromlist=["lib"]).lib.ramet_version_string().decode()

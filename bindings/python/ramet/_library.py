@@ -25,6 +25,7 @@ RuntimeOptions = _structure("RuntimeOptions", ("threads", i32), ("alloc", ptr), 
                             ("isa", i32), ("executor", ptr), ("executor_user", ptr))
 TensorInfo = _structure("TensorInfo", ("rank", i32), ("dim", i64 * 4), ("name", text), ("encoding", text), ("bytes", u64))
 SessionOptions = _structure("SessionOptions", ("mode", i32), ("max_context", i64), ("max_rows", i32), ("max_sequences", i32), ("max_rank", i32), ("max_outputs", i32))
+EmbedderOptions = _structure("EmbedderOptions", ("mode", i32), ("max_rows", i32), ("max_sequences", i32))
 Sampling = _structure("Sampling", ("temperature", f32), ("top_k", i32), ("top_p", f32), ("min_p", f32), ("seed", u64), ("draft", i32))
 QuantizeOptions = _structure("QuantizeOptions", ("encoding", text), ("head", text), ("algorithm", text), ("progress", Progress), ("progress_user", ptr))
 PruneOptions = _structure("PruneOptions", ("layers", i32), ("ffn", i64), ("keep", f64), ("ids", ptr), ("count", i64), ("window", i32), ("progress", Progress), ("progress_user", ptr))
@@ -91,6 +92,8 @@ _rows: list[tuple[Any, ...]] = [
     (None, "ramet_session_options_init", ptr, u32), (i32, "ramet_session_create", _OUT, _H, ptr), (None, "ramet_session_free", _H), (i32, "ramet_session_attach", _I32, _H, _H, f32),
     (i32, "ramet_session_detach", _H, i32), (i32, "ramet_session_use", _H, i32, i32), (i32, "ramet_session_truncate", _H, i32, i64), (i32, "ramet_session_fork", _H, i32, i32, i64), (i64, "ramet_session_length", _H, i32),
     (i32, "ramet_session_run", C.POINTER(C.POINTER(f32)), _I64, _H, _ids, ptr, ptr, i64, Progress, ptr), (None, "ramet_sampling_init", ptr, u32),
+    (None, "ramet_embedder_options_init", ptr, u32), (i32, "ramet_embedder_create", _OUT, _H, ptr), (None, "ramet_embedder_free", _H),
+    (i32, "ramet_embed", ptr, _H, ptr, ptr, i64, Progress, ptr),
     (i32, "ramet_session_generate", _I64, _H, i32, _ids, i64, i64, ptr, Token, Progress, ptr),
     (None, "ramet_quantize_options_init", ptr, u32), (i32, "ramet_quantize", _OUT, _H, ptr), (None, "ramet_prune_options_init", ptr, u32), (i32, "ramet_prune", _OUT, _H, ptr),
     (i32, "ramet_rebase", _OUT, _H, _H, Progress, ptr), (i32, "ramet_adapter_lift", _OUT, _H, _H, _H),

@@ -228,6 +228,28 @@ class Session(L.Handle):
         return made.value
 
 
+class Embedder(L.Handle):
+    """An encoder being run. One thread at a time."""
+
+    _free = "ramet_embedder_free"
+
+    def __init__(self, model: "Model", *, mode: str = "balanced", **options: Any) -> None:
+        o = L.options(L.EmbedderOptions, "ramet_embedder_options_init", {"mode": mode_number(mode), **options})
+        super().__init__(make("ramet_embedder_create", model, C.byref(o)))
+        self.model = model
+        self._width = model.number("width")
+
+    def __call__(self, texts: Sequence[Any], *, progress: Optional[ProgressFn] = None) -> npt.NDArray[np.float32]:
+        """Vectors [len(texts), width] of length 1, of texts or of lists of ids."""
+        if not len(texts):
+            return np.empty((0, self._width), np.float32)
+        parts = [self.model.tokenizer.encode(t, bos=True) if isinstance(t, str) else as_ids(t) for t in texts]
+        offsets = np.cumsum([0] + [p.size for p in parts], dtype=np.int64)
+        ids, out, work = as_ids(np.concatenate(parts)), np.empty((len(parts), self._width), np.float32), L.Work(progress)
+        work.call(lib.ramet_embed, out.ctypes.data, self, ids.ctypes.data, offsets.ctypes.data, len(parts), work.callback, None)
+        return out
+
+
 def _view(pointer: Any, shape: tuple[int, int], owner: Any) -> npt.NDArray[np.float32]:
     """An array over the library's memory. It and its views keep the owner alive, a copy does not."""
     memory: Any = (L.f32 * (shape[0] * shape[1])).from_address(C.addressof(pointer.contents))
@@ -292,6 +314,13 @@ class Model(L.Handle):
     # ---- running ----
     def session(self, **options: Any) -> Session:
         return Session(self, **options)
+
+    def embedder(self, **options: Any) -> Embedder:
+        return Embedder(self, **options)
+
+    def embed(self, texts: Sequence[Any], **options: Any) -> npt.NDArray[np.float32]:
+        """Vectors [len(texts), width] of length 1 from an encoder; embedder() keeps what this makes for each call."""
+        return Embedder(self, **options)(texts)
 
     def __call__(self, ids: Any, *, mode: str = "balanced") -> npt.NDArray[np.float32]:
         """Logits [len(ids), vocabulary] of one sequence: a view that keeps its own session alive."""

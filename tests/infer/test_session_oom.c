@@ -29,6 +29,11 @@ static ramet_status run(ramet_runtime *runtime, void *user) {
     assert_int_equal(made, st ? -1 : 3);
     if (st) goto out;
     assert_int_equal(ramet_session_length(session, 1), 10);
+    /* a fork allocates nothing; its first run copies the block that both hold */
+    assert_int_equal(ramet_session_fork(session, 2, 1, 9), RAMET_OK);
+    st = ramet_session_run(NULL, NULL, session, ids, (const int32_t[]){2}, NULL, 1, NULL, NULL);
+    assert_int_equal(ramet_session_length(session, 2), st ? 9 : 10);
+    assert_int_equal(ramet_session_length(session, 1), 10);
 out:
     ramet_session_free(session);
     ramet_model_free(model);

@@ -17,7 +17,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "tools"))
 import texts
 
 RAMET, MAKE_MODEL = sys.argv[1:3]
-COMMANDS = "info list tokenize run eval quantize prune rebase tune merge init brief update feed gate commit undo log bench cycle".split()
+COMMANDS = "info list tokenize embed run eval quantize prune rebase tune merge init brief update feed gate commit undo log bench cycle".split()
 
 
 class Case(unittest.TestCase):

@@ -65,7 +65,7 @@ class Usage(Case):
 
     def test_wrong_use(self):
         m, t = self.model, self.train
-        cases = [[], ["fly"], ["info"], ["info", m, m], ["list"], ["list", "flavours"], ["tokenize", m], ["tokenize", m, "-p", "a", "-f", t], ["run", m], ["run", m, "-p", "x", "-n", "0"],
+        cases = [[], ["fly"], ["info"], ["info", m, m], ["list"], ["list", "flavours"], ["tokenize", m], ["tokenize", m, "-p", "a", "-f", t], ["embed", m], ["run", m], ["run", m, "-p", "x", "-n", "0"],
                  ["run", m, "-p", "x", "--temp", "warm"], ["run", m, "-p", "x", "--mode", "quick"], ["run", m, "-p", "x", "--system", "s"], ["run", m, "-p"], ["eval", m], ["eval", m, "--text", t, "--score", "most"],
                  ["quantize", m, "o"], ["quantize", m, "--type", "Q4_0"], ["prune", m, "o"], ["rebase", m, m], ["tune", m], ["tune", m, "--data", t], ["tune", m, "--data", t, "-o", "x", "--type", "F16"],
                  ["merge", m, "-o", "x"], ["init", "s"], ["brief", "s"], ["update", m], ["update", m, "--brief", "b", "--lora", "l", "-o", "u"], ["feed", "s"], ["feed", "s", "u"], ["gate", "s", "c"],
@@ -84,7 +84,7 @@ class Usage(Case):
         store, out = self.path("failing-store"), self.path("out")
         many = texts.write(self.folder, "notes", 4, 240, ".jsonl")
         self.ramet("init", store, m)
-        cases = [["info", missing], ["tokenize", missing, "-p", "x"], ["tokenize", m, "-f", missing], ["run", missing, "-p", "x"], ["run", m, "-f", missing], ["run", m, "-p", "x", "--lora", missing],
+        cases = [["info", missing], ["tokenize", missing, "-p", "x"], ["tokenize", m, "-f", missing], ["embed", missing, "-p", "x"], ["embed", m, "-f", missing], ["run", missing, "-p", "x"], ["run", m, "-f", missing], ["run", m, "-p", "x", "--lora", missing],
                  ["eval", missing, "--text", self.own], ["eval", m, "--text", missing], ["eval", m, "--text", self.own, "--against", missing], ["quantize", missing, out, "--type", "Q4_0"],
                  ["prune", m, out, "--calib", missing], ["rebase", missing, m, out], ["tune", m, "--data", missing, "-o", out], ["tune", m, "--data", self.own, "-o", out, "--steps", "1", "--resume", missing],
                  ["tune", m, "--data", self.own, "-o", missing + "/deep/x.gguf", "--steps", "1", "-c", "64"], ["merge", m, "--lora", missing, "-o", out], ["init", self.path("s2"), missing], ["brief", missing, "-o", out],

@@ -106,7 +106,7 @@ INLINE void panel_rows(const int enc, const int R, const ramet__product_args *a,
         vi q[8];
         vf d, m;
         /* One row waits for memory: quants and scales are two streams that hardware loses at every panel; fetch the next one. */
-        if (R == 1 && h == 0)
+        if (R == 1 && h == 0 && p * 16 + 16 < a->to)
             UNROLL for (int64_t i = 0; i < each; i += 64) PREFETCH(panel + p16_bytes(enc, a->k) + b * each + i);
         p16_load(enc, q, panel, blocks, b, h);
         p16_scale(enc, &d, &m, panel, blocks, b, h);

@@ -133,6 +133,11 @@ static ramet_status linear_prepare(ramet__plan *p, ramet__step *s) {
     }
     return RAMET_OK;
 }
+/* Outputs of a piece. One row alone waits for memory: long stretches, of which four still make a whole, let weights be fetched ahead. */
+static int64_t piece_cols(const linear_part *part, int64_t rows, int64_t n) {
+    if (rows > 1 || !part->product) return part->cols;
+    return RAMET__ROUND_UP(RAMET__MAX(part->cols, RAMET__MIN(n / 4, 4 * part->cols)), part->product->packing->n_block);
+}
 static int64_t linear_pieces(const ramet__step *s, const ramet__exec *x, int32_t phase) {
     const linear_info *info = s->extra;
     int64_t rows = ramet__count(x, s->in[0]), n = 0;
@@ -146,7 +151,8 @@ static int64_t linear_pieces(const ramet__step *s, const ramet__exec *x, int32_t
     }
     if (phase > 1) return -1;
     for (int32_t i = 0; i < info->parts; i++)
-        n += ramet__ceil_div(rows, info->part[i].rows) * ramet__ceil_div(s->out[i]->cols, info->part[i].cols);
+        n += ramet__ceil_div(rows, info->part[i].rows) * 
+             ramet__ceil_div(s->out[i]->cols, piece_cols(&info->part[i], rows, s->out[i]->cols));
     return n;
 }
 static void linear_prepare_rows(const ramet__step *s, const linear_info *info, int64_t r0, int64_t r1) {
@@ -172,14 +178,14 @@ static void linear_run(const ramet__step *s, const ramet__exec *x, int32_t phase
     const linear_part *part = info->part;
     int64_t across = 0;
     for (;; i++, part++) { /* which part this piece belongs to */
-        across = ramet__ceil_div(s->out[i]->cols, part->cols);
+        across = ramet__ceil_div(s->out[i]->cols, piece_cols(part, rows, s->out[i]->cols));
         int64_t n = ramet__ceil_div(rows, part->rows) * across;
         if (piece < n) break;
         piece -= n;
     }
     const ramet__pval *w = s->in[1 + 3 * i], *bias = s->in[2 + 3 * i], *base = s->in[3 + 3 * i];
     int64_t n = s->out[i]->cols, r0 = piece / across * part->rows, r1 = RAMET__MIN(rows, r0 + part->rows);
-    int64_t c0 = piece % across * part->cols, c1 = RAMET__MIN(n, c0 + part->cols);
+    int64_t cols = piece_cols(part, rows, n), c0 = piece % across * cols, c1 = RAMET__MIN(n, c0 + cols);
     float *y = ramet__row(s->out[i], r0);
     if (part->product) {
         ramet__product_args a = {.m = r1 - r0,

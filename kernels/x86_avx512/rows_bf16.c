@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* rows_bf16.c - products of BF16 rows where they lie, activations rounded to bf16, fp32 sums: forward in 16 lanes over pairs of k folded
- * at the end, transposed by strips. */
+ * at the end, transposed by strips. Rows of F32 and F16 are rounded to bf16 on the way, a few at a time. */
 #include "blocks.h"
 #include "registry.h"
 #include "x86_avx512/strip_bf16.h"
@@ -38,10 +38,33 @@ INLINE void block(const int R, const ramet__product_args *a, int64_t row, int64_
     }
 }
 
-static void forward(const ramet__product_args *a) {
+enum { BF16, F32, F16 };
+
+/* 16 numbers of a row of F32 or F16, or the `n` that are left */
+INLINE __m512 wide(const int enc, const void *row, int64_t i, int64_t n) {
+    if (enc == F32) return vget((const float *)row + i, n);
+    return _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(n >= 16 ? 0xffffu : n > 0 ? vmask(n) : 0, (const uint16_t *)row + i));
+}
+
+static uint64_t rounded_scratch(int64_t m, int64_t n, int64_t k) {
+    uint64_t rows = OUTPUTS * prepared_bytes(k), strip = strip_scratch(m, n, k);
+    return rows > strip ? rows : strip;
+}
+
+INLINE void forward(const int enc, const ramet__product_args *a) {
     for (int64_t n = a->from; n < a->to; n += OUTPUTS) {
         const uint16_t *w[OUTPUTS];
-        for (int64_t o = 0; o < OUTPUTS; o++) w[o] = (const uint16_t *)a->packed + (n + o < a->to ? n + o : a->to - 1) * a->k;
+        for (int64_t o = 0; o < OUTPUTS; o++) {
+            int64_t at = (n + o < a->to ? n + o : a->to - 1) * a->k;
+            if (enc == BF16) {
+                w[o] = (const uint16_t *)a->packed + at;
+                continue;
+            }
+            uint16_t *to = (uint16_t *)a->scratch + o * (int64_t)(prepared_bytes(a->k) / 2);
+            const void *row = (const char *)a->packed + at * (enc == F32 ? 4 : 2);
+            for (int64_t i = 0; i < a->k; i += 16) _mm256_storeu_si256((__m256i *)(void *)(to + i), (__m256i)_mm512_cvtneps_pbh(wide(enc, row, i, a->k - i)));
+            w[o] = to;
+        }
         int64_t r = 0;
         for (; r + FORWARD_ROWS <= a->m; r += FORWARD_ROWS) block(FORWARD_ROWS, a, r, n, w);
         for (; r < a->m; r++) block(1, a, r, n, w);
@@ -60,6 +83,23 @@ static void decode_strip(uint16_t *dst, const ramet__product_args *a, int64_t n,
     }
 }
 
-static void transposed(const ramet__product_args *a) { strip_transposed(decode_strip, a); }
+INLINE void decode_wide(const int enc, uint16_t *dst, const ramet__product_args *a, int64_t n, int64_t k) {
+    for (int64_t o = 0; o < 16; o += 2)
+        for (int64_t i = 0; i < 32; i += 16) {
+            const char *row = (const char *)a->packed + (n + o) * a->k * (enc == F32 ? 4 : 2);
+            __m512 even = wide(enc, row, k + i, n + o < a->n ? a->k - k - i : 0);
+            __m512 odd = wide(enc, row + a->k * (enc == F32 ? 4 : 2), k + i, n + o + 1 < a->n ? a->k - k - i : 0);
+            vistore(dst + (o / 2 * STRIP + i) * 2, pairs_of(even, odd));
+        }
+}
+static void decode_F32(uint16_t *dst, const ramet__product_args *a, int64_t n, int64_t k) { decode_wide(F32, dst, a, n, k); }
+static void decode_F16(uint16_t *dst, const ramet__product_args *a, int64_t n, int64_t k) { decode_wide(F16, dst, a, n, k); }
 
-const ramet__product FN(product_rows_BF16_bf16) = {"rows_bf16", &ramet__packing_rows_BF16, 0, prepared_bytes, prepare, strip_scratch, forward, transposed, 128, 64};
+#define PRODUCT(ENC, decode, scratch)                                                                                                       \
+    static void forward_##ENC(const ramet__product_args *a) { forward(ENC, a); }                                                            \
+    static void transposed_##ENC(const ramet__product_args *a) { strip_transposed(decode, a); }                                             \
+    const ramet__product FN(product_rows_##ENC##_bf16) = {"rows_bf16", &ramet__packing_rows_##ENC, RAMET__REDUCED, prepared_bytes, prepare, \
+                                                          scratch, forward_##ENC, transposed_##ENC, 128, 64};
+PRODUCT(BF16, decode_strip, strip_scratch)
+PRODUCT(F32, decode_F32, rounded_scratch)
+PRODUCT(F16, decode_F16, rounded_scratch)

@@ -48,7 +48,7 @@ enum { RAMET__REDUCED, RAMET__EXACT, RAMET__BRAIN };
 typedef struct ramet__product {
     const char *name;         /* "panel16_q8" */
     const ramet__packing *packing;
-    int32_t exact;            /* RAMET__REDUCED, RAMET__EXACT or RAMET__BRAIN */
+    int32_t arithmetic;       /* RAMET__REDUCED, RAMET__EXACT or RAMET__BRAIN */
     uint64_t (*prepared_bytes)(int64_t k);                       /* of one prepared row of activations, a multiple of 64 */
     void (*prepare)(void *dst, const float *x, int64_t k);       /* one row: copy, round to bf16, quantize by blocks ... */
     uint64_t (*scratch_bytes)(int64_t m, int64_t n, int64_t k);  /* for one call with at most m rows, either direction */

@@ -161,7 +161,7 @@ const ramet__product *ramet__kernels_product(const ramet__kernels *k, const char
     if (!*p) return NULL;
     /* The first line of an encoding decides the packing; all arithmetics are taken from it. */
     for (const ramet__packing *packing = (*p)->packing; *p; p++)
-        if ((*p)->packing == packing && !of[(*p)->exact]) of[(*p)->exact] = *p;
+        if ((*p)->packing == packing && !of[(*p)->arithmetic]) of[(*p)->arithmetic] = *p;
     if (arithmetic == RAMET__BRAIN && !of[RAMET__BRAIN]) arithmetic = RAMET__REDUCED;
     return of[arithmetic] ? of[arithmetic] : of[RAMET__EXACT];
 }

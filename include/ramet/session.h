@@ -14,7 +14,7 @@ extern "C" {
 typedef struct ramet_session ramet_session;
 
 #define RAMET_MODE_EXACT 0    /**< fp32 arithmetic; a row's bits do not depend on its neighbours */
-#define RAMET_MODE_BALANCED 1 /**< default: reduced-precision products where the loss does not show */
+#define RAMET_MODE_BALANCED 1 /**< default: reduced-precision products where the loss does not show; caches in IEEE halves */
 #define RAMET_MODE_FAST 2     /**< everything that speeds up */
 
 typedef struct ramet_session_options {

@@ -144,7 +144,7 @@ static void transposed(int enc, const ramet__product_args *a) {
     static void forward_##ENC(const ramet__product_args *a) { forward(ENC, a); }                                                             \
     static void transposed_##ENC(const ramet__product_args *a) { transposed(ENC, a); }                                                       \
     static const ramet__packing packing_##ENC = {"tile16x64", #ENC, OUT, 32, 0, bytes_##ENC, pack_##ENC, unpack_##ENC, decode_##ENC};        \
-    const ramet__product ramet__product_tile16x64_##ENC##_exact_ref = {"tile16x64", &packing_##ENC, 1, prepared_bytes, prepare,              \
+    const ramet__product ramet__product_tile16x64_##ENC##_exact_ref = {"tile16x64", &packing_##ENC, RAMET__EXACT, prepared_bytes, prepare,              \
                                                                        scratch_bytes, forward_##ENC, transposed_##ENC, 16, 64};
 PRODUCT(Q8_0)
 PRODUCT(Q4_0)

@@ -110,7 +110,7 @@ INLINE void transposed(const int enc, const ramet__product_args *a) {
 #define PRODUCT(ENC)                                                                                                                    \
     static void forward_##ENC(const ramet__product_args *a) { forward(P16_##ENC, a); }                                                  \
     void FN(panel16_transposed_##ENC)(const ramet__product_args *a) { transposed(P16_##ENC, a); }                                       \
-    const ramet__product FN(product_panel16_##ENC##_exact) = {"panel16_f32", &ramet__packing_panel16_##ENC, 1, prepared_bytes, prepare, \
+    const ramet__product FN(product_panel16_##ENC##_exact) = {"panel16_f32", &ramet__packing_panel16_##ENC, RAMET__EXACT, prepared_bytes, prepare, \
                                                               FN(panel16_scratch), forward_##ENC, FN(panel16_transposed_##ENC), 128, 64};
 PRODUCT(Q4_0)
 PRODUCT(Q4_1)

@@ -142,7 +142,7 @@ INLINE void forward(const int enc, const ramet__product_args *a) {
 
 #define PRODUCT(ENC)                                                                                                                \
     void FN(panel16_int8_forward_##ENC)(const ramet__product_args *a) { forward(P16_##ENC, a); }                                    \
-    const ramet__product FN(product_panel16_##ENC##_int8) = {"panel16_int8", &ramet__packing_panel16_##ENC, 0,                      \
+    const ramet__product FN(product_panel16_##ENC##_int8) = {"panel16_int8", &ramet__packing_panel16_##ENC, RAMET__REDUCED,                      \
                                                              FN(int8_prepared_bytes), FN(int8_prepare), FN_BASE(panel16_scratch),        \
                                                              FN(panel16_int8_forward_##ENC), FN_BASE(panel16_transposed_##ENC), 128, 64};
 PRODUCT(Q4_0)

@@ -177,7 +177,7 @@ NOINLINE static void transposed(decoder *decode, int64_t row_bytes, const ramet_
 #define PRODUCT(ENC, in_place)                                                                                                              \
     static void forward_##ENC(const ramet__product_args *a) { FORWARD_##in_place(decode_##ENC, ramet__row_##ENC(a->k), a); }                 \
     static void transposed_##ENC(const ramet__product_args *a) { transposed(decode_##ENC, ramet__row_##ENC(a->k), a); }                   \
-    const ramet__product FN(product_rows_##ENC##_exact) = {"rows_f32", &ramet__packing_rows_##ENC, 1, prepared_bytes, prepare,              \
+    const ramet__product FN(product_rows_##ENC##_exact) = {"rows_f32", &ramet__packing_rows_##ENC, RAMET__EXACT, prepared_bytes, prepare,              \
                                                            scratch_bytes, forward_##ENC, transposed_##ENC, 128, 64};
 PRODUCT(F32, 1)
 PRODUCT(F16, 0)

@@ -61,7 +61,7 @@ static void brain_forward(input_decoder *decode, int64_t bytes, const ramet__pro
         decode_strip(P16_##ENC, dst, (const uint8_t *)a->packed + n / 16 * p16_bytes(P16_##ENC, a->k), a->k / 32, k / 32);          \
     }                                                                                                                               \
     static void transposed_##ENC(const ramet__product_args *a) { strip_transposed(decode_##ENC, a); }                               \
-    const ramet__product FN(product_panel16_##ENC##_int8bf16) = {"panel16_int8_bf16", &ramet__packing_panel16_##ENC, 0,             \
+    const ramet__product FN(product_panel16_##ENC##_int8bf16) = {"panel16_int8_bf16", &ramet__packing_panel16_##ENC, RAMET__REDUCED,             \
                                                                  FN(int8_prepared_bytes), FN(int8_prepare), strip_scratch,          \
                                                                  FN(panel16_int8_forward_##ENC), transposed_##ENC, 128, 64};        \
     static void inputs_##ENC(uint16_t *dst, const uint8_t *panel, int64_t blocks, int64_t b0, int64_t b1) {                         \

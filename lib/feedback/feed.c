@@ -138,8 +138,11 @@ ramet_status ramet_feed(ramet_candidate **out, ramet_store *store, const char *m
     const ramet__method *m = ramet__method_find(method);
     if (!m) return ramet__fail(RAMET_E_NOT_FOUND, "no method is named \"%s\"; the list \"methods\" has them", method);
     RAMET__TRY(parse_options(f.option, m, o.options));
-    if (o.encoding && strcmp(o.encoding, "auto") && (f.encoding = ramet__encoding_find(o.encoding)) < 0)
-        return ramet__fail(RAMET_E_ARGUMENT, "no encoding is named \"%s\"; \"auto\" chooses", o.encoding);
+    if (o.encoding && strcmp(o.encoding, "auto")) {
+        ramet__enc enc;
+        RAMET__TRY(ramet__encoding_named(&enc, o.encoding, "encoding (\"auto\" chooses)"));
+        f.encoding = (int32_t)enc;
+    }
     if (o.weights && o.weights_count != count) return ramet__fail(RAMET_E_ARGUMENT, "ramet_feed: %d weights for %d updates", o.weights_count, count);
     for (int32_t i = 0; o.weights && i < count; i++)
         if (!(o.weights[i] >= 0 && o.weights[i] <= 1e6f)) return ramet__fail(RAMET_E_ARGUMENT, "ramet_feed: weight %d is %g, outside 0..1e6", i, (double)o.weights[i]);

@@ -17,9 +17,8 @@ static const ramet_embedder_options defaults = {.struct_size = sizeof(ramet_embe
 void ramet_embedder_options_init(ramet_embedder_options *options, uint32_t struct_size) { ramet__options_init(options, struct_size, &defaults, sizeof defaults); }
 
 static ramet_status make_plan(ramet_embedder *e) {
-    static const ramet__mode modes[] = {RAMET__MODE_EXACT, RAMET__MODE_BALANCED, RAMET__MODE_FAST};
     const ramet__build_options b = {.embed = 1};
-    const ramet__plan_options p = {.mode = modes[e->o.mode], .max_context = e->model->h.n_ctx};
+    const ramet__plan_options p = {.mode = (ramet__mode)e->o.mode, .max_context = e->model->h.n_ctx};
     ramet__graph *g = NULL;
     ramet__built built;
     ramet_status st;

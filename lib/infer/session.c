@@ -28,12 +28,13 @@ static ramet_status check_options(ramet_session_options *o, const ramet_model *m
 
 /* ---- making ---- */
 
-static ramet__mode plan_mode(int32_t mode) { return mode == RAMET_MODE_EXACT ? RAMET__MODE_EXACT : mode == RAMET_MODE_FAST ? RAMET__MODE_FAST : RAMET__MODE_BALANCED; }
+_Static_assert((int)RAMET__MODE_EXACT == RAMET_MODE_EXACT && (int)RAMET__MODE_BALANCED == RAMET_MODE_BALANCED && (int)RAMET__MODE_FAST == RAMET_MODE_FAST,
+               "a plan's modes have the API's numbers");
 
 static ramet_status make_plan(ramet_session *s) {
     const ramet_model *m = s->model;
     const ramet__build_options b = {.cached = 1, .block = RAMET__CACHE_BLOCK, .half = s->o.mode != RAMET_MODE_EXACT, .slots = s->o.max_rank > 0};
-    const ramet__plan_options p = {.mode = plan_mode(s->o.mode), .max_context = s->o.max_context};
+    const ramet__plan_options p = {.mode = (ramet__mode)s->o.mode, .max_context = s->o.max_context};
     ramet__graph *g = NULL;
     ramet__built built;
     ramet_status st;

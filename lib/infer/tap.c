@@ -17,9 +17,8 @@ ramet_status ramet_model_tap(ramet_model *model, const int32_t *ids, int64_t cou
     RAMET__TRY(ramet__runtime_check(model->rt));
     if (count < 1 || count > model->h.n_ctx) return ramet__fail(RAMET_E_ARGUMENT, "ramet_model_tap: %lld ids; 1 to %lld (the model's context) are possible", (long long)count, (long long)model->h.n_ctx);
     if (mode < 0 || mode > 2) return ramet__fail(RAMET_E_ARGUMENT, "ramet_model_tap: mode %d is none of RAMET_MODE_*", mode);
-    static const ramet__mode modes[] = {RAMET__MODE_EXACT, RAMET__MODE_BALANCED, RAMET__MODE_FAST};
     const ramet__build_options b = {.cached = 0};
-    const ramet__plan_options p = {.mode = modes[mode], .tap_prefix = prefix, .max_context = count};
+    const ramet__plan_options p = {.mode = (ramet__mode)mode, .tap_prefix = prefix, .max_context = count};
     ramet__graph *g = NULL;
     ramet__plan *plan = NULL;
     ramet__built built;

@@ -80,15 +80,14 @@ ramet_status ramet_model_merge(ramet_model **out, const ramet_model *model, cons
     ramet__weight **weights = NULL;
     ramet__lineage *lineage = NULL;
     ramet_status st;
-    int32_t enc = -1;
-    if (encoding && (enc = ramet__encoding_find(encoding)) < 0)
-        return ramet__fail(RAMET_E_ARGUMENT, "ramet_model_merge: \"%s\" is no encoding; ramet_list(\"encodings\") names them", encoding);
+    ramet__enc enc = RAMET__ENC_F32;
+    if (encoding) RAMET__TRY(ramet__encoding_named(&enc, encoding, "ramet_model_merge"));
     RAMET__TRY(check(model, adapters, scales, count));
     RAMET__NEW(weights, ramet__calloc(model->rt->mem, (size_t)model->n_weights, sizeof(ramet__weight *)));
     for (int64_t i = 0; i < model->n_weights; i++) {
         RAMET__GO(ramet__progress(progress, user, (double)i / (double)model->n_weights, "merging"));
         w.from = model->weights[i];
-        w.enc = ramet__encoding_to_write(enc < 0 ? ramet__weight_enc(w.from) : (ramet__enc)enc);
+        w.enc = encoding ? enc : ramet__encoding_to_write(ramet__weight_enc(w.from));
         if (named(&w, ramet__weight_name(w.from))) RAMET__GO(merged(&weights[i], model->rt, &w));
         else weights[i] = ramet__weight_retain(model->weights[i]);
     }

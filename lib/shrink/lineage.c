@@ -80,6 +80,7 @@ out:
 }
 
 ramet__enc ramet__enc_fit(ramet__enc wanted, int64_t cols) {
+    if (cols % ramet__encoding_get(wanted)->block) wanted = ramet__encoding_to_write(wanted); /* blocks of 256 are only read */
     return cols % ramet__encoding_get(wanted)->block ? RAMET__ENC_F16 : wanted;
 }
 
@@ -119,10 +120,7 @@ ramet_status ramet__weight_select(ramet__weight **out, ramet_runtime *rt, const 
     const ramet__shape *ss = ramet__weight_shape(src);
     ramet__weight *w = NULL;
     ramet_status st;
-    if (cols || enc != ramet__weight_enc(src)) { /* written anew */
-        enc = ramet__encoding_to_write(enc);
-        if ((cols ? n_cols : ramet__shape_cols(ss)) % ramet__encoding_get(enc)->block) enc = RAMET__ENC_F16;
-    }
+    if (cols || enc != ramet__weight_enc(src)) enc = ramet__enc_fit(ramet__encoding_to_write(enc), cols ? n_cols : ramet__shape_cols(ss));
     select_job j = {.src = src, .to = ramet__encoding_get(enc), .rows = rows, .cols = cols, .src_cols = ramet__shape_cols(ss)};
     j.n_rows = rows ? n_rows : ramet__shape_rows(ss);
     j.n_cols = cols ? n_cols : j.src_cols;

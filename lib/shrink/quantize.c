@@ -16,15 +16,6 @@ static ramet__enc choose(const char *name, const ramet__weight *source, void *us
     return !strncmp(name, "token_embd.", 11) || !strncmp(name, "output.", 7) ? c->head : c->body;
 }
 
-static ramet_status encoding_named(ramet__enc *out, const char *name, const char *option) {
-    int32_t e = ramet__encoding_find(name);
-    if (e < 0) return ramet__fail(RAMET_E_ARGUMENT, "%s: no encoding is named \"%s\"; the list \"encodings\" has them", option, name);
-    if (ramet__encoding_to_write((ramet__enc)e) != (ramet__enc)e)
-        return ramet__fail(RAMET_E_UNSUPPORTED, "%s: %s can be read but not written; Q4_0, Q4_1, Q5_0, Q8_0 and floats can", option, ramet__encoding_get((ramet__enc)e)->name);
-    *out = (ramet__enc)e;
-    return RAMET_OK;
-}
-
 ramet_status ramet_quantize(ramet_model **out, ramet_model *model, const ramet_quantize_options *options) {
     ramet_quantize_options o;
     ramet__lineage *map = NULL, *record = NULL;
@@ -37,8 +28,8 @@ ramet_status ramet_quantize(ramet_model **out, ramet_model *model, const ramet_q
     RAMET__TRY(ramet__options(&o, sizeof o, options, "ramet_quantize"));
     if (!o.algorithm || strcmp(o.algorithm, "nearest"))
         return ramet__fail(RAMET_E_UNSUPPORTED, "algorithm \"%s\" is not in this build; it has: nearest", o.algorithm ? o.algorithm : "");
-    RAMET__TRY(encoding_named(&c.body, o.encoding ? o.encoding : "Q4_0", "encoding"));
-    if (o.head) RAMET__TRY(encoding_named(&c.head, o.head, "head"));
+    RAMET__TRY(ramet__encoding_named(&c.body, o.encoding ? o.encoding : "Q4_0", "encoding"));
+    if (o.head) RAMET__TRY(ramet__encoding_named(&c.head, o.head, "head"));
     else c.head = ramet__encoding_get(c.body)->block == 1 ? c.body : RAMET__ENC_Q8_0;
     RAMET__NEW(step, ramet__format(model->rt->mem, "{\"step\":\"quantize\",\"encoding\":\"%s\",\"head\":\"%s\"}", ramet__encoding_get(c.body)->name, ramet__encoding_get(c.head)->name));
     RAMET__GO(ramet__lineage_child(&map, &record, model, model->h.n_layer, NULL, model->h.n_ff, NULL, step));

@@ -225,6 +225,14 @@ int32_t ramet__encoding_find(const char *name) {
     return -1;
 }
 
+ramet_status ramet__encoding_named(ramet__enc *out, const char *name, const char *what) {
+    const int32_t e = ramet__encoding_find(name);
+    if (e < 0) return ramet__fail(RAMET_E_ARGUMENT, "%s: no encoding is named \"%s\"; the list \"encodings\" has them", what, name ? name : "");
+    if (!table[e].encode) return ramet__fail(RAMET_E_UNSUPPORTED, "%s: %s can be read but not written; Q4_0, Q4_1, Q5_0, Q8_0 and floats can", what, table[e].name);
+    *out = (ramet__enc)e;
+    return RAMET_OK;
+}
+
 int32_t ramet__encoding_from_gguf(uint32_t type) {
     for (int32_t i = 0; i < RAMET__ENC_COUNT; i++)
         if (table[i].gguf_type >= 0 && (uint32_t)table[i].gguf_type == type) return i;

@@ -24,6 +24,8 @@ typedef struct ramet__encoding {
 } ramet__encoding;
 
 const ramet__encoding *ramet__encoding_get(ramet__enc enc);            /* never NULL for a valid number */
+/* The encoding of that name to write tensors in. E_ARGUMENT: none has it; E_UNSUPPORTED: one that is only read. `what` begins the message. */
+ramet_status ramet__encoding_named(ramet__enc *out, const char *name, const char *what);
 /* What a changed tensor of this encoding is written in: itself, or Q8_0 for one that is only read. */
 ramet__enc ramet__encoding_to_write(ramet__enc enc);
 int32_t ramet__encoding_find(const char *name);                        /* case-insensitive; -1: none */

@@ -51,7 +51,6 @@ static ramet_status encode_rows(void *context, int64_t piece, int32_t worker) {
 /* Vectors, and rows that the encoding's block does not divide, stay F32. */
 static ramet_status encode_param(ramet__weight **out, ramet_tuner *t, const ramet__param *p, ramet__enc enc) {
     const int64_t cols = ramet__shape_cols(&p->shape);
-    enc = ramet__encoding_to_write(enc);
     if (p->shape.rank < 2 || cols % ramet__encoding_get(enc)->block) enc = RAMET__ENC_F32;
     ramet__weight *w = NULL;
     RAMET__TRY(ramet__weight_new(&w, t->rt, p->name, enc, &p->shape));
@@ -103,12 +102,11 @@ ramet_status ramet_tuner_model(ramet_model **out, ramet_tuner *t, const char *en
     ramet__weight **weights = NULL;
     ramet__lineage *lineage = NULL;
     RAMET__TRY(usable(t, out, "ramet_tuner_model", 1));
-    const int32_t enc = ramet__encoding_find(encoding ? encoding : "F32");
-    if (enc < 0)
-        return ramet__fail(RAMET_E_ARGUMENT, "ramet_tuner_model: no encoding \"%s\"; ramet_list(\"encodings\") names them", encoding);
+    ramet__enc enc;
+    RAMET__TRY(ramet__encoding_named(&enc, encoding ? encoding : "F32", "ramet_tuner_model"));
     const int64_t n = t->params.n;
     RAMET__NEW(weights, ramet__calloc(t->rt->mem, (size_t)n, sizeof *weights));
-    for (int64_t i = 0; i < n; i++) RAMET__GO(encode_param(&weights[i], t, &t->params.param[i], (ramet__enc)enc));
+    for (int64_t i = 0; i < n; i++) RAMET__GO(encode_param(&weights[i], t, &t->params.param[i], enc));
     RAMET__GO(lineage_after(&lineage, t));
     RAMET__GO(ramet__model_derive(out, t->model, &t->model->h, weights, n, lineage));
     lineage = NULL;

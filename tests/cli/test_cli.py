@@ -195,6 +195,50 @@ class Commands(Case):
         self.json("rebase", self.path("pruned"), self.model, self.path("rebased"))
         self.assertEqual(pathlib.Path(self.path("rebased")).stat().st_size, pathlib.Path(self.path("pruned")).stat().st_size)
 
+    def test_an_encoding_that_is_only_read(self):
+        p = self.path
+        pair = [p("wide-f32.gguf"), p("wide.gguf")]
+        for path, kind in zip(pair, ("F32", "Q4_K")):
+            subprocess.run([sys.executable, MAKE_MODEL, path, "--width", "256", "--ffn", "256", "--context", "1024", "--encoding", kind], check=True)
+        self.assertEqual(set(self.json("info", pair[1])["encodings"]), {"F32", "Q4_K"})
+        for mode in ("exact", "balanced"):
+            plain, coded = (self.json("eval", m, "--text", self.held_out, "-c", 128, "--mode", mode)["loss"] for m in pair)
+            self.assertTrue(1e-6 < abs(coded / plain - 1) < 0.02, (mode, plain, coded))
+        # what stays as it was stays Q4_K, what is written anew is Q8_0
+        self.json("prune", pair[1], p("wide-pruned"), "--ffn", 32, "--layers", 0, "--calib", self.own)
+        kinds = {k: v["tensors"] for k, v in self.json("info", p("wide-pruned"))["encodings"].items() if k != "F32"}
+        self.assertEqual(kinds, {"Q4_K": 13, "Q8_0": 2})
+        self.json("tune", pair[1], "--data", self.train, "--steps", 2, "--batch", 2, "-c", 64, "--rank", 4, "--lr", 1e-2, "--target-modules", "v_proj", "-o", p("wide.lora.gguf"))
+        self.json("merge", pair[1], "--lora", p("wide.lora.gguf"), "-o", p("wide-merged"))
+        self.assertEqual(self.json("info", p("wide-merged"))["encodings"]["Q8_0"]["tensors"], 2)
+        self.json("init", p("wide-store"), pair[1])
+        self.json("brief", p("wide-store"), "-o", p("wide-brief"), "--probe", self.own, "--windows", 4, "-c", 64)
+        self.json("update", pair[1], "--brief", p("wide-brief"), "--lora", p("wide.lora.gguf"), "--examples", 256, "-o", p("wide-update"))
+        self.assertGreater(self.json("feed", p("wide-store"), p("wide-update"), "--method", "average", "-o", p("wide-candidate"))["change_norm"], 0)
+        pathlib.Path(p("wide-recipe.json")).write_text(json.dumps({"method": "average", "encoding": "Q4_K"}))
+        for refused in (["quantize", self.model, p("x"), "--type", "Q4_K"], ["merge", pair[1], "--lora", p("wide.lora.gguf"), "--type", "Q4_K", "-o", p("x")],
+                        ["tune", self.model, "--full", "--data", self.train, "--steps", 1, "--batch", 1, "-c", 64, "--type", "Q4_K", "-o", p("x")],
+                        ["feed", p("wide-store"), p("wide-update"), "--recipe", p("wide-recipe.json"), "-o", p("x")]):
+            self.assertIn("Q4_K can be read but not written", self.ramet(*refused, code=1)[1])
+
+    def test_embed(self):
+        folder = self.path("bert")
+        subprocess.run([sys.executable, str(pathlib.Path(MAKE_MODEL).with_name("make_bert.py")), folder], check=True)
+        lines = ["the river flows.", "fish", "The RIVER, a fish!"]
+        pathlib.Path(self.path("lines.txt")).write_text("\n".join(lines) + "\n")
+        told = self.json("embed", folder, "-f", self.path("lines.txt"), "--mode", "exact")
+        self.assertEqual((told["width"], [len(v) for v in told["embeddings"]]), (32, [32] * 3))
+        self.assertEqual(told["tokens"], sum(len(self.json("tokenize", folder, "-p", t)["ids"]) + 2 for t in lines))
+        for line, vector in zip(lines, told["embeddings"]):
+            self.assertAlmostEqual(sum(x * x for x in vector), 1, places=5)
+            alone = self.json("embed", folder, "-p", line, "--mode", "exact")["embeddings"][0]
+            self.assertEqual(alone, vector)  # a text does not see its neighbours
+            shown = [float(x) for x in self.ramet("embed", folder, "-p", line, "--mode", "exact")[0].split()]
+            self.assertEqual(shown, vector)
+        self.assertNotEqual(told["embeddings"][0], told["embeddings"][2])
+        self.assertIn("48", self.ramet("embed", folder, "-p", "a " * 60, code=1)[1])
+        self.assertIn("bert", self.ramet("run", folder, "-p", "fish", code=1)[1])
+
     def test_bench(self):
         told = self.json("bench", self.model, "-p", 32, "-n", 8, "-r", 2, "-d", 16)
         self.assertEqual([len(told[k]["tok_s"]) for k in ("prefill", "decode")], [2, 2])

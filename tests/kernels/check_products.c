@@ -72,7 +72,7 @@ static int is_bf16(const ramet__product *p) { return strstr(p->name, "bf16") != 
 
 static double forward_bound(const world *t, const float *x, const float *w, double size) {
     double loss = 0;
-    if ((t->p->exact == RAMET__EXACT)) return size * ULP * (double)(t->k + 8);
+    if ((t->p->arithmetic == RAMET__EXACT)) return size * ULP * (double)(t->k + 8);
     if (is_int8(t->p)) {
         for (int64_t b = 0; b < t->k; b += 32) {
             double top = 0, weight = 0;
@@ -141,7 +141,7 @@ static void forward(const world *t, int64_t m, int with_bias, int accumulate, in
                   (long long)t->n, (long long)t->k, (long long)r, (long long)n, (double)y[r * ldy + n], sum, bound);
         }
     }
-    if (!(t->p->exact == RAMET__EXACT) || accumulate) return;
+    if (!(t->p->arithmetic == RAMET__EXACT) || accumulate) return;
     /* a row alone has the same bits */
     float *alone = check_floats(t->n);
     for (int64_t r = 0; r < m; r += m > 4 ? 3 : 1) {
@@ -179,12 +179,12 @@ static void transposed(const world *t, int64_t m, int accumulate) {
                 double v = (double)dy[r * ldy + n] * (double)t->w[n * t->k + i];
                 sum += v; size += fabs(v);
             }
-            double bound = size * ULP * (double)(t->n + 8) + (!(t->p->exact == RAMET__EXACT) && is_bf16(t->p) ? BF16 * size : 0.0);
+            double bound = size * ULP * (double)(t->n + 8) + (!(t->p->arithmetic == RAMET__EXACT) && is_bf16(t->p) ? BF16 * size : 0.0);
             CHECK(check_near(dx[r * ldx + i], sum, bound), "transposed m %lld n %lld k %lld: [%lld][%lld] is %.9g, not %.9g +- %.2g", (long long)m,
                   (long long)t->n, (long long)t->k, (long long)r, (long long)i, (double)dx[r * ldx + i], sum, bound);
         }
     }
-    if (!(t->p->exact == RAMET__EXACT) || accumulate) return;
+    if (!(t->p->arithmetic == RAMET__EXACT) || accumulate) return;
     float *alone = check_floats(t->k);
     for (int64_t r = 0; r < m; r += m > 4 ? 3 : 1) {
         a.m = 1; a.from = 0; a.to = t->k; a.y = alone; a.y_stride = t->k; a.x = dy + r * ldy;
@@ -238,6 +238,6 @@ void check_products(const ramet__kernels *ref, const ramet__kernels *k, int thor
         const ramet__product *a = ramet__kernels_product(k, encodings[e].name, 0, 64, 64), *b = ramet__kernels_product(k, encodings[e].name, 1, 64, 64);
         snprintf(name, sizeof name, "%s/linear/%s", k->isa, encodings[e].name);
         check_name = name;
-        CHECK(a && b && b->exact == RAMET__EXACT && a->packing == b->packing, "choice of product");
+        CHECK(a && b && b->arithmetic == RAMET__EXACT && a->packing == b->packing, "choice of product");
     }
 }

@@ -3,7 +3,7 @@
 """Write a tiny llama model with random weights as GGUF v3: the fixture of the unit tests. Standard library only.
 
     make_model.py OUT.gguf [--layers 2] [--width 64] [--heads 4] [--kv-heads 2] [--ffn 128] [--context 256]
-                           [--encoding F32|F16|BF16|Q8_0] [--untied] [--seed 1] [--folder FOLDER]
+                           [--encoding F32|F16|BF16|Q8_0|Q4_K] [--untied] [--seed 1] [--folder FOLDER]
 
 --folder writes the same model as a Hugging Face folder too: config.json, model.safetensors, tokenizer.json, tokenizer_config.json.
 
@@ -28,7 +28,8 @@ TEMPLATE = (
     "{% for message in messages %}{% if loop.first and messages[0]['role'] != 'system' %}{{ '<|im_start|>system\nYou are a helpful "
     "assistant.<|im_end|>\n' }}{% endif %}{{'<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n'}}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}")
-ENCODINGS = {"F32": 0, "F16": 1, "Q8_0": 8, "BF16": 30}
+ENCODINGS = {"F32": 0, "F16": 1, "Q8_0": 8, "BF16": 30, "Q4_K": 12}
+BLOCKS = {"Q8_0": 32, "Q4_K": 256}
 U32, I32, F32, BOOL, STRING, ARRAY = 4, 5, 6, 7, 8, 9
 
 
@@ -53,7 +54,31 @@ def uniform(seed):
         yield ((z ^ (z >> 31)) >> 11) / 2**52 - 1
 
 
+def half(v):
+    return struct.unpack("<e", struct.pack("<e", v))[0]
+
+
+def encode_q4_k(values):
+    """Blocks of 256: w = d * scale * q - dmin * minimum, scale and minimum of 32 elements in six bits each."""
+    out = bytearray()
+    for start in range(0, len(values), 256):
+        parts = [values[start + 32 * j:start + 32 * j + 32] for j in range(8)]
+        lows = [max(0.0, -min(p)) for p in parts]
+        d, dmin = half(max((max(p) + low) / 15 for p, low in zip(parts, lows)) / 63), half(max(lows) / 63)
+        scales = [min(63, round((max(p) + low) / 15 / d)) if d else 0 for p, low in zip(parts, lows)]
+        minimums = [min(63, round(low / dmin)) if dmin else 0 for low in lows]
+        codes = [[max(0, min(15, round((v + dmin * m) / (d * s)))) if d * s else 0 for v in p] for p, s, m in zip(parts, scales, minimums)]
+        out += struct.pack("<ee", d, dmin)
+        out += bytes(scales[j] | scales[j + 4] >> 4 << 6 for j in range(4)) + bytes(minimums[j] | minimums[j + 4] >> 4 << 6 for j in range(4))
+        out += bytes(scales[j + 4] & 15 | (minimums[j + 4] & 15) << 4 for j in range(4))
+        for j in range(0, 8, 2):
+            out += bytes(low | high << 4 for low, high in zip(codes[j], codes[j + 1]))
+    return bytes(out)
+
+
 def encode(values, encoding):
+    if encoding == "Q4_K":
+        return encode_q4_k(values)
     if encoding == "F32":
         return struct.pack(f"<{len(values)}f", *values)
     if encoding == "F16":
@@ -64,7 +89,7 @@ def encode(values, encoding):
     out = bytearray()
     for start in range(0, len(values), 32):
         block = values[start:start + 32]
-        scale = struct.unpack("<e", struct.pack("<e", max(map(abs, block)) / 127))[0]
+        scale = half(max(map(abs, block)) / 127)
         quants = [max(-127, min(127, round(v / scale))) if scale else 0 for v in block]
         out += struct.pack("<e32b", scale, *quants)
     return bytes(out)
@@ -153,7 +178,7 @@ def main():
         ("llama.feed_forward_length", U32, a.ffn), ("llama.attention.head_count", U32, a.heads),
         ("llama.attention.head_count_kv", U32, a.kv_heads), ("llama.rope.freq_base", F32, 10000.0),
         ("llama.attention.layer_norm_rms_epsilon", F32, 1e-5), ("llama.vocab_size", U32, len(tokens)),
-        ("llama.rope.dimension_count", U32, head_width), ("general.file_type", U32, {"F32": 0, "F16": 1, "Q8_0": 7, "BF16": 32}[a.encoding]),
+        ("llama.rope.dimension_count", U32, head_width), ("general.file_type", U32, {"F32": 0, "F16": 1, "Q8_0": 7, "BF16": 32, "Q4_K": 15}[a.encoding]),
         ("general.quantization_version", U32, 2),
         ("tokenizer.ggml.model", STRING, "gpt2"), ("tokenizer.ggml.pre", STRING, "smollm"),
         ("tokenizer.ggml.tokens", ARRAY, tokens, STRING), ("tokenizer.ggml.token_type", ARRAY, [3] * 3 + [1] * 317, I32),
@@ -172,8 +197,8 @@ def main():
     random, infos, blobs, offset, tensors = uniform(a.seed), b"", [], 0, []
     for name, *shape in matrices:
         encoding = a.encoding if len(shape) == 2 else "F32"
-        if encoding == "Q8_0" and shape[1] % 32:
-            raise SystemExit(f"make_model: {name}: Q8_0 wants rows of a multiple of 32, not {shape[1]}")
+        if encoding in BLOCKS and shape[1] % BLOCKS[encoding]:
+            raise SystemExit(f"make_model: {name}: {encoding} wants rows of a multiple of {BLOCKS[encoding]}, not {shape[1]}")
         if len(shape) == 1:
             data = [1 + next(random) / 4 for _ in range(shape[0])]
         else:  # a uniform number has variance 1/3: outputs keep about the variance of the inputs, logits about 2
@@ -189,8 +214,8 @@ def main():
     with open(a.out, "wb") as out:
         out.write(head + bytes(-len(head) % 32) + b"".join(blobs))
     if a.folder:
-        if a.encoding == "Q8_0":
-            raise SystemExit("make_model: a Hugging Face folder has no Q8_0")
+        if a.encoding in BLOCKS:
+            raise SystemExit(f"make_model: a Hugging Face folder has no {a.encoding}")
         write_folder(a, tensors, tokens, merges)
 
 

@@ -29,11 +29,14 @@ static void gradient(ramet__graph *g, const ramet__node *n, const ramet__val *do
     ramet__val in[3] = {n->in[0], n->in[1], n->in[2]}, c = centred(g, in[0]);
     ramet__val r = ramet__op_rsqrt(
         g, ramet__op_add(g, row_mean(g, ramet__op_mul(g, c, c)), ramet__graph_const(g, n->attr.f[0])));
-    ramet__val xh = ramet__op_row_scale(g, c, r), gy = ramet__op_mul(g, dout[0], in[1]);
-    ramet__val along = ramet__op_row_scale(g, xh, row_mean(g, ramet__op_mul(g, gy, xh)));
-    din[0] = ramet__op_row_scale(g, ramet__op_sub(g, centred(g, gy), along), r);
-    if (g->values[in[1]].leaf != RAMET__LEAF_WEIGHT) din[1] = ramet__op_sum_rows(g, ramet__op_mul(g, dout[0], xh));
-    if (g->values[in[2]].leaf != RAMET__LEAF_WEIGHT) din[2] = ramet__op_sum_rows(g, dout[0]);
+    ramet__val xh = ramet__op_row_scale(g, c, r);
+    if (ramet__needs(g, n, 0)) {
+        ramet__val gy = ramet__op_mul(g, dout[0], in[1]);
+        ramet__val along = ramet__op_row_scale(g, xh, row_mean(g, ramet__op_mul(g, gy, xh)));
+        din[0] = ramet__op_row_scale(g, ramet__op_sub(g, centred(g, gy), along), r);
+    }
+    if (ramet__needs(g, n, 1)) din[1] = ramet__op_sum_rows(g, ramet__op_mul(g, dout[0], xh));
+    if (ramet__needs(g, n, 2)) din[2] = ramet__op_sum_rows(g, dout[0]);
 }
 static void run(const ramet__step *s, const ramet__exec *x, int64_t r0, int64_t r1, void *scratch) {
     (void)scratch;

@@ -65,6 +65,22 @@ class Looking(Case):
             ramet.Runtime(isa="sse9")
         self.fails("RAMET_E_BUDGET", "budget", lambda: ramet.load(MODEL, runtime=ramet.Runtime(byte_budget=4096)).session())
 
+    def test_embed(self):
+        sys.path.insert(0, str(pathlib.Path(texts.__file__).parent))
+        import make_bert
+        make_bert.main(self.folder / "bert")
+        model, lines = ramet.load(self.folder / "bert"), ["the river flows.", "fish", "The RIVER, a fish!"]
+        vectors = model.embed(lines, mode="exact")
+        self.assertEqual((vectors.shape, vectors.dtype), ((3, 32), np.float32))
+        np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
+        embedder = model.embedder(mode="exact", max_sequences=1)  # a run a text
+        np.testing.assert_array_equal(embedder(lines), vectors)
+        np.testing.assert_array_equal(embedder([model.tokenizer.encode(t, bos=True) for t in lines]), vectors)
+        self.assertEqual(model.embed([]).shape, (0, 32))
+        self.fails("RAMET_E_UNSUPPORTED", "bert", self.model.embed, lines)
+        self.fails("RAMET_E_UNSUPPORTED", "bert", model.session)
+        self.fails("RAMET_E_ARGUMENT", "48", embedder, [[1] * 49])
+
     def test_names(self):
         self.assertIn("llama", ramet.names("archs"))
         self.assertLessEqual({"F32", "F16", "BF16", "Q4_0", "Q4_1", "Q5_0", "Q8_0"}, set(ramet.names("encodings")))

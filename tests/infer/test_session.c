@@ -543,6 +543,34 @@ static void test_generate_with_a_draft(void **state) {
     ramet_model_free(m);
 }
 
+/* Guesses stand behind a sequence's end, which a fork shares: they may not reach the other one. */
+static void test_draft_in_a_forked_sequence(void **state) {
+    ramet_model *m = tiny();
+    int32_t prompt[40];
+    stream plain = {.stop_at = 1000}, guessed = {.stop_at = 1000};
+    int64_t made[2], outs;
+    const float *a, *b;
+    ramet_sampling o;
+    ramet_session *s = session_of(m, RAMET_MODE_EXACT, 32), *t = session_of(m, RAMET_MODE_EXACT, 32);
+    for (int i = 0; i < 40; i++) prompt[i] = text[i % 10];
+    ramet_sampling_init(&o, sizeof o);
+    OK(ramet_session_generate(&made[0], s, 2, prompt, 40, 60, &o, collect, count_runs, &plain));
+    OK(ramet_session_run(NULL, NULL, s, prompt, NULL, NULL, 20, NULL, NULL));
+    o.draft = 8;
+    OK(ramet_session_run(NULL, NULL, t, prompt, NULL, NULL, 20, NULL, NULL));
+    OK(ramet_session_fork(t, 2, 0, 20));
+    OK(ramet_session_generate(&made[1], t, 2, prompt + 20, 20, 60, &o, collect, count_runs, &guessed));
+    assert_int_equal(made[0], made[1]);
+    assert_memory_equal(plain.ids, guessed.ids, sizeof plain.ids);
+    assert_true(guessed.runs < plain.runs);
+    OK(ramet_session_run(&a, &outs, s, text + 7, NULL, NULL, 1, NULL, NULL));
+    OK(ramet_session_run(&b, &outs, t, text + 7, NULL, NULL, 1, NULL, NULL));
+    assert_memory_equal(a, b, VOCAB * sizeof *a);
+    ramet_session_free(s);
+    ramet_session_free(t);
+    ramet_model_free(m);
+}
+
 typedef struct taps { int n; char names[32][32]; int64_t rows[32], cols[32]; float hidden[64]; int cancel; } taps;
 
 static int32_t on_tap(const char *name, const float *values, int64_t rows, int64_t columns, void *user) {
@@ -588,7 +616,7 @@ int main(void) {
         cmocka_unit_test(test_session_refuses),
         cmocka_unit_test(test_session_adapters),
         cmocka_unit_test(test_generate),
-        cmocka_unit_test(test_generate_with_a_draft),
+        cmocka_unit_test(test_generate_with_a_draft), cmocka_unit_test(test_draft_in_a_forked_sequence),
         cmocka_unit_test(test_model_tap),
     };
     return cmocka_run_group_tests(tests, make_runtime, drop_runtime);

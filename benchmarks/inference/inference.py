@@ -118,7 +118,7 @@ class Worker:
                                         stdout=subprocess.PIPE, text=True, env=env)
         self.hello = json.loads(self.process.stdout.readline() or "null")
         if not self.hello:
-            sys.exit(f"inference: the {kind} worker did not start")
+            sys.exit(f"inference: {kind} did not load {model}; its own message is above")
 
     def ask(self, **work):
         self.process.stdin.write(json.dumps(work) + "\n")
@@ -166,6 +166,9 @@ def main():
     a = parser.parse_args()
     a.library, a.checker = a.build / "lib/libramet.so", a.build / "tests/kernels/checker"
     a.ramet = a.build / "examples/ramet/ramet"
+    for path in (a.library, a.checker, a.ramet, *map(pathlib.Path, a.models)):
+        if not path.exists():
+            sys.exit(f"inference: {path} is not there" + ("; build with meson setup build && ninja -C build, or give --build" if a.build in path.parents else ""))
     have = subprocess.run([a.peer, "-c", "import llama_cpp"], capture_output=True).returncode == 0
     if not have:
         print("inference: no llama-cpp-python in the peer's interpreter; ramet alone", file=sys.stderr)

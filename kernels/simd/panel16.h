@@ -1,35 +1,64 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* panel16.h - the packing "panel16" of quantized weights and the reading of its blocks into vectors.
  *
- * A panel is 16 outputs x k inputs. Its parts, one after the other, each with an entry per block of 32 inputs:
- *   quants  Q4_0 Q4_1 Q5_0: 256 bytes, dword (j, o) = bytes qs[4j..4j+3] of output o: inputs 4j+i in the low nibbles, 16+4j+i in
- *           the high ones. Q8_0: 512 bytes, dword (g, o) = qs[4g..4g+3] of output o, plus 128 (so that all quants are unsigned).
- *   fifth   Q5_0 only: 64 bytes, bit 4o+i of the little-endian 64-bit word g belongs to input 4g+i of output o
- *   scales  16 halves d, and for Q4_1 16 halves m
- * The last panel is filled up with zeros. A vector of 4 inputs x 16 outputs meets 4 broadcast activations: no horizontal sums.
+ * A panel is 16 outputs x k inputs in units of 64 inputs, with K-quants 256, one after the other, so that a product of one row reads one stream.
+ * A unit's parts, each with an entry per block of 32 inputs:
+ *   quants  256 bytes, dword (j, o) = low nibbles of output o: inputs 4j+i in the low halves of its bytes, 16+4j+i in the high ones.
+ *           Q8_0: 512 bytes, dword (g, o) = qs[4g..4g+3] of output o, plus 128 (so that all quants are unsigned).
+ *   high    five bits: 64 bytes, bit g of byte (o, i) belongs to input 4g+i of output o. Six: 128 bytes, the two bits at 2s of byte (t, o, i)
+ *           belong to input 4(4t+s)+i
+ *   scales  16 halves d, and where there is a minimum 16 halves m. K-quants: 16 bytes of scales and 16 of minimums; Q6_K: 16 of scales of
+ *           the first and 16 of the second 16 inputs
+ *   super   K-quants, one entry: 16 halves d, and where there is a minimum 16 halves -dmin; 64 bytes
+ * The last unit and the last panel are filled up with zeros. A vector of 4 inputs x 16 outputs meets 4 broadcast activations: no horizontal sums.
+ *
+ * One row of activations reads panels as they lie, each encoding with code of its own. Many rows, transposed products and other
+ * arithmetics read p16_block, the form in which all encodings are the same: made a panel at a time, used for every row.
  */
 #ifndef RAMET__PANEL16_H
 #define RAMET__PANEL16_H
 #include "blocks.h"
 #include "registry.h"
 
-enum { P16_Q4_0, P16_Q4_1, P16_Q5_0, P16_Q8_0 };
+enum { P16_Q4_0, P16_Q4_1, P16_Q5_0, P16_Q5_1, P16_Q8_0, P16_Q4_K, P16_Q5_K, P16_Q6_K };
 
+static inline int p16_is_k(int enc) { return enc >= P16_Q4_K; }
+static inline int p16_has_min(int enc) { return enc == P16_Q4_1 || enc == P16_Q5_1 || enc == P16_Q4_K || enc == P16_Q5_K; }
 static inline int64_t p16_quants(int enc) { return enc == P16_Q8_0 ? 512 : 256; }
-static inline int64_t p16_fifth(int enc) { return enc == P16_Q5_0 ? 64 : 0; }
-static inline int64_t p16_scales(int enc) { return enc == P16_Q4_1 ? 64 : 32; }
-static inline int64_t p16_bytes(int enc, int64_t k) {
-    return (int64_t)ramet__round64((uint64_t)(k / 32 * (p16_quants(enc) + p16_fifth(enc) + p16_scales(enc))));
-}
-static inline int32_t p16_offset(int enc) { return enc == P16_Q4_0 ? 8 : enc == P16_Q5_0 ? 16 : enc == P16_Q8_0 ? 128 : 0; }
+static inline int64_t p16_high(int enc) { return enc == P16_Q6_K ? 128 : enc == P16_Q5_0 || enc == P16_Q5_1 || enc == P16_Q5_K ? 64 : 0; }
+static inline int64_t p16_scales(int enc) { return !p16_is_k(enc) && p16_has_min(enc) ? 64 : 32; }
+static inline int64_t p16_super(int enc) { return p16_is_k(enc) ? 64 : 0; }
+static inline int p16_unit(int enc) { return p16_is_k(enc) ? 8 : 2; } /* blocks */
+static inline int64_t p16_unit_bytes(int enc) { return p16_unit(enc) * (p16_quants(enc) + p16_high(enc) + p16_scales(enc)) + p16_super(enc); }
+static inline int64_t p16_bytes(int enc, int64_t k) { return (k / 32 + p16_unit(enc) - 1) / p16_unit(enc) * p16_unit_bytes(enc); } /* of a panel, whole lines of 64 */
 
-extern const ramet__packing ramet__packing_panel16_Q4_0, ramet__packing_panel16_Q4_1, ramet__packing_panel16_Q5_0, ramet__packing_panel16_Q8_0,
-    ramet__packing_panel16_IQ4_NL;
+/* Where the parts of block b lie. */
+typedef struct p16_place { const uint8_t *quants, *high, *scales, *super; } p16_place;
+static inline p16_place p16_at(const int enc, const uint8_t *panel, int64_t b) {
+    const uint64_t n = (uint64_t)b / (uint64_t)p16_unit(enc), i = (uint64_t)b % (uint64_t)p16_unit(enc); /* unsigned: shifts */
+    const uint8_t *unit = panel + n * (uint64_t)p16_unit_bytes(enc), *high = unit + p16_unit(enc) * p16_quants(enc);
+    const uint8_t *scales = high + p16_unit(enc) * p16_high(enc);
+    return (p16_place){unit + i * (uint64_t)p16_quants(enc), high + i * (uint64_t)p16_high(enc), scales + i * (uint64_t)p16_scales(enc),
+                       scales + p16_unit(enc) * p16_scales(enc)};
+}
+static inline int32_t p16_offset(int enc) { return enc == P16_Q4_0 ? 8 : enc == P16_Q5_0 ? 16 : enc == P16_Q8_0 ? 128 : enc == P16_Q6_K ? 32 : 0; }
+
+extern const ramet__packing ramet__packing_panel16_Q4_0, ramet__packing_panel16_Q4_1, ramet__packing_panel16_Q5_0, ramet__packing_panel16_Q5_1,
+    ramet__packing_panel16_Q8_0, ramet__packing_panel16_IQ4_NL, ramet__packing_panel16_Q4_K, ramet__packing_panel16_Q5_K, ramet__packing_panel16_Q6_K;
+
+/* 16 outputs x 32 inputs of any encoding: dword (g, o) = quants of inputs 4g..4g+3 as unsigned bytes; w = d * q + m, a pair for each 16 inputs. */
+typedef struct p16_block {
+    uint8_t q[8][64];
+    float d[2][16], m[2][16];
+} p16_block;
 
 #ifdef RAMET__VEC_H
-/* Block b of a panel, vector h of HALVES: q[g] holds inputs 4g..4g+3 of VL outputs as unsigned bytes. */
-INLINE void p16_load(const int enc, vi q[8], const uint8_t *panel, int64_t blocks, int64_t b, int h) {
-    const uint8_t *p = panel + b * p16_quants(enc) + h * VL * 4;
+/* Blocks from..to of a panel into dst[0..]. One copy a level. */
+void FN_BASE(panel16_expand)(int enc, p16_block *dst, const uint8_t *panel, int64_t from, int64_t to);
+
+/* A block, vector h of HALVES: q[g] holds inputs 4g..4g+3 of VL outputs as unsigned bytes. */
+INLINE void p16_load(const int enc, vi q[8], const p16_place *at, int h) {
+    const uint8_t *p = at->quants + h * VL * 4, *f = at->high + h * VL * 4;
     if (enc == P16_Q8_0) {
         UNROLL for (int g = 0; g < 8; g++) q[g] = viload(p + 64 * g);
         return;
@@ -40,31 +69,53 @@ INLINE void p16_load(const int enc, vi q[8], const uint8_t *panel, int64_t block
         q[j] = viand(v, low);
         q[j + 4] = viand(visrl(v, 4), low);
     }
-    if (enc == P16_Q5_0) {
-        const uint8_t *f = panel + blocks * 256 + b * 64;
-        UNROLL for (int g = 0; g < 8; g++) q[g] = vior(q[g], vhigh(f + 8 * g, h));
+    if (!p16_high(enc)) return;
+#define P16_OR(g, shifted) q[g] = vior(q[g], viand(shifted, high))
+    if (enc == P16_Q6_K) {
+        const vi high = viset8(0x30);
+        UNROLL for (int t = 0; t < 2; t++) {
+            vi v = viload(f + 64 * t);
+            P16_OR(4 * t, visll(v, 4));
+            P16_OR(4 * t + 1, visll(v, 2));
+            P16_OR(4 * t + 2, v);
+            P16_OR(4 * t + 3, visrl(v, 2));
+        }
+    } else {
+        const vi high = viset8(0x10), v = viload(f);
+        P16_OR(0, visll(v, 4));
+        P16_OR(1, visll(v, 3));
+        P16_OR(2, visll(v, 2));
+        P16_OR(3, visll(v, 1));
+        P16_OR(4, v);
+        P16_OR(5, visrl(v, 1));
+        P16_OR(6, visrl(v, 2));
+        P16_OR(7, visrl(v, 3));
+    }
+#undef P16_OR
+}
+
+/* w = d * q + m for the unsigned q of p16_load: inputs 0..15 (part 0) or 16..31 (part 1), which differ in Q6_K alone */
+INLINE void p16_scale(const int enc, const int part, vf *d, vf *m, const p16_place *at, int h) {
+    const uint8_t *s = at->scales + h * VL * (p16_is_k(enc) ? 1 : 2), *t = at->super + h * VL * 2;
+    if (enc == P16_Q6_K) {
+        *d = vmul(vhalf(t), vi8(s + 16 * part));
+        *m = vmul(*d, vset(-(float)p16_offset(enc)));
+    } else if (p16_is_k(enc)) {
+        *d = vmul(vhalf(t), vu8(s));
+        *m = vmul(vhalf(t + 32), vu8(s + 16));
+    } else {
+        *d = vhalf(s);
+        *m = p16_has_min(enc) ? vhalf(s + 32) : vmul(*d, vset(-(float)p16_offset(enc)));
     }
 }
 
-/* w = d * q + m for the unsigned q of p16_load */
-INLINE void p16_scale(const int enc, vf *d, vf *m, const uint8_t *panel, int64_t blocks, int64_t b, int h) {
-    const uint8_t *s = panel + blocks * (p16_quants(enc) + p16_fifth(enc)) + b * p16_scales(enc) + h * VL * 2;
-    *d = vhalf(s);
-    *m = enc == P16_Q4_1 ? vhalf(s + 32) : vmul(*d, vset(-(float)p16_offset(enc)));
-}
-
-/* 16 outputs x 32 inputs of block b as bytes by output: u8[o][i]; d[o], m[o] their scales. */
-INLINE void p16_by_output(const int enc, uint8_t u8[16][32], float d[16], float m[16], const uint8_t *panel, int64_t blocks, int64_t b) {
-    UNROLL for (int h = 0; h < HALVES; h++) {
-        vi q[8];
-        vf dv, mv;
-        p16_load(enc, q, panel, blocks, b, h);
-        p16_scale(enc, &dv, &mv, panel, blocks, b, h);
-        vstore(d + h * VL, dv);
-        vstore(m + h * VL, mv);
-        UNROLL for (int s = 0; s < 2; s++) {
-            vi a = vilo32(q[4 * s], q[4 * s + 1]), c = vihi32(q[4 * s], q[4 * s + 1]);
-            vi e = vilo32(q[4 * s + 2], q[4 * s + 3]), f = vihi32(q[4 * s + 2], q[4 * s + 3]);
+/* The quants of a block as bytes by output: u8[o][i] */
+INLINE void p16_by_output(uint8_t u8[16][32], const p16_block *w) {
+    for (int h = 0; h < HALVES; h++)
+        for (int s = 0; s < 2; s++) {
+            vi q[4];
+            UNROLL for (int g = 0; g < 4; g++) q[g] = viload(w->q[4 * s + g] + h * VL * 4);
+            vi a = vilo32(q[0], q[1]), c = vihi32(q[0], q[1]), e = vilo32(q[2], q[3]), f = vihi32(q[2], q[3]);
             uint8_t t[4][VL * 4]; /* t[j] holds outputs 4l + j in its 128-bit lanes l */
             vistore(t[0], vilo64(a, e));
             vistore(t[1], vihi64(a, e));
@@ -72,7 +123,6 @@ INLINE void p16_by_output(const int enc, uint8_t u8[16][32], float d[16], float 
             vistore(t[3], vihi64(c, f));
             UNROLL for (int o = 0; o < VL; o++) memcpy(u8[h * VL + o] + 16 * s, t[o % 4] + o / 4 * 16, 16);
         }
-    }
 }
 #endif
 #endif

@@ -15,30 +15,34 @@ uint64_t FN(panel16_scratch)(int64_t m, int64_t n, int64_t k) {
     return forward > transposed ? forward : transposed;
 }
 
+/* Byte i of every dword of q, times d, plus m */
 INLINE vf weight(vi q, int i, vf d, vf m) {
     vi byte = i == 0 ? q : i == 1 ? visrl(q, 8) : i == 2 ? visrl(q, 16) : visrl(q, 24);
     return vfma(d, vcvt(i < 3 ? viand(byte, viset(255)) : byte), m);
 }
 
 /* One row: weights live in registers only. */
-INLINE void forward_row(const int enc, const ramet__product_args *a, int64_t p) {
-    int64_t blocks = a->k / 32, bytes = p16_bytes(enc, a->k);
+NOINLINE static void forward_row(int enc, int64_t bytes, const ramet__product_args *a, int64_t p) {
+    int64_t blocks = a->k / 32;
     const uint8_t *panel = (const uint8_t *)a->packed + p * bytes;
     const float *x = a->x;
     vf y[HALVES];
     UNROLL for (int h = 0; h < HALVES; h++) y[h] = vzero();
     for (int64_t b = 0; b < blocks;) {
+        _Alignas(64) p16_block w[DEPTH / 32];
         int64_t end = b + DEPTH / 32 < blocks ? b + DEPTH / 32 : blocks, first = b == 0;
+        FN(panel16_expand)(enc, w, panel, b, end);
         vf sum[HALVES];
         UNROLL for (int h = 0; h < HALVES; h++) sum[h] = vzero();
-        for (; b < end; b++, x += 32)
-            UNROLL for (int h = 0; h < HALVES; h++) {
-                vi q[8];
-                vf d, m;
-                p16_load(enc, q, panel, blocks, b, h);
-                p16_scale(enc, &d, &m, panel, blocks, b, h);
-                UNROLL for (int i = 0; i < 32; i++) sum[h] = vfma(vset(x[i]), weight(q[i / 4], i % 4, d, m), sum[h]);
-            }
+        for (int64_t i = 0; b < end; b++, i++, x += 32)
+            for (int part = 0; part < 2; part++)
+                UNROLL for (int h = 0; h < HALVES; h++) {
+                    vf d = vload(w[i].d[part] + h * VL), m = vload(w[i].m[part] + h * VL);
+                    UNROLL for (int g = 0; g < 4; g++) {
+                        vi q = viload(w[i].q[4 * part + g] + h * VL * 4);
+                        UNROLL for (int j = 0; j < 4; j++) sum[h] = vfma(vset(x[16 * part + 4 * g + j]), weight(q, j, d, m), sum[h]);
+                    }
+                }
         UNROLL for (int h = 0; h < HALVES; h++) {
             int64_t n = p * 16 + h * VL;
             if (!first) sum[h] = vadd(sum[h], y[h]);
@@ -51,21 +55,23 @@ INLINE void forward_row(const int enc, const ramet__product_args *a, int64_t p) 
 }
 
 /* dst[k][TILE_N]: the panel's 16 columns */
-INLINE void decode_panel(const int enc, float *dst, const uint8_t *panel, int64_t blocks) {
-    for (int64_t b = 0; b < blocks; b++, dst += 32 * TILE_N)
-        UNROLL for (int h = 0; h < HALVES; h++) {
-            vi q[8];
-            vf d, m;
-            p16_load(enc, q, panel, blocks, b, h);
-            p16_scale(enc, &d, &m, panel, blocks, b, h);
-            UNROLL for (int i = 0; i < 32; i++) vstore(dst + i * TILE_N + h * VL, weight(q[i / 4], i % 4, d, m));
-        }
+static void decode_panel(int enc, float *dst, const uint8_t *panel, int64_t blocks) {
+    for (int64_t b = 0; b < blocks; b++) {
+        _Alignas(64) p16_block w;
+        FN(panel16_expand)(enc, &w, panel, b, b + 1);
+        for (int g = 0; g < 8; g++, dst += 4 * TILE_N)
+            UNROLL for (int h = 0; h < HALVES; h++) {
+                vi q = viload(w.q[g] + h * VL * 4);
+                vf d = vload(w.d[g / 4] + h * VL), m = vload(w.m[g / 4] + h * VL);
+                UNROLL for (int i = 0; i < 4; i++) vstore(dst + i * TILE_N + h * VL, weight(q, i, d, m));
+            }
+    }
 }
 
-INLINE void forward(const int enc, const ramet__product_args *a) {
-    int64_t bytes = p16_bytes(enc, a->k), p = a->from / 16, end = (a->to + 15) / 16;
+NOINLINE static void forward(int enc, int64_t bytes, const ramet__product_args *a) {
+    int64_t p = a->from / 16, end = (a->to + 15) / 16;
     if (a->m == 1) {
-        for (; p < end; p++) forward_row(enc, a, p);
+        for (; p < end; p++) forward_row(enc, bytes, a, p);
         return;
     }
     float *w = a->scratch;
@@ -82,16 +88,17 @@ INLINE void forward(const int enc, const ramet__product_args *a) {
 }
 
 /* dst[16][STRIP]: 16 outputs x 32 inputs of block b */
-INLINE void decode_strip(const int enc, float *dst, const uint8_t *panel, int64_t blocks, int64_t b) {
+static void decode_strip(int enc, float *dst, const uint8_t *panel, int64_t b) {
+    _Alignas(64) p16_block w;
     uint8_t u8[16][32];
-    float d[16], m[16];
-    p16_by_output(enc, u8, d, m, panel, blocks, b);
+    FN(panel16_expand)(enc, &w, panel, b, b + 1);
+    p16_by_output(u8, &w);
     for (int o = 0; o < 16; o++)
-        UNROLL for (int i = 0; i < 32; i += VL) vstore(dst + o * STRIP + i, vfma(vset(d[o]), vu8(u8[o] + i), vset(m[o])));
+        UNROLL for (int i = 0; i < 32; i += VL)
+            vstore(dst + o * STRIP + i, vfma(vset(w.d[i / 16][o]), vu8(u8[o] + i), vset(w.m[i / 16][o])));
 }
 
-INLINE void transposed(const int enc, const ramet__product_args *a) {
-    int64_t blocks = a->k / 32, bytes = p16_bytes(enc, a->k);
+NOINLINE static void transposed(int enc, int64_t bytes, const ramet__product_args *a) {
     float *w = a->scratch;
     for (int64_t k = a->from; k < a->to; k += STRIP) {
         int64_t width = a->to - k < STRIP ? a->to - k : STRIP;
@@ -99,7 +106,7 @@ INLINE void transposed(const int enc, const ramet__product_args *a) {
             int64_t depth = a->n - n < CHUNK ? a->n - n : CHUNK;
             for (int64_t o = 0; o < depth; o += 16)
                 for (int64_t i = 0; i < width; i += 32)
-                    decode_strip(enc, w + o * STRIP + i, (const uint8_t *)a->packed + (n + o) / 16 * bytes, blocks, (k + i) / 32);
+                    decode_strip(enc, w + o * STRIP + i, (const uint8_t *)a->packed + (n + o) / 16 * bytes, (k + i) / 32);
             tile_out t = {1.0f, NULL, n > 0 || a->accumulate, 0};
             for (int64_t i = 0; i < width; i += TILE_N)
                 tile_rows(a->y + k + i, a->y_stride, a->m, width - i, (const float *)a->x + n, a->x_stride, 1, w + i, STRIP, depth, &t);
@@ -107,15 +114,19 @@ INLINE void transposed(const int enc, const ramet__product_args *a) {
     }
 }
 
-#define PRODUCT(ENC)                                                                                                                    \
-    static void forward_##ENC(const ramet__product_args *a) { forward(P16_##ENC, a); }                                                  \
-    void FN(panel16_transposed_##ENC)(const ramet__product_args *a) { transposed(P16_##ENC, a); }                                       \
+#define PRODUCT_AS(ENC, AS) /* AS: the encoding whose panels it has */                                                                  \
     const ramet__product FN(product_panel16_##ENC##_exact) = {"panel16_f32", &ramet__packing_panel16_##ENC, RAMET__EXACT, prepared_bytes, prepare, \
-                                                              FN(panel16_scratch), forward_##ENC, FN(panel16_transposed_##ENC), 128, 64};
+                                                              FN(panel16_scratch), forward_##AS, FN(panel16_transposed_##AS), 128, 64};
+#define PRODUCT(ENC)                                                                                                                    \
+    static void forward_##ENC(const ramet__product_args *a) { forward(P16_##ENC, p16_bytes(P16_##ENC, a->k), a); }                      \
+    void FN(panel16_transposed_##ENC)(const ramet__product_args *a) { transposed(P16_##ENC, p16_bytes(P16_##ENC, a->k), a); }           \
+    PRODUCT_AS(ENC, ENC)
 PRODUCT(Q4_0)
 PRODUCT(Q4_1)
 PRODUCT(Q5_0)
+PRODUCT(Q5_1)
 PRODUCT(Q8_0)
-/* packed as Q8_0 */
-const ramet__product FN(product_panel16_IQ4_NL_exact) = {"panel16_f32", &ramet__packing_panel16_IQ4_NL, RAMET__EXACT, prepared_bytes, prepare,
-                                                         FN(panel16_scratch), forward_Q8_0, FN(panel16_transposed_Q8_0), 128, 64};
+PRODUCT(Q4_K)
+PRODUCT(Q5_K)
+PRODUCT(Q6_K)
+PRODUCT_AS(IQ4_NL, Q8_0)

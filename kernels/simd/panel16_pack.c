@@ -3,72 +3,159 @@
 #include "simd/panel16.h"
 
 static uint32_t load32(const void *p) { uint32_t v; memcpy(&v, p, 4); return v; }
+static void or32(void *p, uint32_t v) { v |= load32(p); memcpy(p, &v, 4); }
 
-/* The parts of a block of each encoding. */
-static const int block_bytes[] = {18, 20, 22, 34}, at_quants[] = {2, 4, 6, 2};
+/* The rows of each encoding: inputs and bytes of a block, where its quants are and the bits above their four. */
+static const struct { int inputs, bytes, quants, high; void (*decode)(float *dst, const void *src, int64_t k); } formats[] = {
+    [P16_Q4_0] = {32, 18, 2, 0, ramet__decode_Q4_0},      [P16_Q4_1] = {32, 20, 4, 0, ramet__decode_Q4_1},
+    [P16_Q5_0] = {32, 22, 6, 2, ramet__decode_Q5_0},      [P16_Q5_1] = {32, 24, 8, 4, ramet__decode_Q5_1},
+    [P16_Q8_0] = {32, 34, 2, 0, ramet__decode_Q8_0},      [P16_Q4_K] = {256, 144, 16, 0, ramet__decode_Q4_K},
+    [P16_Q5_K] = {256, 176, 48, 16, ramet__decode_Q5_K},  [P16_Q6_K] = {256, 210, 0, 128, ramet__decode_Q6_K}};
+
+/* Where a panel keeps 32 inputs, the j-th of their block, of one output. */
+typedef struct place { uint8_t *quants, *high, *scales, *super; int j; } place;
+
+static place place_of(int enc, const void *packed, int64_t k, int64_t row, int64_t b) {
+    int64_t o = row % 16;
+    p16_place at = p16_at(enc, (const uint8_t *)packed + row / 16 * p16_bytes(enc, k), b);
+#define WRITABLE(p) ((uint8_t *)(uintptr_t)(p))
+    return (place){WRITABLE(at.quants) + o * 4, WRITABLE(at.high) + o * 4, WRITABLE(at.scales) + o * (p16_is_k(enc) ? 1 : 2),
+                   WRITABLE(at.super) + o * 2, (int)(b % (formats[enc].inputs / 32))};
+}
+
+/* In a block's bytes, the word whose nibbles at `shift` are the low bits of inputs 4g..4g+3. */
+static int low_at(int enc, int j, int g, int *shift) {
+    if (!p16_is_k(enc)) {
+        *shift = g / 4 * 4;
+        return formats[enc].quants + g % 4 * 4;
+    }
+    *shift = enc == P16_Q6_K ? j % 4 / 2 * 4 : j % 2 * 4;
+    return formats[enc].quants + (enc == P16_Q6_K ? j / 4 * 64 + j % 2 * 32 : j / 2 * 32) + g * 4;
+}
+/* The same for the bits above in K-quants. */
+static int high_at(int enc, int j, int g, int *shift) {
+    *shift = enc == P16_Q6_K ? j % 4 * 2 : j;
+    return formats[enc].high + (enc == P16_Q6_K ? j / 4 * 32 : 0) + g * 4;
+}
+/* Where they are in `high` of a panel. */
+static int64_t high_of(int enc, int g, int *shift) {
+    *shift = enc == P16_Q6_K ? g % 4 * 2 : g;
+    return enc == P16_Q6_K ? g / 4 * 64 : 0;
+}
+
+enum { NIBBLES = 0x0f0f0f0f, BITS = 0x01010101, PAIRS = 0x03030303 };
+
+static void pack_quants(int enc, const place *at, const uint8_t *src) {
+    uint32_t low[8];
+    int shift, to;
+    if (enc == P16_Q8_0) {
+        for (int g = 0; g < 8; g++) or32(at->quants + 64 * g, load32(src + 2 + 4 * g) ^ 0x80808080u);
+        return;
+    }
+    for (int g = 0; g < 8; g++) {
+        const uint8_t *from = src + low_at(enc, at->j, g, &shift);
+        low[g] = load32(from) >> shift & NIBBLES;
+    }
+    for (int g = 0; g < 4; g++) or32(at->quants + 64 * g, low[g] | low[g + 4] << 4);
+    for (int g = 0; g < 8 && p16_high(enc); g++) {
+        uint32_t high;
+        if (p16_is_k(enc)) {
+            const uint8_t *from = src + high_at(enc, at->j, g, &shift);
+            high = load32(from) >> shift & (enc == P16_Q6_K ? PAIRS : BITS);
+        } else high = (load32(src + formats[enc].high) >> (4 * g) & 15u) * 0x00204081u & BITS; /* bit i to byte i */
+        int64_t word = high_of(enc, g, &to);
+        or32(at->high + word, high << to);
+    }
+}
+
+static void unpack_quants(int enc, const place *at, uint8_t *dst) {
+    int shift, from;
+    if (enc == P16_Q8_0) {
+        for (int g = 0; g < 8; g++) or32(dst + 2 + 4 * g, load32(at->quants + 64 * g) ^ 0x80808080u);
+        return;
+    }
+    for (int g = 0; g < 8; g++) {
+        uint8_t *to = dst + low_at(enc, at->j, g, &shift);
+        or32(to, (load32(at->quants + g % 4 * 64) >> g / 4 * 4 & NIBBLES) << shift);
+    }
+    for (int g = 0; g < 8 && p16_high(enc); g++) {
+        int64_t word = high_of(enc, g, &from);
+        uint32_t high = load32(at->high + word) >> from & (enc == P16_Q6_K ? PAIRS : BITS);
+        if (p16_is_k(enc)) {
+            uint8_t *to = dst + high_at(enc, at->j, g, &shift);
+            or32(to, high << shift);
+        } else or32(dst + formats[enc].high, (high * 0x10204080u >> 28) << (4 * g)); /* bit 0 of byte i to bit i */
+    }
+}
+
+/* Scales to the panel, or from it. Those of Q4_K and Q5_K lie in 12 bytes, six bits each. */
+static void move_scales(int enc, const place *at, uint8_t *row, int unpack) {
+    uint8_t *s = at->scales;
+    int j = at->j;
+    if (!p16_is_k(enc)) {
+        memcpy(unpack ? row : s, unpack ? s : row, 2);
+        if (p16_has_min(enc)) memcpy(unpack ? row + 2 : s + 32, unpack ? s + 32 : row + 2, 2);
+        return;
+    }
+    if (enc == P16_Q6_K) {
+        uint8_t *scale = row + 192 + 2 * j, *d = row + 208;
+        memcpy(unpack ? scale : s, unpack ? s : scale, 1);
+        memcpy(unpack ? scale + 1 : s + 16, unpack ? s + 16 : scale + 1, 1);
+        memcpy(unpack ? d : at->super, unpack ? at->super : d, 2);
+        return;
+    }
+    memcpy(unpack ? row : at->super, unpack ? at->super : row, 2);
+    memcpy(unpack ? row + 2 : at->super + 32, unpack ? at->super + 32 : row + 2, 2);
+    (unpack ? row + 2 : at->super + 32)[1] ^= 0x80; /* -dmin */
+    uint8_t *six = row + 4 + j;
+    if (!unpack) {
+        s[0] = j < 4 ? six[0] & 63 : (uint8_t)((six[4] & 15) | six[-4] >> 6 << 4);
+        s[16] = j < 4 ? six[4] & 63 : (uint8_t)(six[4] >> 4 | six[0] >> 6 << 4);
+    } else if (j < 4) {
+        six[0] |= s[0];
+        six[4] |= s[16];
+    } else {
+        six[4] |= (uint8_t)((s[0] & 15) | s[16] << 4);
+        six[-4] |= (uint8_t)(s[0] >> 4 << 6);
+        six[0] |= (uint8_t)(s[16] >> 4 << 6);
+    }
+}
+
+static int64_t row_bytes(int enc, int64_t k) { return k / formats[enc].inputs * formats[enc].bytes; }
 
 static void pack(int enc, uint8_t *packed, const uint8_t *rows, int64_t n, int64_t k, int64_t n0, int64_t n1) {
-    int64_t blocks = k / 32, bytes = p16_bytes(enc, k);
-    for (int64_t p = n0 / 16; p * 16 < n1; p++) {
-        uint8_t *quants = packed + p * bytes, *fifth = quants + blocks * p16_quants(enc), *scales = fifth + blocks * p16_fifth(enc);
-        memset(quants, 0, (size_t)bytes);
-        for (int64_t o = 0; o < 16 && p * 16 + o < n; o++) {
-            const uint8_t *src = rows + (p * 16 + o) * blocks * block_bytes[enc];
-            for (int64_t b = 0; b < blocks; b++, src += block_bytes[enc]) {
-                uint8_t *q = quants + b * p16_quants(enc) + o * 4, *s = scales + b * p16_scales(enc) + o * 2;
-                for (int j = 0; j < p16_quants(enc) / 64; j++) {
-                    uint32_t v = load32(src + at_quants[enc] + 4 * j);
-                    if (enc == P16_Q8_0) v ^= 0x80808080u;
-                    memcpy(q + 64 * j, &v, 4);
-                }
-                memcpy(s, src, 2);
-                if (enc == P16_Q4_1) memcpy(s + 32, src + 2, 2);
-                if (enc == P16_Q5_0)
-                    for (int g = 0; g < 8; g++) {
-                        uint32_t bits = load32(src + 2) >> (4 * g) & 15u;
-                        fifth[b * 64 + g * 8 + o / 2] |= (uint8_t)(bits << (o % 2 * 4));
-                    }
-            }
+    for (int64_t r = n0; r < n1; r++) {
+        if (r % 16 == 0) memset(packed + r / 16 * p16_bytes(enc, k), 0, (size_t)p16_bytes(enc, k));
+        for (int64_t b = 0; b < k / 32; b++) {
+            uint8_t *src = WRITABLE(rows) + r * row_bytes(enc, k) + b / (formats[enc].inputs / 32) * formats[enc].bytes;
+            place at = place_of(enc, packed, k, r, b);
+            pack_quants(enc, &at, src);
+            move_scales(enc, &at, src, 0);
         }
     }
 }
 
-static void unpack_row(int enc, uint8_t *dst, const uint8_t *packed, int64_t k, int64_t row) {
-    int64_t blocks = k / 32, o = row % 16;
-    const uint8_t *quants = packed + row / 16 * p16_bytes(enc, k), *fifth = quants + blocks * p16_quants(enc), *scales = fifth + blocks * p16_fifth(enc);
-    for (int64_t b = 0; b < blocks; b++, dst += block_bytes[enc]) {
-        const uint8_t *q = quants + b * p16_quants(enc) + o * 4, *s = scales + b * p16_scales(enc) + o * 2;
-        for (int j = 0; j < p16_quants(enc) / 64; j++) {
-            uint32_t v = load32(q + 64 * j);
-            if (enc == P16_Q8_0) v ^= 0x80808080u;
-            memcpy(dst + at_quants[enc] + 4 * j, &v, 4);
-        }
-        memcpy(dst, s, 2);
-        if (enc == P16_Q4_1) memcpy(dst + 2, s + 32, 2);
-        if (enc == P16_Q5_0) {
-            uint32_t bits = 0;
-            for (int g = 0; g < 8; g++) bits |= (uint32_t)(fifth[b * 64 + g * 8 + o / 2] >> (o % 2 * 4) & 15u) << (4 * g);
-            memcpy(dst + 2, &bits, 4);
-        }
+/* The block with inputs 32b.. of one row */
+static void unpack_block(int enc, uint8_t *dst, const uint8_t *packed, int64_t k, int64_t row, int64_t b) {
+    memset(dst, 0, (size_t)formats[enc].bytes);
+    for (int64_t end = b + formats[enc].inputs / 32; b < end; b++) {
+        place at = place_of(enc, packed, k, row, b);
+        unpack_quants(enc, &at, dst);
+        move_scales(enc, &at, dst, 1);
     }
 }
 
 static void unpack(int enc, uint8_t *rows, const uint8_t *packed, int64_t k, int64_t n0, int64_t n1) {
-    for (int64_t r = n0; r < n1; r++) unpack_row(enc, rows + r * (k / 32) * block_bytes[enc], packed, k, r);
+    rows += n0 * row_bytes(enc, k);
+    for (int64_t r = n0; r < n1; r++)
+        for (int64_t i = 0; i < k; i += formats[enc].inputs, rows += formats[enc].bytes) unpack_block(enc, rows, packed, k, r, i / 32);
 }
 
-static void decode_block(int enc, float *dst, const uint8_t *q, const uint8_t *fifth, const uint8_t *s, int64_t o) {
-    uint16_t h[2];
-    memcpy(h, s, 2);
-    memcpy(h + 1, enc == P16_Q4_1 ? s + 32 : s, 2);
-    float d = ramet__half_f32(h[0]), m = ramet__half_f32(h[1]);
-    for (int i = 0; i < 32; i++) {
-        int g = i / 4, v;
-        if (enc == P16_Q8_0) v = q[64 * g + i % 4];
-        else v = g < 4 ? q[64 * g + i % 4] & 15 : q[64 * (g - 4) + i % 4] >> 4;
-        if (enc == P16_Q5_0) v |= (fifth[g * 8 + o / 2] >> (o % 2 * 4 + i % 4) & 1) << 4;
-        dst[i] = d * (float)(v - p16_offset(enc));
-        if (enc == P16_Q4_1) dst[i] += m;
+static void decode(int enc, float *dst, const uint8_t *packed, int64_t k, int64_t row) {
+    uint16_t block[105]; /* at an even address */
+    for (int64_t i = 0; i < k; i += formats[enc].inputs) {
+        unpack_block(enc, (uint8_t *)block, packed, k, row, i / 32);
+        formats[enc].decode(dst + i, block, formats[enc].inputs);
     }
 }
 
@@ -78,35 +165,33 @@ enum { IQ4_BYTES = 18 };
 
 static uint64_t bytes_IQ4_NL(int64_t n, int64_t k) { return (uint64_t)((n + 15) / 16 * p16_bytes(P16_Q8_0, k)); }
 static void pack_IQ4_NL(void *packed, const void *rows, int64_t n, int64_t k, int64_t n0, int64_t n1) {
-    int64_t blocks = k / 32, bytes = p16_bytes(P16_Q8_0, k);
+    int64_t bytes = p16_bytes(P16_Q8_0, k);
+    const uint8_t *src = (const uint8_t *)rows + n0 * (k / 32) * IQ4_BYTES;
     for (int64_t r = n0; r < n1; r++) {
-        uint8_t *quants = (uint8_t *)packed + r / 16 * bytes, *scales = quants + blocks * 512;
-        const uint8_t *src = (const uint8_t *)rows + r * blocks * IQ4_BYTES;
-        if (r % 16 == 0) memset(quants, 0, (size_t)bytes);
-        for (int64_t b = 0; b < blocks; b++, src += IQ4_BYTES) {
-            memcpy(scales + b * 32 + r % 16 * 2, src, 2);
+        if (r % 16 == 0) memset((uint8_t *)packed + r / 16 * bytes, 0, (size_t)bytes);
+        for (int64_t b = 0; b < k / 32; b++, src += IQ4_BYTES) {
+            place at = place_of(P16_Q8_0, packed, k, r, b);
+            memcpy(at.scales, src, 2);
             for (int i = 0; i < 32; i++) {
                 int q = i < 16 ? src[2 + i] & 15 : src[2 + i - 16] >> 4;
-                quants[b * 512 + i / 4 * 64 + r % 16 * 4 + i % 4] = (uint8_t)(iq4_values[q] + 128);
+                at.quants[i / 4 * 64 + i % 4] = (uint8_t)(iq4_values[q] + 128);
             }
         }
     }
 }
 static void unpack_IQ4_NL(void *rows, const void *packed, int64_t n, int64_t k, int64_t n0, int64_t n1) {
-    int64_t blocks = k / 32;
-    for (int64_t r = n0; r < n1; r++) {
-        const uint8_t *quants = (const uint8_t *)packed + r / 16 * p16_bytes(P16_Q8_0, k), *scales = quants + blocks * 512;
-        uint8_t *dst = (uint8_t *)rows + r * blocks * IQ4_BYTES;
-        for (int64_t b = 0; b < blocks; b++, dst += IQ4_BYTES) {
-            memcpy(dst, scales + b * 32 + r % 16 * 2, 2);
+    uint8_t *dst = (uint8_t *)rows + n0 * (k / 32) * IQ4_BYTES;
+    for (int64_t r = n0; r < n1; r++)
+        for (int64_t b = 0; b < k / 32; b++, dst += IQ4_BYTES) {
+            place at = place_of(P16_Q8_0, packed, k, r, b);
+            memcpy(dst, at.scales, 2);
             memset(dst + 2, 0, 16);
             for (int i = 0; i < 32; i++) {
-                int v = quants[b * 512 + i / 4 * 64 + r % 16 * 4 + i % 4] - 128, q = 0;
+                int v = at.quants[i / 4 * 64 + i % 4] - 128, q = 0;
                 while (q < 15 && iq4_values[q] != v) q++;
                 dst[2 + i % 16] |= (uint8_t)(q << i / 16 * 4);
             }
         }
-    }
 }
 
 #define PACKING(ENC)                                                                                                                    \
@@ -117,19 +202,15 @@ static void unpack_IQ4_NL(void *rows, const void *packed, int64_t n, int64_t k, 
     static void unpack_##ENC(void *rows, const void *packed, int64_t n, int64_t k, int64_t n0, int64_t n1) {                            \
         unpack(P16_##ENC, rows, packed, k, n0, n1);                                                                                     \
     }                                                                                                                                   \
-    static void decode_##ENC(float *dst, const void *packed, int64_t n, int64_t k, int64_t row) {                                       \
-        int64_t blocks = k / 32, o = row % 16;                                                                                          \
-        const uint8_t *quants = (const uint8_t *)packed + row / 16 * p16_bytes(P16_##ENC, k);                                           \
-        const uint8_t *scales = quants + blocks * (p16_quants(P16_##ENC) + p16_fifth(P16_##ENC));                                       \
-        const uint8_t *fifth = quants + blocks * p16_quants(P16_##ENC);                                                                 \
-        for (int64_t b = 0; b < blocks; b++)                                                                                            \
-            decode_block(P16_##ENC, dst + 32 * b, quants + b * p16_quants(P16_##ENC) + o * 4, fifth + b * 64,                           \
-                         scales + b * p16_scales(P16_##ENC) + o * 2, o);                                                                \
-    }                                                                                                                                   \
+    static void decode_##ENC(float *dst, const void *packed, int64_t n, int64_t k, int64_t row) { decode(P16_##ENC, dst, packed, k, row); } \
     const ramet__packing ramet__packing_panel16_##ENC = {"panel16", #ENC, 16, 32, 0, bytes_##ENC, pack_##ENC, unpack_##ENC, decode_##ENC};
 
 PACKING(Q4_0)
 PACKING(Q4_1)
 PACKING(Q5_0)
+PACKING(Q5_1)
 PACKING(Q8_0)
+PACKING(Q4_K)
+PACKING(Q5_K)
+PACKING(Q6_K)
 const ramet__packing ramet__packing_panel16_IQ4_NL = {"panel16", "IQ4_NL", 16, 32, 0, bytes_IQ4_NL, pack_IQ4_NL, unpack_IQ4_NL, decode_Q8_0};

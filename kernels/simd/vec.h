@@ -71,8 +71,6 @@ INLINE vf vcast(vi a) { return _mm512_castsi512_ps(a); }
 INLINE vi vicast(vf a) { return _mm512_castps_si512(a); }
 INLINE vf vu8(const void *p) { return _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128(p))); }
 INLINE vf vi8(const void *p) { return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(p))); }
-/* 0x10 in the bytes whose bit is set */
-INLINE vi vhigh(const uint8_t *bits, int half) { uint64_t m; (void)half; memcpy(&m, bits, 8); return _mm512_maskz_mov_epi8(m, _mm512_set1_epi8(16)); }
 INLINE void vstore_i8(int8_t *p, vi a) { _mm_storeu_si128((__m128i *)p, _mm512_cvtepi32_epi8(a)); }
 /* four floats from each of four places, one a 128-bit lane */
 INLINE vf vlanes(const float *const p[VL / 4]) {
@@ -166,14 +164,6 @@ INLINE vf vhalf(const void *p) {
 INLINE vi vwiden_u8(const void *p) { return simde_mm256_cvtepu8_epi32(simde_mm_loadl_epi64(p)); }
 INLINE vf vu8(const void *p) { return vcvt(vwiden_u8(p)); }
 INLINE vf vi8(const void *p) { return vcvt(simde_mm256_cvtepi8_epi32(simde_mm_loadl_epi64(p))); }
-INLINE vi vhigh(const uint8_t *bits, int half) {
-    int32_t m;
-    memcpy(&m, bits + 4 * half, 4);
-    const vi spread = simde_mm256_setr_epi8(0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1, 2, 2, 2, 2, 2, 2, 2, 2, 3, 3, 3, 3, 3, 3, 3, 3);
-    const vi bit = simde_mm256_set1_epi64x((int64_t)0x8040201008040201u);
-    vi v = viand(simde_mm256_shuffle_epi8(viset(m), spread), bit);
-    return viand(simde_mm256_cmpeq_epi8(v, bit), viset8(16));
-}
 INLINE void vstore_i8(int8_t *p, vi a) {
     simde__m128i w = simde_mm_packs_epi32(simde_mm256_castsi256_si128(a), simde_mm256_extracti128_si256(a, 1));
     simde_mm_storel_epi64((simde__m128i *)(void *)p, simde_mm_packs_epi16(w, w));

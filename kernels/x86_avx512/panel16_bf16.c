@@ -5,29 +5,31 @@
 #include "simd/panel16.h"
 #include "x86_avx512/strip_bf16.h"
 
-/* dst[8 pairs][STRIP][2]: 16 outputs x 32 inputs of block b */
-INLINE void decode_strip(const int enc, uint16_t *dst, const uint8_t *panel, int64_t blocks, int64_t b) {
+/* dst[8 pairs][STRIP][2]: 16 outputs x 32 inputs, those of a->packed that begin at n and k */
+static void decode_strip(int enc, uint16_t *dst, const ramet__product_args *a, int64_t n, int64_t k) {
+    _Alignas(64) p16_block w;
     uint8_t u8[16][32];
-    float d[16], m[16];
-    p16_by_output(enc, u8, d, m, panel, blocks, b);
-    UNROLL for (int o = 0; o < 16; o += 2)
+    FN(panel16_expand)(enc, &w, (const uint8_t *)a->packed + n / 16 * p16_bytes(enc, a->k), k / 32, k / 32 + 1);
+    p16_by_output(u8, &w);
+    for (int o = 0; o < 16; o += 2)
         UNROLL for (int i = 0; i < 32; i += 16) {
-            __m512 even = vfma(vset(d[o]), vu8(u8[o] + i), vset(m[o])), odd = vfma(vset(d[o + 1]), vu8(u8[o + 1] + i), vset(m[o + 1]));
+            const float *d = w.d[i / 16] + o, *m = w.m[i / 16] + o;
+            __m512 even = vfma(vset(d[0]), vu8(u8[o] + i), vset(m[0])), odd = vfma(vset(d[1]), vu8(u8[o + 1] + i), vset(m[1]));
             vistore(dst + (o / 2 * STRIP + i) * 2, pairs_of(even, odd));
         }
 }
 
 /* dst[pairs of inputs][STRIP][2], 16 of the STRIP columns: blocks b0..b1 of a panel */
-INLINE void decode_inputs(const int enc, uint16_t *dst, const uint8_t *panel, int64_t blocks, int64_t b0, int64_t b1) {
+static void decode_inputs(int enc, uint16_t *dst, const uint8_t *panel, int64_t b0, int64_t b1) {
+    _Alignas(64) p16_block w;
+    const vi byte = viset(255);
     for (int64_t b = b0; b < b1; b++) {
-        vi q[8];
-        vf d, m;
-        p16_load(enc, q, panel, blocks, b, 0);
-        p16_scale(enc, &d, &m, panel, blocks, b, 0);
+        FN(panel16_expand)(enc, &w, panel, b, b + 1);
         UNROLL for (int g = 0; g < 8; g++, dst += 4 * STRIP) {
-            const vi byte = viset(255);
-            vf w0 = vfma(d, vcvt(viand(q[g], byte)), m), w1 = vfma(d, vcvt(viand(visrl(q[g], 8), byte)), m);
-            vf w2 = vfma(d, vcvt(viand(visrl(q[g], 16), byte)), m), w3 = vfma(d, vcvt(visrl(q[g], 24)), m);
+            vi q = viload(w.q[g]);
+            vf d = vload(w.d[g / 4]), m = vload(w.m[g / 4]);
+            vf w0 = vfma(d, vcvt(viand(q, byte)), m), w1 = vfma(d, vcvt(viand(visrl(q, 8), byte)), m);
+            vf w2 = vfma(d, vcvt(viand(visrl(q, 16), byte)), m), w3 = vfma(d, vcvt(visrl(q, 24)), m);
             vistore(dst, pairs_of(w0, w1));
             vistore(dst + 2 * STRIP, pairs_of(w2, w3));
         }
@@ -40,15 +42,14 @@ static void brain_prepare(void *dst, const float *x, int64_t k) {
     round_row(dst, x, k);
 }
 
-typedef void input_decoder(uint16_t *dst, const uint8_t *panel, int64_t blocks, int64_t b0, int64_t b1);
-static void brain_forward(input_decoder *decode, int64_t bytes, const ramet__product_args *a) {
+static void brain_forward(int enc, int64_t bytes, const ramet__product_args *a) {
     uint16_t *w = a->scratch;
     int64_t blocks = a->k / 32, each = CHUNK / 32;
     for (int64_t n = a->from; n < a->to; n += STRIP) {
         int64_t width = a->to - n < STRIP ? a->to - n : STRIP;
         for (int64_t b = 0; b < blocks; b += each) {
             int64_t end = b + each < blocks ? b + each : blocks;
-            for (int64_t i = 0; i < width; i += 16) decode(w + 2 * i, (const uint8_t *)a->packed + (n + i) / 16 * bytes, blocks, b, end);
+            for (int64_t i = 0; i < width; i += 16) decode_inputs(enc, w + 2 * i, (const uint8_t *)a->packed + (n + i) / 16 * bytes, b, end);
             tiles(a->y + n, a->y_stride, a->m, width, b > 0 || a->accumulate, (const uint32_t *)a->x + b * 16, a->x_stride / 4, w, (end - b) * 16);
         }
         for (int64_t r = 0; a->bias && r < a->m; r++)
@@ -56,28 +57,29 @@ static void brain_forward(input_decoder *decode, int64_t bytes, const ramet__pro
     }
 }
 
-#define PRODUCT(ENC)                                                                                                                \
-    static void decode_##ENC(uint16_t *dst, const ramet__product_args *a, int64_t n, int64_t k) {                                   \
-        decode_strip(P16_##ENC, dst, (const uint8_t *)a->packed + n / 16 * p16_bytes(P16_##ENC, a->k), a->k / 32, k / 32);          \
-    }                                                                                                                               \
-    static void transposed_##ENC(const ramet__product_args *a) { strip_transposed(decode_##ENC, a); }                               \
-    const ramet__product FN(product_panel16_##ENC##_int8bf16) = {"panel16_int8_bf16", &ramet__packing_panel16_##ENC, RAMET__REDUCED,             \
-                                                                 FN(int8_prepared_bytes), FN(int8_prepare), strip_scratch,          \
-                                                                 FN(panel16_int8_forward_##ENC), transposed_##ENC, 128, 64};        \
-    static void inputs_##ENC(uint16_t *dst, const uint8_t *panel, int64_t blocks, int64_t b0, int64_t b1) {                         \
-        decode_inputs(P16_##ENC, dst, panel, blocks, b0, b1);                                                                       \
-    }                                                                                                                               \
-    static void forward_##ENC(const ramet__product_args *a) { brain_forward(inputs_##ENC, p16_bytes(P16_##ENC, a->k), a); }         \
+/* Forward in int8 expands a whole panel. */
+static uint64_t scratch_bytes(int64_t m, int64_t n, int64_t k) {
+    uint64_t strip = strip_scratch(m, n, k), panel = (uint64_t)(k / 32) * sizeof(p16_block);
+    return strip > panel ? strip : panel;
+}
+
+#define PRODUCT_AS(ENC, AS) /* AS: the encoding whose panels it has */                                                              \
+    const ramet__product FN(product_panel16_##ENC##_int8bf16) = {"panel16_int8_bf16", &ramet__packing_panel16_##ENC, RAMET__REDUCED, \
+                                                                 FN(int8_prepared_bytes), FN(int8_prepare), scratch_bytes,          \
+                                                                 FN(panel16_int8_forward_##AS), transposed_##AS, 128, 64};          \
     const ramet__product FN(product_panel16_##ENC##_bf16) = {"panel16_bf16", &ramet__packing_panel16_##ENC, RAMET__BRAIN,           \
-                                                             brain_bytes, brain_prepare, strip_scratch,                             \
-                                                             forward_##ENC, transposed_##ENC, 256, 64};
+                                                             brain_bytes, brain_prepare, strip_scratch, forward_##AS, transposed_##AS, 256, 64};
+#define PRODUCT(ENC)                                                                                                                \
+    static void decode_##ENC(uint16_t *dst, const ramet__product_args *a, int64_t n, int64_t k) { decode_strip(P16_##ENC, dst, a, n, k); } \
+    static void transposed_##ENC(const ramet__product_args *a) { strip_transposed(decode_##ENC, a); }                               \
+    static void forward_##ENC(const ramet__product_args *a) { brain_forward(P16_##ENC, p16_bytes(P16_##ENC, a->k), a); }            \
+    PRODUCT_AS(ENC, ENC)
 PRODUCT(Q4_0)
 PRODUCT(Q4_1)
 PRODUCT(Q5_0)
+PRODUCT(Q5_1)
 PRODUCT(Q8_0)
-/* packed as Q8_0 */
-const ramet__product FN(product_panel16_IQ4_NL_int8bf16) = {"panel16_int8_bf16", &ramet__packing_panel16_IQ4_NL, RAMET__REDUCED,
-                                                            FN(int8_prepared_bytes), FN(int8_prepare), strip_scratch,
-                                                            FN(panel16_int8_forward_Q8_0), transposed_Q8_0, 128, 64};
-const ramet__product FN(product_panel16_IQ4_NL_bf16) = {"panel16_bf16", &ramet__packing_panel16_IQ4_NL, RAMET__BRAIN, brain_bytes, brain_prepare,
-                                                        strip_scratch, forward_Q8_0, transposed_Q8_0, 256, 64};
+PRODUCT(Q4_K)
+PRODUCT(Q5_K)
+PRODUCT(Q6_K)
+PRODUCT_AS(IQ4_NL, Q8_0)

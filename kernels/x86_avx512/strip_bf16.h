@@ -56,7 +56,7 @@ static void round_row(uint16_t *dst, const float *x, int64_t depth) {
 /* Writes dst[8 pairs][STRIP][2]: outputs n..n+16 (zeros past the last) x inputs k..k+32 (anything past the last). */
 typedef void strip_decoder(uint16_t *dst, const ramet__product_args *a, int64_t n, int64_t k);
 
-INLINE void strip_transposed(strip_decoder *decode, const ramet__product_args *a) {
+NOINLINE static void strip_transposed(strip_decoder *decode, const ramet__product_args *a) {
     uint16_t *w = a->scratch, *dy = w + CHUNK * STRIP;
     for (int64_t k = a->from; k < a->to; k += STRIP) {
         int64_t width = a->to - k < STRIP ? a->to - k : STRIP;

@@ -110,6 +110,7 @@ static void bench_product(const ramet__product *p, const limits *l, uint8_t *mem
         int64_t m = shapes[s][0], n = shapes[s][1], k = shapes[s][2];
         if (slow && (m > 256 || n > 2000)) continue;
         const ramet__packing *g = p->packing;
+        k = (k + check_block(g->encoding) - 1) / check_block(g->encoding) * check_block(g->encoding);
         uint64_t row_bytes = (uint64_t)check_row_bytes(g->encoding, k), each = g->in_place ? (uint64_t)n * row_bytes : g->bytes(n, k);
         uint8_t *rows = malloc((size_t)((uint64_t)n * row_bytes));
         check_encode(g->encoding, rows, n, k);

@@ -209,7 +209,7 @@ static void check_product(const ramet__product *p, int thorough) {
         for (int r = 0; r < 6; r++) {
             if (t.n > 500 && !thorough && r != s % 5) continue;
             forward(&t, rows[r], r & 1, r == 2 || r == 5, 0);
-            if (block == 32) forward(&t, rows[r], 0, 0, 1);
+            if (block > 1) forward(&t, rows[r], 0, 0, 1);
             transposed(&t, rows[r], r == 1 || r == 4);
         }
         if (thorough && s == 4) {
@@ -222,13 +222,13 @@ static void check_product(const ramet__product *p, int thorough) {
 
 void check_products(const ramet__kernels *ref, const ramet__kernels *k, int thorough) {
     static char name[96];
-    static const ramet__product *done[96];
+    static const ramet__product *done[160];
     static int count;
     for (const ramet__product *const *p = k->products; *p; p++) {
         int seen = 0;
         for (int i = 0; i < count; i++) seen |= done[i] == *p;
         if (seen) continue; /* tables of higher levels list those of lower ones too */
-        if (count < 96) done[count++] = *p;
+        if (count < 160) done[count++] = *p;
         snprintf(name, sizeof name, "%s/linear/%s/%s", k->isa, (*p)->packing->encoding, (*p)->name);
         check_name = name;
         check_product(*p, thorough);

@@ -2,8 +2,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Prefill, decode, decode of several sequences, start and memory of ramet beside llama.cpp, interleaved in one run.
 
-    benchmarks/inference/inference.py MODEL.gguf... [--peer PYTHON] [--threads 2] [--isa avx2] [-o DIR]
+    benchmarks/inference/inference.py MODEL.gguf... [--quantize Q4_K_M,Q5_0,Q5_K_M,Q6_K] [--synthetic [Q4_K,Q5_K,Q6_K]]
+                                      [--peer PYTHON] [--threads 2] [--isa avx2] [-o DIR]
 
+--quantize lets the peer write the first model in those of its types, and measures these files too. --synthetic measures models of 480
+million random weights (tests/tools/make_model.py --random), larger than caches, every matrix of that encoding. Both are kept in BUILD/inference.
 PYTHON is an interpreter that has llama-cpp-python and numpy (default: this one, or LLAMA_PEER); without it ramet is timed alone. Both
 run in processes of their own, which take turns: every round times each work once here and once there; medians and the spread (lowest
 to highest) are over the rounds. The machine's limits are measured in the same run: reading memory and dot products, by
@@ -86,11 +89,21 @@ class Llama:
                 sys.exit("llama_decode failed")
 
 
-def worker(kind, model, threads, isa):
+def quantize(source, target, name):
+    import llama_cpp
+    log = llama_cpp.llama_log_callback(lambda *_: None)
+    llama_cpp.llama_log_set(log, ctypes.c_void_p())
+    parameters = llama_cpp.llama_model_quantize_default_params()
+    parameters.ftype, parameters.allow_requantize = getattr(llama_cpp, f"LLAMA_FTYPE_MOSTLY_{name}"), True
+    if llama_cpp.llama_model_quantize(source.encode(), target.encode(), ctypes.byref(parameters)):
+        sys.exit(f"inference: llama.cpp did not quantize {source} to {name}")
+
+
+def worker(kind, model, threads, isa, vocabulary):
     it = (Ramet if kind == "ramet" else Llama)(model, threads, isa)
     np = it.np
     random = np.random.default_rng(0)
-    text = random.integers(100, 40000, 4096).astype(np.int32)
+    text = random.integers(100, min(40000, vocabulary), 4096).astype(np.int32)
     zeros = np.zeros(4096, np.int32)
     peak = int(re.search(r"VmHWM:\s+(\d+)", open("/proc/self/status").read()).group(1)) * 1024
     print(json.dumps({"start": it.start, "peak": peak}), flush=True)
@@ -112,9 +125,10 @@ def worker(kind, model, threads, isa):
 
 
 class Worker:
-    def __init__(self, python, kind, model, a):
+    def __init__(self, python, kind, model, vocabulary, a):
         env = dict(os.environ, RAMET_LIBRARY=str(a.library))
-        self.process = subprocess.Popen([python, __file__, "--worker", kind, model, "--threads", str(a.threads), "--isa", a.isa], stdin=subprocess.PIPE,
+        self.process = subprocess.Popen([python, __file__, "--worker", kind, model, "--threads", str(a.threads), "--isa", a.isa,
+                                         "--vocabulary", str(vocabulary)], stdin=subprocess.PIPE,
                                         stdout=subprocess.PIPE, text=True, env=env)
         self.hello = json.loads(self.process.stdout.readline() or "null")
         if not self.hello:
@@ -140,22 +154,49 @@ def limits(a):
     return dict(zip(("fp32", "int8", "bytes", "bytes24"), (sum(float(f.group(i)) for f in found) for i in range(1, 5))))
 
 
+def files(a, have):
+    """The models to measure; those that are made are kept."""
+    folder = a.build / "inference"
+    models = list(a.models)
+    if a.quantize and not (have and a.models):
+        sys.exit("inference: --quantize wants a model and the peer that writes the files (--peer)")
+    for name in filter(None, a.quantize.split(",")):
+        target = folder / f"{pathlib.Path(a.models[0]).stem}-{name}.gguf"
+        folder.mkdir(exist_ok=True)
+        if not target.exists():
+            subprocess.run([a.peer, __file__, "--quantized", a.models[0], str(target), name], check=True)
+        models.append(str(target))
+    for name in filter(None, a.synthetic.split(",")):
+        target = folder / f"synthetic-{name}.gguf"
+        folder.mkdir(exist_ok=True)
+        if not target.exists():
+            subprocess.run([sys.executable, ROOT / "tests/tools/make_model.py", target, "--random", name, "--layers", "8", "--width", "2048", "--heads", "32",
+                            "--kv-heads", "8", "--ffn", "8192", "--context", "4096"], check=True)
+        models.append(str(target))
+    return models or sys.exit("inference: no model; name one, or give --synthetic")
+
+
 def cost(model, a):
-    """(operations a token of prefill, stored bytes of the weights that a token of decode reads)."""
+    """(operations a token of prefill, stored bytes of the weights that a token of decode reads, words)."""
     info = json.loads(subprocess.run([str(a.ramet), "info", model, "--json"], check=True, capture_output=True, text=True).stdout)
     table = info["vocabulary"] * info["width"]
     inner = info["parameters"] - table * (1 if info["tied"] else 2)
-    return 2 * inner, info["bytes"] - (0 if info["tied"] else info["parts"]["embedding"])
+    return 2 * inner, info["bytes"] - (0 if info["tied"] else info["parts"]["embedding"]), info["vocabulary"]
 
 
 def main():
     if len(sys.argv) > 2 and sys.argv[1] == "--worker":
         o = argparse.ArgumentParser()
         o.add_argument("--worker"), o.add_argument("model"), o.add_argument("--threads", type=int), o.add_argument("--isa")
+        o.add_argument("--vocabulary", type=int)
         w = o.parse_args()
-        return worker(w.worker, w.model, w.threads, w.isa)
+        return worker(w.worker, w.model, w.threads, w.isa, w.vocabulary)
+    if len(sys.argv) == 5 and sys.argv[1] == "--quantized":
+        return quantize(*sys.argv[2:])
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("models", nargs="+")
+    parser.add_argument("models", nargs="*")
+    parser.add_argument("--quantize", default="", metavar="TYPES", help="types of llama.cpp's quantizer")
+    parser.add_argument("--synthetic", nargs="?", default="", const="Q4_K,Q5_K,Q6_K", metavar="ENCODINGS")
     parser.add_argument("--peer", default=os.environ.get("LLAMA_PEER", sys.executable), help="interpreter with llama-cpp-python")
     parser.add_argument("--python", default=None, help="interpreter for ramet (numpy); default: the peer's")
     parser.add_argument("--threads", type=int, default=2)
@@ -177,9 +218,10 @@ def main():
     machine = limits(a)
     print(f"{a.threads} threads, isa {a.isa}: fp32 {machine['fp32']:.0f} GFLOP/s, int8 {machine['int8']:.0f} GOP/s, reading {machine['bytes']:.1f} GB/s (24 MiB: {machine['bytes24']:.1f})", flush=True)
     results = []
-    for model in a.models:
+    for model in files(a, have):
+        operations, stored, vocabulary = cost(model, a)
         kinds = ["ramet"] + (["llama.cpp"] if have else [])
-        workers = {k: Worker(a.python or a.peer if k == "ramet" else a.peer, k, model, a) for k in kinds}
+        workers = {k: Worker(a.python or a.peer if k == "ramet" else a.peer, k, model, vocabulary, a) for k in kinds}
         seconds = {k: {name: [] for name, _, _ in works} for k in kinds}
         for r in range(a.rounds + 1):  # the first is not counted
             for name, ask, _ in works:
@@ -187,7 +229,6 @@ def main():
                     t = workers[k].ask(**ask)
                     if r:
                         seconds[k][name].append(t)
-        operations, stored = cost(model, a)
         print(f"\n{pathlib.Path(model).name}", flush=True)
         for name, _, tokens in works:
             row = {k: sorted(tokens / t for t in seconds[k][name]) for k in kinds}

@@ -4,8 +4,10 @@
 
     make_model.py OUT.gguf [--layers 2] [--width 64] [--heads 4] [--kv-heads 2] [--ffn 128] [--context 256]
                            [--encoding F32|F16|BF16|Q8_0|Q4_K] [--untied] [--seed 1] [--folder FOLDER]
+    make_model.py OUT.gguf --random Q4_K ...
 
---folder writes the same model as a Hugging Face folder too: config.json, model.safetensors, tokenizer.json, tokenizer_config.json.
+--random takes random bits as blocks of that encoding (Q5_0, Q5_1, Q8_0, Q4_K, Q5_K, Q6_K), with scales that give weights the same variance:
+hundreds of MB in a second, to measure with; Python 3.9. --folder writes the same model as a Hugging Face folder too: config.json, model.safetensors, tokenizer.json, tokenizer_config.json.
 
 The same arguments give the same bytes on every machine. What is inside:
 
@@ -20,6 +22,7 @@ The same arguments give the same bytes on every machine. What is inside:
 import argparse
 import json
 import os
+import random as bits
 import struct
 
 MERGES = """Ġ t|h e|Ġ a|i n|Ġt he|r e|o n|Ġ s|e r|Ġ w|n d|a t|Ġ o|o u|i s|Ġ c|e n|i t|o r|e s|Ġ b|Ġ f|e d|a n|in g|Ġ p|Ġo f|Ġa nd|a l|Ġ m|
@@ -30,6 +33,9 @@ TEMPLATE = (
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}")
 ENCODINGS = {"F32": 0, "F16": 1, "Q8_0": 8, "BF16": 30, "Q4_K": 12}
 BLOCKS = {"Q8_0": 32, "Q4_K": 256}
+# GGUF type, file type, elements and bytes of a block, where d is, where the minimum is and as how many d, standard deviation of random bits in d
+RANDOM = {"Q5_0": (6, 8, 32, 22, 0, None, 0, 9.23), "Q5_1": (7, 9, 32, 24, 0, 2, -15.5, 9.23), "Q8_0": (8, 7, 32, 34, 0, None, 0, 73.9),
+          "Q4_K": (12, 15, 256, 144, 0, 2, 7.5, 257), "Q5_K": (13, 17, 256, 176, 0, 2, 15.5, 526), "Q6_K": (14, 18, 256, 210, 208, None, 0, 1366)}
 U32, I32, F32, BOOL, STRING, ARRAY = 4, 5, 6, 7, 8, 9
 
 
@@ -73,6 +79,18 @@ def encode_q4_k(values):
         out += bytes(scales[j + 4] & 15 | (minimums[j + 4] & 15) << 4 for j in range(4))
         for j in range(0, 8, 2):
             out += bytes(low | high << 4 for low, high in zip(codes[j], codes[j + 1]))
+    return bytes(out)
+
+
+def random_blocks(count, columns, encoding, deviation, source):
+    _, _, block, size, at, minimum, times, spread = RANDOM[encoding]
+    if columns % block:
+        raise SystemExit(f"make_model: {encoding} wants rows of a multiple of {block}, not {columns}")
+    blocks = count // block
+    out, d = bytearray(source.randbytes(blocks * size)), deviation / spread
+    for place, number in ((at, d), (minimum, d * times)):
+        for i, byte in enumerate(struct.pack("<e", number)) if place is not None else ():
+            out[place + i::size] = bytes([byte]) * blocks
     return bytes(out)
 
 
@@ -164,6 +182,7 @@ def main():
     parser.add_argument("--encoding", choices=ENCODINGS, default="F32")
     parser.add_argument("--untied", action="store_true")
     parser.add_argument("--folder")
+    parser.add_argument("--random", choices=RANDOM)
     a = parser.parse_args()
 
     merges = MERGES.replace("\n", "").split("|")
@@ -178,7 +197,8 @@ def main():
         ("llama.feed_forward_length", U32, a.ffn), ("llama.attention.head_count", U32, a.heads),
         ("llama.attention.head_count_kv", U32, a.kv_heads), ("llama.rope.freq_base", F32, 10000.0),
         ("llama.attention.layer_norm_rms_epsilon", F32, 1e-5), ("llama.vocab_size", U32, len(tokens)),
-        ("llama.rope.dimension_count", U32, head_width), ("general.file_type", U32, {"F32": 0, "F16": 1, "Q8_0": 7, "BF16": 32, "Q4_K": 15}[a.encoding]),
+        ("llama.rope.dimension_count", U32, head_width), ("general.file_type", U32, 
+            RANDOM[a.random][1] if a.random else {"F32": 0, "F16": 1, "Q8_0": 7, "BF16": 32, "Q4_K": 15}[a.encoding]),
         ("general.quantization_version", U32, 2),
         ("tokenizer.ggml.model", STRING, "gpt2"), ("tokenizer.ggml.pre", STRING, "smollm"),
         ("tokenizer.ggml.tokens", ARRAY, tokens, STRING), ("tokenizer.ggml.token_type", ARRAY, [3] * 3 + [1] * 317, I32),
@@ -194,28 +214,31 @@ def main():
                      (f"blk.{n}.ffn_gate", a.ffn, a.width), (f"blk.{n}.ffn_up", a.ffn, a.width), (f"blk.{n}.ffn_down", a.width, a.ffn)]
     matrices += [("output_norm", a.width)] + ([("output", len(tokens), a.width)] if a.untied else [])
 
-    random, infos, blobs, offset, tensors = uniform(a.seed), b"", [], 0, []
+    random, source, infos, blobs, offset, tensors = uniform(a.seed), bits.Random(a.seed), b"", [], 0, []
     for name, *shape in matrices:
-        encoding = a.encoding if len(shape) == 2 else "F32"
-        if encoding in BLOCKS and shape[1] % BLOCKS[encoding]:
+        encoding = (a.random or a.encoding) if len(shape) == 2 else "F32"
+        if not a.random and encoding in BLOCKS and shape[1] % BLOCKS[encoding]:
             raise SystemExit(f"make_model: {name}: {encoding} wants rows of a multiple of {BLOCKS[encoding]}, not {shape[1]}")
         if len(shape) == 1:
             data = [1 + next(random) / 4 for _ in range(shape[0])]
+        elif a.random:
+            blob = random_blocks(shape[0] * shape[1], shape[1], encoding, 0.26 if name == "token_embd" else shape[1] ** -0.5, source)
         else:  # a uniform number has variance 1/3: outputs keep about the variance of the inputs, logits about 2
             bound = 0.45 if name == "token_embd" else (3 / shape[1]) ** 0.5
             data = [bound * next(random) for _ in range(shape[0] * shape[1])]
-        blob = encode(data, encoding)
+        if len(shape) == 1 or not a.random:
+            blob = encode(data, encoding)
         tensors.append((name, encoding, shape, blob))
         blob += bytes(-len(blob) % 32)
-        infos += string(name + ".weight") + struct.pack(f"<I{len(shape)}QIQ", len(shape), *reversed(shape), ENCODINGS[encoding], offset)
+        infos += string(name + ".weight") + struct.pack(f"<I{len(shape)}QIQ", len(shape), *reversed(shape), RANDOM[encoding][0] if encoding in RANDOM else ENCODINGS[encoding], offset)
         blobs.append(blob)
         offset += len(blob)
     head = b"GGUF" + struct.pack("<IQQ", 3, len(matrices), len(keys)) + b"".join(pair(*k) for k in keys) + infos
     with open(a.out, "wb") as out:
         out.write(head + bytes(-len(head) % 32) + b"".join(blobs))
     if a.folder:
-        if a.encoding in BLOCKS:
-            raise SystemExit(f"make_model: a Hugging Face folder has no {a.encoding}")
+        if a.random or a.encoding in BLOCKS:
+            raise SystemExit(f"make_model: a Hugging Face folder has no {a.random or a.encoding}")
         write_folder(a, tensors, tokens, merges)
 
 

@@ -104,17 +104,38 @@ static inline void ramet__decode_Q8_0(float *dst, const void *src, int64_t k) {
     }
 }
 
-/* Those that are only read: simd/decode.c. k is a multiple of the block, 32 or, with a K, 256. */
-void ramet__decode_Q5_1_ref(float *dst, const void *src, int64_t k);
+/* Those that are only read: ref/decode.c and, LOW(name, elements and bytes of a block), ref/decode_low.c. */
+#define RAMET__LOW(X) \
+    X(Q2_K, 256, 84)    X(Q3_K, 256, 110)    X(IQ2_XXS, 256, 66)    X(IQ2_XS, 256, 74) \
+    X(IQ3_XXS, 256, 98)    X(IQ1_S, 256, 50)    X(IQ3_S, 256, 110)    X(IQ2_S, 256, 82) \
+    X(IQ4_XS, 256, 136)    X(IQ1_M, 256, 56)    X(TQ1_0, 256, 54)    X(TQ2_0, 256, 66) \
+    X(MXFP4, 32, 17)
+#define RAMET__DECODER(name, elements, bytes) void ramet__decode_##name##_ref(float *dst, const void *src, int64_t k);
+RAMET__DECODER(Q5_1, 32, 24)
+RAMET__DECODER(Q4_K, 256, 144)
+RAMET__DECODER(Q5_K, 256, 176)
+RAMET__DECODER(Q6_K, 256, 210)
+RAMET__DECODER(IQ4_NL, 32, 18)
+RAMET__LOW(RAMET__DECODER)
+#undef RAMET__DECODER
 #define ramet__decode_Q5_1 ramet__decode_Q5_1_ref
-void ramet__decode_Q4_K_ref(float *dst, const void *src, int64_t k);
 #define ramet__decode_Q4_K ramet__decode_Q4_K_ref
-void ramet__decode_Q5_K_ref(float *dst, const void *src, int64_t k);
 #define ramet__decode_Q5_K ramet__decode_Q5_K_ref
-void ramet__decode_Q6_K_ref(float *dst, const void *src, int64_t k);
 #define ramet__decode_Q6_K ramet__decode_Q6_K_ref
-void ramet__decode_IQ4_NL_ref(float *dst, const void *src, int64_t k);
 #define ramet__decode_IQ4_NL ramet__decode_IQ4_NL_ref
+#define ramet__decode_Q2_K ramet__decode_Q2_K_ref
+#define ramet__decode_Q3_K ramet__decode_Q3_K_ref
+#define ramet__decode_IQ2_XXS ramet__decode_IQ2_XXS_ref
+#define ramet__decode_IQ2_XS ramet__decode_IQ2_XS_ref
+#define ramet__decode_IQ3_XXS ramet__decode_IQ3_XXS_ref
+#define ramet__decode_IQ1_S ramet__decode_IQ1_S_ref
+#define ramet__decode_IQ3_S ramet__decode_IQ3_S_ref
+#define ramet__decode_IQ2_S ramet__decode_IQ2_S_ref
+#define ramet__decode_IQ4_XS ramet__decode_IQ4_XS_ref
+#define ramet__decode_IQ1_M ramet__decode_IQ1_M_ref
+#define ramet__decode_TQ1_0 ramet__decode_TQ1_0_ref
+#define ramet__decode_TQ2_0 ramet__decode_TQ2_0_ref
+#define ramet__decode_MXFP4 ramet__decode_MXFP4_ref
 
 /* Bytes of an encoded row of k elements. */
 static inline int64_t ramet__row_F32(int64_t k) { return k * 4; }
@@ -129,6 +150,9 @@ static inline int64_t ramet__row_Q4_K(int64_t k) { return k / 256 * 144; }
 static inline int64_t ramet__row_Q5_K(int64_t k) { return k / 256 * 176; }
 static inline int64_t ramet__row_Q6_K(int64_t k) { return k / 256 * 210; }
 static inline int64_t ramet__row_IQ4_NL(int64_t k) { return k / 32 * 18; }
+#define RAMET__ROW(name, elements, bytes) static inline int64_t ramet__row_##name(int64_t k) { return k / elements * bytes; }
+RAMET__LOW(RAMET__ROW)
+#undef RAMET__ROW
 
 static inline uint64_t ramet__round64(uint64_t n) { return (n + 63u) & ~(uint64_t)63u; }
 #endif

@@ -2,6 +2,7 @@
 /* registry.h - declares every kernel of registry.def, and the numbers that ramet__kernels_get takes. */
 #ifndef RAMET__REGISTRY_H
 #define RAMET__REGISTRY_H
+#include "blocks.h"
 #include "kernels.h"
 
 /* RAMET_ISA_* and RAMET__CPU_*, repeated because kernels include nothing above themselves; the checker compares them. */
@@ -28,7 +29,8 @@ enum { RAMET__HAS_AVX2 = 1, RAMET__HAS_AVX512 = 2, RAMET__HAS_VNNI = 4, RAMET__H
 #undef RAMET__PRODUCT
 
 /* Packings that several levels read. */
-extern const ramet__packing ramet__packing_rows_F32, ramet__packing_rows_F16, ramet__packing_rows_BF16, ramet__packing_rows_Q4_0,
-    ramet__packing_rows_Q4_1, ramet__packing_rows_Q5_0, ramet__packing_rows_Q8_0, ramet__packing_rows_Q5_1, ramet__packing_rows_Q4_K, ramet__packing_rows_Q5_K,
-    ramet__packing_rows_Q6_K, ramet__packing_rows_IQ4_NL;
+extern const ramet__packing ramet__packing_rows_F32, ramet__packing_rows_F16, ramet__packing_rows_BF16;
+#define RAMET__PACKING(name, elements, bytes) extern const ramet__packing ramet__packing_rows_##name;
+RAMET__LOW(RAMET__PACKING)
+#undef RAMET__PACKING
 #endif

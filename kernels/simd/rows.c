@@ -4,7 +4,6 @@
  * and of W alone; transposed sums are FMA chains over CHUNK outputs. */
 #include "blocks.h"
 #include "registry.h"
-#include "simd/decode.h"
 #include "simd/tile.h"
 
 #ifdef RAMET__VEC512
@@ -37,59 +36,25 @@ static void decode_BF16(float *dst, const uint8_t *row, int64_t k0, int64_t coun
     ramet__decode_BF16(dst + i, row + i * 2, count - i);
     fill_up(dst, count);
 }
-/* 32 bytes to d * u + m */
-INLINE void scaled(float *dst, const uint8_t u[32], float d, float m) {
-    UNROLL for (int i = 0; i < 32; i += VL) vstore(dst + i, vfma(vset(d), vu8(u + i), vset(m)));
-}
-static void decode_Q4_0(float *dst, const uint8_t *row, int64_t k0, int64_t count) {
-    const ramet__q4_0 *b = (const ramet__q4_0 *)(const void *)row + k0 / 32;
-    for (int64_t i = 0; i < count; i += 32, b++) {
-        uint8_t u[32];
-        for (int j = 0; j < 16; j++) u[j] = b->qs[j] & 15, u[j + 16] = b->qs[j] >> 4;
-        float d = ramet__half_f32(b->d);
-        scaled(dst + i, u, d, -8.0f * d);
-    }
-}
-static void decode_Q4_1(float *dst, const uint8_t *row, int64_t k0, int64_t count) {
-    const ramet__q4_1 *b = (const ramet__q4_1 *)(const void *)row + k0 / 32;
-    for (int64_t i = 0; i < count; i += 32, b++) {
-        uint8_t u[32];
-        for (int j = 0; j < 16; j++) u[j] = b->qs[j] & 15, u[j + 16] = b->qs[j] >> 4;
-        scaled(dst + i, u, ramet__half_f32(b->d), ramet__half_f32(b->m));
-    }
-}
-static void decode_Q5_0(float *dst, const uint8_t *row, int64_t k0, int64_t count) {
-    const ramet__q5_0 *b = (const ramet__q5_0 *)(const void *)row + k0 / 32;
-    ramet__decode_Q5_0(dst, b, count);
-}
-static void decode_Q8_0(float *dst, const uint8_t *row, int64_t k0, int64_t count) {
-    const ramet__q8_0 *b = (const ramet__q8_0 *)(const void *)row + k0 / 32;
-    for (int64_t i = 0; i < count; i += 32, b++) {
-        vf d = vset(ramet__half_f32(b->d));
-        UNROLL for (int j = 0; j < 32; j += VL) vstore(dst + i + j, vmul(d, vi8(b->qs + j)));
-    }
-}
-
-/* Elements k0.. of a row whose blocks of 256 can only be decoded whole. */
-static void decode_part(void (*decode)(float *, const void *, int64_t), int64_t bytes, float *dst, const uint8_t *row, int64_t k0, int64_t count) {
+#ifndef RAMET__VEC512 /* AVX2's serve there too: decoding takes most of the time */
+/* Elements k0.. of a row whose blocks can only be decoded whole, by the definition. */
+static void decode_part(void (*decode)(float *, const void *, int64_t), int64_t block, int64_t bytes, float *dst, const uint8_t *row, int64_t k0, int64_t count) {
     while (count > 0) {
-        int64_t at = k0 % 256, n = 256 - at < count ? 256 - at : count;
-        const uint8_t *block = row + k0 / 256 * bytes;
-        if (n == 256) decode(dst, block, 256);
+        int64_t at = k0 % block, n = block - at < count ? block - at : count;
+        const uint8_t *from = row + k0 / block * bytes;
+        if (n == block) decode(dst, from, block);
         else {
             float whole[256];
-            decode(whole, block, 256);
+            decode(whole, from, block);
             memcpy(dst, whole + at, (size_t)n * 4);
         }
         dst += n, k0 += n, count -= n;
     }
 }
-#define DECODE_PART(ENC, bytes) \
-    static void decode_##ENC(float *dst, const uint8_t *row, int64_t k0, int64_t count) { decode_part(FN_DECODE(ENC), bytes, dst, row, k0, count); }
-DECODE_PART(Q4_K, 144)
-DECODE_PART(Q5_K, 176)
-DECODE_PART(Q6_K, 210)
-static void decode_Q5_1(float *dst, const uint8_t *row, int64_t k0, int64_t count) { FN_DECODE(Q5_1)(dst, row + k0 / 32 * 24, count); }
+#define DECODE_PART(ENC, block, bytes) \
+    static void decode_##ENC(float *dst, const uint8_t *row, int64_t k0, int64_t count) { decode_part(ramet__decode_##ENC, block, bytes, dst, row, k0, count); }
+RAMET__LOW(DECODE_PART)
+#endif
 
 static uint64_t prepared_bytes(int64_t k) { return ramet__round64((uint64_t)k * 4); }
 static void prepare(void *dst, const float *x, int64_t k) {
@@ -182,11 +147,7 @@ NOINLINE static void transposed(decoder *decode, int64_t row_bytes, const ramet_
 PRODUCT(F32, 1)
 PRODUCT(F16, 0)
 PRODUCT(BF16, 0)
-PRODUCT(Q4_0, 0)
-PRODUCT(Q4_1, 0)
-PRODUCT(Q5_0, 0)
-PRODUCT(Q8_0, 0)
-PRODUCT(Q5_1, 0)
-PRODUCT(Q4_K, 0)
-PRODUCT(Q5_K, 0)
-PRODUCT(Q6_K, 0)
+#ifndef RAMET__VEC512
+#define PRODUCT_LOW(ENC, block, bytes) PRODUCT(ENC, 0)
+RAMET__LOW(PRODUCT_LOW)
+#endif

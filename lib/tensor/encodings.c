@@ -184,7 +184,7 @@ static void encode_Q8_0(void *dst, const float *src, int64_t n) {
     }
 }
 
-/* ---- read only: decoded by kernels/ref/decode.c ----------------------------------------------------------------- */
+/* ---- read only: decoded by kernels/ref/decode.c and decode_low.c ------------------------------------------------- */
 #define decode_Q5_1 ramet__decode_Q5_1
 #define encode_Q5_1 NULL
 #define decode_Q4_K ramet__decode_Q4_K
@@ -195,6 +195,32 @@ static void encode_Q8_0(void *dst, const float *src, int64_t n) {
 #define encode_Q6_K NULL
 #define decode_IQ4_NL ramet__decode_IQ4_NL
 #define encode_IQ4_NL NULL
+#define decode_Q2_K ramet__decode_Q2_K
+#define encode_Q2_K NULL
+#define decode_Q3_K ramet__decode_Q3_K
+#define encode_Q3_K NULL
+#define decode_IQ2_XXS ramet__decode_IQ2_XXS
+#define encode_IQ2_XXS NULL
+#define decode_IQ2_XS ramet__decode_IQ2_XS
+#define encode_IQ2_XS NULL
+#define decode_IQ3_XXS ramet__decode_IQ3_XXS
+#define encode_IQ3_XXS NULL
+#define decode_IQ1_S ramet__decode_IQ1_S
+#define encode_IQ1_S NULL
+#define decode_IQ3_S ramet__decode_IQ3_S
+#define encode_IQ3_S NULL
+#define decode_IQ2_S ramet__decode_IQ2_S
+#define encode_IQ2_S NULL
+#define decode_IQ4_XS ramet__decode_IQ4_XS
+#define encode_IQ4_XS NULL
+#define decode_IQ1_M ramet__decode_IQ1_M
+#define encode_IQ1_M NULL
+#define decode_TQ1_0 ramet__decode_TQ1_0
+#define encode_TQ1_0 NULL
+#define decode_TQ2_0 ramet__decode_TQ2_0
+#define encode_TQ2_0 NULL
+#define decode_MXFP4 ramet__decode_MXFP4
+#define encode_MXFP4 NULL
 
 /* ---- the table ------------------------------------------------------------------------------------------------- */
 
@@ -274,11 +300,15 @@ int32_t ramet__encoded_finite(ramet__enc enc, const void *data, int64_t n) {
         }
         return 1;
     }
-    /* blocks begin with an fp16 scale, some have a minimum after it; Q6_K's scale is at the end */
-    int two = enc == RAMET__ENC_Q4_1 || enc == RAMET__ENC_Q5_1 || enc == RAMET__ENC_Q4_K || enc == RAMET__ENC_Q5_K;
-    if (enc == RAMET__ENC_Q6_K) s += 208;
-    for (int64_t i = 0; i < n / e->block; i++, s += e->bytes)
-        if ((load16(s) & 0x7c00) == 0x7c00 || (two && (load16(s + 2) & 0x7c00) == 0x7c00)) return 0;
+    /* where blocks have fp16 scales: at their beginning, some a minimum after it, but for these */
+    static const uint8_t at[RAMET__ENC_COUNT][2] = {[RAMET__ENC_Q4_1] = {0, 2}, [RAMET__ENC_Q5_1] = {0, 2}, [RAMET__ENC_Q4_K] = {0, 2}, [RAMET__ENC_Q5_K] = {0, 2},
+        [RAMET__ENC_Q6_K] = {208, 208}, [RAMET__ENC_Q2_K] = {80, 82}, [RAMET__ENC_Q3_K] = {108, 108}, [RAMET__ENC_TQ1_0] = {52, 52}, [RAMET__ENC_TQ2_0] = {64, 64}};
+    for (int64_t i = 0; i < n / e->block; i++, s += e->bytes) {
+        uint32_t d = load16(s + at[enc][0]), m = load16(s + at[enc][1]);
+        if (enc == RAMET__ENC_IQ1_M) d = m = (uint32_t)(s[53] >> 4) << 8 | (uint32_t)(s[55] >> 4) << 12; /* upper nibbles of the scales; exponent only */
+        if (enc == RAMET__ENC_MXFP4) d = m = s[0] > 252 ? 0x7c00 : 0; /* 12 * 2^(e - 128) is beyond floats */
+        if ((d & 0x7c00) == 0x7c00 || (m & 0x7c00) == 0x7c00) return 0;
+    }
     return 1;
 }
 

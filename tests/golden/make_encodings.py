@@ -7,7 +7,10 @@ from gguf import GGMLQuantizationType as T
 from gguf.quants import dequantize, quantize
 
 NAMES = ["F16", "BF16", "Q4_0", "Q4_1", "Q5_0", "Q8_0"]
-READ_ONLY = {"Q5_1": (24, 32, (0, 2)), "Q4_K": (144, 256, (0, 2)), "Q5_K": (176, 256, (0, 2)), "Q6_K": (210, 256, (208,)), "IQ4_NL": (18, 32, (0,))}
+READ_ONLY = {"Q5_1": (24, 32, (0, 2)), "Q4_K": (144, 256, (0, 2)), "Q5_K": (176, 256, (0, 2)), "Q6_K": (210, 256, (208,)), "IQ4_NL": (18, 32, (0,)),
+             "Q2_K": (84, 256, (80, 82)), "Q3_K": (110, 256, (108,)), "IQ2_XXS": (66, 256, (0,)), "IQ2_XS": (74, 256, (0,)), "IQ3_XXS": (98, 256, (0,)),
+             "IQ1_S": (50, 256, (0,)), "IQ3_S": (110, 256, (0,)), "IQ2_S": (82, 256, (0,)), "IQ4_XS": (136, 256, (0,)), "IQ1_M": (56, 256, ()),
+             "TQ1_0": (54, 256, (52,)), "TQ2_0": (66, 256, (64,)), "MXFP4": (17, 32, ())}
 
 
 def blocks():
@@ -49,5 +52,10 @@ if __name__ == "__main__":
         coded = rng.integers(0, 256, (512 // block, size), dtype=np.uint8)
         for at in halves:
             coded[:, at:at + 2] = rng.uniform(-2, 2, (512 // block, 1)).astype(np.float16).view(np.uint8)
+        if name == "IQ1_M":  # d in four nibbles
+            coded[:, 55] = coded[:, 55] & 0x8F | 0x30
+        if name == "MXFP4":
+            coded[:, 0] = 110 + coded[:, 0] // 16
+            coded[:3, 0] = 0, 1, 2
         table(f"uint8_t golden_{name}_bytes[]", coded.ravel(), "0x%02x")
         table(f"uint32_t golden_{name}_values[]", dequantize(coded, T[name]).astype(np.float32).view(np.uint32).ravel(), "0x%08x")

@@ -4,10 +4,17 @@
 #include "check.h"
 #include "blocks.h"
 
-static const struct { const char *name; int64_t block, bytes; void (*decode)(float *, const void *, int64_t); } encodings[] = {
-    {"F32", 1, 4, ramet__decode_F32},    {"F16", 1, 2, ramet__decode_F16},    {"BF16", 1, 2, ramet__decode_BF16},  {"Q4_0", 32, 18, ramet__decode_Q4_0},
-    {"Q4_1", 32, 20, ramet__decode_Q4_1}, {"Q5_0", 32, 22, ramet__decode_Q5_0}, {"Q8_0", 32, 34, ramet__decode_Q8_0},
-    {"Q5_1", 32, 24, ramet__decode_Q5_1}, {"Q4_K", 256, 144, ramet__decode_Q4_K}, {"Q5_K", 256, 176, ramet__decode_Q5_K}, {"Q6_K", 256, 210, ramet__decode_Q6_K}, {"IQ4_NL", 32, 18, ramet__decode_IQ4_NL}};
+/* at: where blocks have halves, -1 none */
+static const struct { const char *name; int64_t block, bytes; void (*decode)(float *, const void *, int64_t); int at[2]; } encodings[] = {
+    {"F32", 1, 4, ramet__decode_F32, {-1, -1}},    {"F16", 1, 2, ramet__decode_F16, {0, -1}},    {"BF16", 1, 2, ramet__decode_BF16, {0, -1}},
+    {"Q4_0", 32, 18, ramet__decode_Q4_0, {0, -1}}, {"Q4_1", 32, 20, ramet__decode_Q4_1, {0, 2}}, {"Q5_0", 32, 22, ramet__decode_Q5_0, {0, -1}},
+    {"Q8_0", 32, 34, ramet__decode_Q8_0, {0, -1}}, {"Q5_1", 32, 24, ramet__decode_Q5_1, {0, 2}}, {"IQ4_NL", 32, 18, ramet__decode_IQ4_NL, {0, -1}},
+    {"Q4_K", 256, 144, ramet__decode_Q4_K, {0, 2}}, {"Q5_K", 256, 176, ramet__decode_Q5_K, {0, 2}}, {"Q6_K", 256, 210, ramet__decode_Q6_K, {208, -1}},
+    {"Q2_K", 256, 84, ramet__decode_Q2_K, {80, 82}}, {"Q3_K", 256, 110, ramet__decode_Q3_K, {108, -1}}, {"IQ4_XS", 256, 136, ramet__decode_IQ4_XS, {0, -1}},
+    {"TQ1_0", 256, 54, ramet__decode_TQ1_0, {52, -1}}, {"TQ2_0", 256, 66, ramet__decode_TQ2_0, {64, -1}}, {"MXFP4", 32, 17, ramet__decode_MXFP4, {-1, -1}},
+    {"IQ1_S", 256, 50, ramet__decode_IQ1_S, {0, -1}}, {"IQ1_M", 256, 56, ramet__decode_IQ1_M, {-1, -1}}, {"IQ2_XXS", 256, 66, ramet__decode_IQ2_XXS, {0, -1}},
+    {"IQ2_XS", 256, 74, ramet__decode_IQ2_XS, {0, -1}}, {"IQ2_S", 256, 82, ramet__decode_IQ2_S, {0, -1}}, {"IQ3_XXS", 256, 98, ramet__decode_IQ3_XXS, {0, -1}},
+    {"IQ3_S", 256, 110, ramet__decode_IQ3_S, {0, -1}}};
 enum { ENCODINGS = sizeof encodings / sizeof *encodings };
 
 static int find(const char *encoding) {
@@ -27,11 +34,14 @@ void check_encode(const char *encoding, uint8_t *rows, int64_t n, int64_t k) {
     int64_t total = n * k / encodings[e].block;
     for (int64_t i = 0; i < total; i++, rows += encodings[e].bytes) {
         float f = check_uniform(-2, 2);
-        uint16_t h = encodings[e].decode == ramet__decode_BF16 ? ramet__f32_brain(f) : random_half(), m = random_half();
         if (encodings[e].bytes == 4) { memcpy(rows, &f, 4); continue; }
         for (int64_t j = 0; j < encodings[e].bytes; j++) rows[j] = (uint8_t)check_random();
-        memcpy(rows + (encodings[e].bytes == 210 ? 208 : 0), &h, 2); /* Q6_K has it last */
-        if (encodings[e].bytes == 20 || encodings[e].bytes == 24 || encodings[e].bytes == 144 || encodings[e].bytes == 176) memcpy(rows + 2, &m, 2);
+        for (int j = 0; j < 2; j++) {
+            uint16_t h = encodings[e].decode == ramet__decode_BF16 ? ramet__f32_brain(f) : random_half();
+            if (encodings[e].at[j] >= 0) memcpy(rows + encodings[e].at[j], &h, 2);
+        }
+        if (encodings[e].decode == ramet__decode_MXFP4) rows[0] = (uint8_t)check_range(118, 130);
+        if (encodings[e].decode == ramet__decode_IQ1_M) rows[55] = (uint8_t)((rows[55] & 0x8f) | check_range(2, 3) << 4); /* the exponent's upper bits */
     }
 }
 

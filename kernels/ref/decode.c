@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* decode.c - rows of the encodings that are only read: ggml's blocks of 256 with 6-bit scales inside ("K-quants"), Q5_1, IQ4_NL.
- * Plain loops that compilers make wide: compiled for every level, and as `ref` for lib/tensor and the reference. Layouts as in ggml. */
-#include "simd/decode.h"
+ * Plain loops, the definition for lib/tensor and the reference; decode_low.c has more of them. Layouts as in ggml. */
+#include "blocks.h"
 
 static float half_at(const uint8_t *p) { return ramet__half_f32((uint16_t)(p[0] | p[1] << 8)); }
 
 /* d[2], m[2], 32 fifth bits, nibbles (elements j and j + 16 share a byte): w = d * q + m */
-void FN_DECODE(Q5_1)(float *dst, const void *src, int64_t k) {
+void ramet__decode_Q5_1_ref(float *dst, const void *src, int64_t k) {
     const uint8_t *b = src;
     for (; k > 0; k -= 32, b += 24, dst += 32) {
         float d = half_at(b), m = half_at(b + 2);
@@ -18,7 +18,7 @@ void FN_DECODE(Q5_1)(float *dst, const void *src, int64_t k) {
 }
 
 /* d[2], nibbles that choose one of 16 values */
-void FN_DECODE(IQ4_NL)(float *dst, const void *src, int64_t k) {
+void ramet__decode_IQ4_NL_ref(float *dst, const void *src, int64_t k) {
     static const int8_t values[16] = {-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113};
     const uint8_t *b = src;
     for (; k > 0; k -= 32, b += 18, dst += 32) {
@@ -57,12 +57,12 @@ static void decode_4_5(float *dst, const uint8_t *b, int64_t k, int five) {
         }
     }
 }
-void FN_DECODE(Q4_K)(float *dst, const void *src, int64_t k) { decode_4_5(dst, src, k, 0); }
-void FN_DECODE(Q5_K)(float *dst, const void *src, int64_t k) { decode_4_5(dst, src, k, 1); }
+void ramet__decode_Q4_K_ref(float *dst, const void *src, int64_t k) { decode_4_5(dst, src, k, 0); }
+void ramet__decode_Q5_K_ref(float *dst, const void *src, int64_t k) { decode_4_5(dst, src, k, 1); }
 
 /* 128 bytes of low nibbles, 64 of two high bits, 16 signed scales, d[2]: in each half of 128 elements, quarter j of 32 has its low bits in
  * bytes (j & 1) * 32 + i, nibble j / 2, its high bits in byte i at 2 j. w = d * scale * (q - 32), a scale for 16 elements */
-void FN_DECODE(Q6_K)(float *dst, const void *src, int64_t k) {
+void ramet__decode_Q6_K_ref(float *dst, const void *src, int64_t k) {
     const uint8_t *b = src;
     for (; k > 0; k -= 256, b += 210) {
         float d = half_at(b + 208);

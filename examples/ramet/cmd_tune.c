@@ -91,19 +91,26 @@ static int write_result(cli *c, ramet_tuner *t, int full, const char *type, cons
     return failed ? cli_fail(c, NULL) : 0;
 }
 
+static int schedule_named(const char *name) { /* RAMET_SCHEDULE_*, -1 */
+    const char *have;
+    for (int i = 0; !ramet_list(&have, NULL, "schedules", i); i++) if (!strcmp(have, name)) return i;
+    return -1;
+}
+
 int cmd_tune(cli *c, int argc, char **argv) {
     ramet_tuner_options o;
     ramet_tuner_options_init(&o, sizeof o);
     list data = {0};
     double alpha = o.alpha, lr = 0, warmup = o.warmup, clip = o.clip, decay = o.weight_decay;
     int64_t seed = 0, every = 0;
-    const char *teacher = NULL, *resume = NULL, *checkpoint = NULL, *out = NULL, *mode = "balanced", *type = NULL, *lora = NULL, *path;
+    const char *teacher = NULL, *resume = NULL, *checkpoint = NULL, *out = NULL, *mode = "balanced", *type = NULL, *lora = NULL, *schedule = "cosine", *path;
     const opt opts[] = {{"--data", OPT_LIST, &data, "FILE", ".txt: one document; .jsonl: a document a line"}, {"-o", OPT_TEXT, &out, "OUT", "adapter (.gguf, or a PEFT folder); with --full a model"},
                         {"--rank", OPT_INT, &o.rank, "N", "of the adapter (default 16)"}, {"--alpha", OPT_DOUBLE, &alpha, "X", "its scale is alpha / rank (default 32)"},
                         {"--target-modules", OPT_TEXT, &o.targets, "LIST", "q_proj,v_proj,... (default: all linear layers)"}, {"--full", OPT_FLAG, &o.full, NULL, "tune every weight"},
                         {"--type", OPT_TEXT, &type, "NAME", "encoding of the result of --full (default F32)"}, {"--steps", OPT_LONG, &o.steps, "N", "optimizer steps"}, {"--epochs", OPT_DOUBLE, &o.epochs, "E", "or passes over the text (default 1)"},
                         {"--batch", OPT_INT, &o.batch, "B", "windows a step (default 4)"}, {"--micro-batch", OPT_INT, &o.micro_batch, "B", "windows run at once (default 2)"}, {"-c", OPT_INT, &o.window, "W", "tokens a window (default 256)"},
                         {"--lr", OPT_DOUBLE, &lr, "X", "learning rate (default 2e-4, with --full 2e-5)"}, {"--warmup", OPT_DOUBLE, &warmup, "F", "fraction of the steps (default .03)"},
+                        {"--schedule", OPT_TEXT, &schedule, "NAME", "of the learning rate: cosine (default), ...: see ramet list schedules"}, {"--optimizer", OPT_TEXT, &o.optimizer, "NAME", "adamw (default), ...: see ramet list optimizers"},
                         {"--clip", OPT_DOUBLE, &clip, "X", "global gradient norm (default 1, 0: off)"}, {"--weight-decay", OPT_DOUBLE, &decay, "X", "(default 0)"}, {"--seed", OPT_LONG, &seed, "S", "order of windows, initial weights (default 0)"},
                         {"--teacher", OPT_TEXT, &teacher, "PARENT", "distil: match this model's predictions"}, {"--lora", OPT_TEXT, &lora, "A", "start from this adapter"}, {"--mode", OPT_TEXT, &mode, "MODE", "exact, balanced (default), fast"},
                         {"--checkpoint", OPT_TEXT, &checkpoint, "FILE", "write the tuner's state here, at the end and on Ctrl-C"}, {"--every", OPT_LONG, &every, "N", "and every N steps"}, {"--resume", OPT_TEXT, &resume, "CKPT", "continue from it"},
@@ -114,6 +121,7 @@ int cmd_tune(cli *c, int argc, char **argv) {
     if (every && !checkpoint) return cli_usage(c, "--every needs --checkpoint");
     if (type && !o.full) return cli_usage(c, "--type needs --full; an adapter is F32");
     if ((o.mode = mode_named(mode)) < 0) return cli_usage(c, "--mode is exact, balanced or fast, not \"%s\"", mode);
+    if ((o.schedule = schedule_named(schedule)) < 0) return cli_usage(c, "--schedule \"%s\" is none of: ramet list schedules", schedule);
     o.alpha = (float)alpha;
     o.learning_rate = (float)lr;
     o.warmup = (float)warmup;

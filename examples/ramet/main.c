@@ -6,7 +6,7 @@
 
 const command commands[] = {
     {"info", "FILE|FOLDER", "what a file is: model, adapter, brief, update, checkpoint, store; what would leave the device", cmd_info},
-    {"list", "archs|encodings|ops|methods|kernels|isas", "what this build has", cmd_list},
+    {"list", "archs|encodings|ops|methods|kernels|isas|optimizers|schedules", "what this build has", cmd_list},
     {"tokenize", "MODEL (-p TEXT | -f FILE)", "text to ids", cmd_tokenize},
     {"embed", "MODEL (-p TEXT | -f FILE)", "texts to vectors, with an encoder", cmd_embed},
     {"run", "MODEL (-p TEXT | -f FILE)", "generate text", cmd_run},

@@ -28,6 +28,8 @@ RAMET_API ramet_status ramet_dataset_read(int32_t *ids, const ramet_dataset *dat
 
 #define RAMET_SCHEDULE_COSINE 0
 #define RAMET_SCHEDULE_CONSTANT 1
+#define RAMET_SCHEDULE_LINEAR 2
+#define RAMET_SCHEDULE_WSD 3 /**< warm-up, stable, in the last fifth down */
 
 typedef struct ramet_tuner_options {
     uint32_t struct_size;
@@ -43,7 +45,7 @@ typedef struct ramet_tuner_options {
     double epochs;           /**< default 1 */
     float learning_rate;     /**< default 2e-4 LoRA, 2e-5 full (0) */
     float warmup;            /**< fraction of steps; default .03 */
-    int32_t schedule;        /**< RAMET_SCHEDULE_*; default COSINE to a tenth */
+    int32_t schedule;        /**< RAMET_SCHEDULE_*; default COSINE; all but CONSTANT end at a tenth. Names: ramet_list("schedules"), in this order */
     float weight_decay;      /**< default 0 */
     float beta1, beta2, epsilon; /**< defaults .9 .999 1e-8 */
     float clip;              /**< global gradient norm; default 1; 0: off */
@@ -52,7 +54,7 @@ typedef struct ramet_tuner_options {
     float teacher_weight;    /**< of the KL against the cross-entropy: default 1 (only KL) when a teacher is given */
     int32_t teacher_top;     /**< classes kept a position, the rest one bin; default 64 */
     ramet_adapter *initial;  /**< NULL, or: start from this adapter (copied); rank, alpha and targets are then its own */
-    const char *optimizer;   /**< "adamw" (NULL, default) or "sgd" (momentum beta1) */
+    const char *optimizer;   /**< NULL (default): "adamw"; "adamw8": 2 bytes of state a parameter for 8; "sgd", "nesterov": momentum beta1, decoupled decay */
 } ramet_tuner_options;
 RAMET_API void ramet_tuner_options_init(ramet_tuner_options *options, uint32_t struct_size);
 

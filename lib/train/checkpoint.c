@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* checkpoint.c - a tuner's whole state as one safetensors file. Metadata: "ramet.kind", what the tuner was made of
  * ("ramet.tuner.*": must be equal to resume), how far it is ("ramet.state.*"), and a CRC-32C a section ("ramet.crc.*"). Sections:
- * value, moment0.., and grad when a step is half done; tensors are "<section>/<parameter>". The same state gives the same bytes,
+ * those of the pool, but the gradients only when a step is half done; tensors are "<section>/<parameter>". The same state gives the same bytes,
  * whatever calls led to it. */
 #include <stdarg.h>
 #include <stdio.h>
@@ -74,21 +74,24 @@ static void state(pairs *p, const ramet_tuner *t) { /* %a: doubles come back wit
 
 /* ---- sections ---- */
 
-static const char *const section_name[] = {"value", "grad", "moment0", "moment1"};
-#define SECTIONS (2 + RAMET__MOMENTS)
-
-static float *section(const ramet_tuner *t, int32_t s, int64_t micro) { /* NULL: the file has none */
-    if (s == 0) return t->params.value;
-    if (s == 1) return micro ? t->params.grad : NULL;
-    return t->params.moment[s - 2];
+static const ramet__section *section(const ramet_tuner *t, int32_t s, int64_t micro) { /* NULL: the file has none */
+    return t->params.section[s].data && (s != RAMET__GRAD || micro) ? &t->params.section[s] : NULL;
 }
 
-static void tensor_name(char name[256], int32_t s, const ramet__param *p) { snprintf(name, 256, "%s/%s", section_name[s], p->name); }
+/* One parameter's part: its name and shape in the file. A section with fewer elements than parameters is a flat list. */
+static void part(char name[256], ramet__shape *shape, const ramet__section *s, const ramet__param *p) {
+    snprintf(name, 256, "%s/%s", s->name, p->name);
+    *shape = s->layout.every == 1 ? p->shape : (ramet__shape){1, {ramet__section_count(s, p)}};
+}
+static ramet__st_dtype dtype(const ramet__section *s) { return s->layout.size == 1 ? RAMET__ST_U8 : RAMET__ST_F32; }
+static size_t part_bytes(const ramet__section *s, const ramet__param *p) { return (size_t)(ramet__section_count(s, p) * s->layout.size); }
 
-static uint32_t section_crc(const ramet_tuner *t, const float *data) {
+static uint32_t section_crc(const ramet_tuner *t, const ramet__section *s) {
     uint32_t crc = 0;
-    for (int64_t i = 0; i < t->params.n; i++)
-        crc = ramet__crc32c(crc, data + t->params.param[i].offset, (size_t)t->params.param[i].count * sizeof(float));
+    for (int64_t i = 0; i < t->params.n; i++) {
+        const ramet__param *p = &t->params.param[i];
+        crc = ramet__crc32c(crc, ramet__section_at(s, p->offset), part_bytes(s, p));
+    }
     return crc;
 }
 
@@ -104,6 +107,7 @@ ramet_status ramet_tuner_save(ramet_tuner *t, const char *path) {
     ramet__st_writer *w = NULL;
     pairs *p = NULL;
     char name[256];
+    ramet__shape shape;
     RAMET__TRY(usable(t, path, "ramet_tuner_save"));
     if (t->broken) return ramet__fail(RAMET_E_STATE, "ramet_tuner_save: an earlier resume was cut short; resume again");
     RAMET__NEW(p, ramet__calloc(t->rt->mem, 1, sizeof *p));
@@ -111,23 +115,27 @@ ramet_status ramet_tuner_save(ramet_tuner *t, const char *path) {
     put(p, "ramet.version", "1");
     RAMET__GO(identity(p, t));
     state(p, t);
-    for (int32_t s = 0; s < SECTIONS; s++) {
-        const float *data = section(t, s, t->micro);
+    for (int32_t i = 0; i < RAMET__SECTIONS; i++) {
+        const ramet__section *s = section(t, i, t->micro);
         char key[40];
-        snprintf(key, sizeof key, "ramet.crc.%s", section_name[s]);
-        if (data) put(p, key, "%08x", section_crc(t, data));
+        if (!s) continue;
+        snprintf(key, sizeof key, "ramet.crc.%s", s->name);
+        put(p, key, "%08x", section_crc(t, s));
     }
     RAMET__GO(ramet__st_writer_open(&w, t->rt->mem, path));
     for (int32_t i = 0; i < p->n; i++) RAMET__GO(ramet__st_meta(w, p->key[i], p->value[i]));
-    for (int32_t s = 0; s < SECTIONS; s++)
-        for (int64_t i = 0; section(t, s, t->micro) && i < t->params.n; i++) {
-            tensor_name(name, s, &t->params.param[i]);
-            RAMET__GO(ramet__st_declare(w, name, RAMET__ST_F32, t->params.param[i].shape.rank, t->params.param[i].shape.dim));
+    for (int32_t i = 0; i < RAMET__SECTIONS; i++) {
+        const ramet__section *s = section(t, i, t->micro);
+        for (int64_t j = 0; s && j < t->params.n; j++) {
+            part(name, &shape, s, &t->params.param[j]);
+            RAMET__GO(ramet__st_declare(w, name, dtype(s), shape.rank, shape.dim));
         }
-    for (int32_t s = 0; s < SECTIONS; s++)
-        for (int64_t i = 0; section(t, s, t->micro) && i < t->params.n; i++)
-            RAMET__GO(
-                ramet__st_data(w, section(t, s, t->micro) + t->params.param[i].offset, (size_t)t->params.param[i].count * sizeof(float)));
+    }
+    for (int32_t i = 0; i < RAMET__SECTIONS; i++) {
+        const ramet__section *s = section(t, i, t->micro);
+        for (int64_t j = 0; s && j < t->params.n; j++)
+            RAMET__GO(ramet__st_data(w, ramet__section_at(s, t->params.param[j].offset), part_bytes(s, &t->params.param[j])));
+    }
     st = ramet__st_writer_commit(&w);
 out:
     ramet__st_writer_drop(&w);
@@ -176,28 +184,31 @@ static ramet_status check_identity(const ramet_tuner *t, const ramet__safetensor
 static ramet_status check_sections(const ramet_tuner *t, const ramet__safetensors *f, int64_t micro, float *room) {
     char name[256], key[40];
     int64_t expected = 0;
-    for (int32_t s = 0; s < SECTIONS; s++) {
+    ramet__shape shape;
+    for (int32_t i = 0; i < RAMET__SECTIONS; i++) {
+        const ramet__section *s = section(t, i, micro);
         uint32_t crc = 0;
-        if (!section(t, s, micro)) continue;
-        for (int64_t i = 0; i < t->params.n; i++, expected++) {
-            const ramet__param *p = &t->params.param[i];
-            tensor_name(name, s, p);
+        if (!s) continue;
+        for (int64_t j = 0; j < t->params.n; j++, expected++) {
+            const ramet__param *p = &t->params.param[j];
+            part(name, &shape, s, p);
             const ramet__st_tensor *x = ramet__safetensors_find(f, name);
-            int32_t fits = x && x->dtype == RAMET__ST_F32 && x->rank == p->shape.rank;
-            for (int32_t d = 0; fits && d < p->shape.rank; d++) fits = x->dim[d] == p->shape.dim[d];
+            int32_t fits = x && x->dtype == dtype(s) && x->rank == shape.rank;
+            for (int32_t d = 0; fits && d < shape.rank; d++) fits = x->dim[d] == shape.dim[d];
             if (!fits)
                 return ramet__fail(x ? RAMET_E_INCONSISTENT : RAMET_E_FORMAT, "tensor \"%s\" %s", name,
                                    x ? "has another shape or type" : "is missing");
-            RAMET__TRY(ramet__safetensors_read(f, x, room, (uint64_t)p->count * sizeof(float)));
-            crc = ramet__crc32c(crc, room, (size_t)p->count * sizeof(float));
-            if (!t->rt->kernels->finite(room, p->count)) return ramet__fail(RAMET_E_NUMERIC, "tensor \"%s\" holds NaN or infinity", name);
+            RAMET__TRY(ramet__safetensors_read(f, x, room, part_bytes(s, p)));
+            crc = ramet__crc32c(crc, room, part_bytes(s, p));
+            if (dtype(s) == RAMET__ST_F32 && !t->rt->kernels->finite(room, ramet__section_count(s, p)))
+                return ramet__fail(RAMET_E_NUMERIC, "tensor \"%s\" holds NaN or infinity", name);
         }
-        snprintf(key, sizeof key, "ramet.crc.%s", section_name[s]);
+        snprintf(key, sizeof key, "ramet.crc.%s", s->name);
         const char *text = ramet__safetensors_meta(f, key);
         char mine[16];
         snprintf(mine, sizeof mine, "%08x", crc);
         if (!text || strcmp(text, mine))
-            return ramet__fail(RAMET_E_FORMAT, "section \"%s\" is damaged: its checksum is %s, the file says %s", section_name[s], mine,
+            return ramet__fail(RAMET_E_FORMAT, "section \"%s\" is damaged: its checksum is %s, the file says %s", s->name, mine,
                                text ? text : "nothing");
     }
     if (expected != f->n_tensors)
@@ -212,6 +223,7 @@ ramet_status ramet_tuner_resume(ramet_tuner *t, const char *path) {
     pairs *p = NULL;
     float *room = NULL;
     char name[256];
+    ramet__shape shape;
     ramet_source source;
     int64_t step = 0, micro = 0, tokens = 0, step_tokens = 0, largest = 0;
     double loss_sum = 0, loss = 0, norm = 0, rate = 0;
@@ -236,12 +248,14 @@ ramet_status ramet_tuner_resume(ramet_tuner *t, const char *path) {
     RAMET__GO(check_sections(t, f, micro, room));
     t->broken = 1; /* until all is read: a disk that fails now leaves a mixture that nobody may use */
     ramet__params_clear(&t->params);
-    for (int32_t s = 0; s < SECTIONS; s++)
-        for (int64_t i = 0; section(t, s, micro) && i < t->params.n; i++) {
-            tensor_name(name, s, &t->params.param[i]);
-            RAMET__GO(ramet__safetensors_read(f, ramet__safetensors_find(f, name), section(t, s, micro) + t->params.param[i].offset,
-                                              (uint64_t)t->params.param[i].count * sizeof(float)));
+    for (int32_t i = 0; i < RAMET__SECTIONS; i++) {
+        const ramet__section *s = section(t, i, micro);
+        for (int64_t j = 0; s && j < t->params.n; j++) {
+            const ramet__param *q = &t->params.param[j];
+            part(name, &shape, s, q);
+            RAMET__GO(ramet__safetensors_read(f, ramet__safetensors_find(f, name), ramet__section_at(s, q->offset), part_bytes(s, q)));
         }
+    }
     t->step = step;
     t->micro = micro;
     t->tokens = tokens;

@@ -1,16 +1,19 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* params.c - what a tuner trains, as one pool: values, gradient sums and the optimizer's moments lie at equal offsets. Work is
+/* params.c - what a tuner trains, as one pool: sections for values, gradient sums and the optimizer's state, with equal offsets. Work is
  * cut into pieces of a constant size that never span two parameters, so sums and updates have the same bits for any number of
  * threads. */
 #include <math.h>
 #include <string.h>
 #include "train/train.h"
 
-#define PIECE 32768 /* floats: 128 KiB of each of value, gradient and moments */
+#define PIECE 32768 /* parameters: 128 KiB of each of value, gradient and moments */
 
-static int64_t padded(int64_t n) { return RAMET__ROUND_UP(n, RAMET__ALIGN / (int64_t)sizeof(float)); }
+void *ramet__section_at(const ramet__section *s, int64_t offset) { return s->data + offset / s->layout.every * s->layout.size; }
+
+int64_t ramet__section_count(const ramet__section *s, const ramet__param *p) { return (p->count + s->layout.every - 1) / s->layout.every; }
 
 ramet_status ramet__params_init(ramet__params *p, ramet_runtime *rt, const ramet__optimizer *optimizer) {
+    static const char *const names[RAMET__SECTIONS] = {"value", "grad", "moment0", "moment1", "moment2", "moment3"};
     ramet_status st = RAMET_OK;
     p->mem = rt->mem;
     p->optimizer = optimizer;
@@ -19,14 +22,19 @@ ramet_status ramet__params_init(ramet__params *p, ramet_runtime *rt, const ramet
         ramet__param *q = &p->param[i];
         q->count = ramet__shape_count(&q->shape);
         q->offset = p->total;
-        p->total += padded(q->count);
+        p->total += RAMET__ROUND_UP(q->count, RAMET__STATE_BLOCK);
         p->n_pieces += (q->count + PIECE - 1) / PIECE;
     }
     RAMET__NEW(p->piece, ramet__calloc(p->mem, (size_t)p->n_pieces, sizeof *p->piece));
     RAMET__NEW(p->partial, ramet__calloc(p->mem, (size_t)p->n_pieces, sizeof *p->partial));
-    RAMET__NEW(p->value, ramet__calloc(p->mem, (size_t)p->total, sizeof(float)));
-    RAMET__NEW(p->grad, ramet__calloc(p->mem, (size_t)p->total, sizeof(float)));
-    for (int32_t m = 0; m < optimizer->moments; m++) RAMET__NEW(p->moment[m], ramet__calloc(p->mem, (size_t)p->total, sizeof(float)));
+    for (int32_t i = 0; i < RAMET__STATE + optimizer->n_states; i++) {
+        ramet__section *s = &p->section[i];
+        s->name = names[i];
+        s->layout = i < RAMET__STATE ? (ramet__layout){sizeof(float), 1} : optimizer->state[i - RAMET__STATE];
+        RAMET__NEW(s->data, ramet__calloc(p->mem, (size_t)(p->total / s->layout.every), (size_t)s->layout.size));
+    }
+    p->value = (float *)p->section[RAMET__VALUE].data;
+    p->grad = (float *)p->section[RAMET__GRAD].data;
     int64_t at = 0;
     for (int64_t i = 0; i < p->n; i++) {
         ramet__param *q = &p->param[i];
@@ -42,14 +50,19 @@ out:
     return st;
 }
 
+uint64_t ramet__params_bytes(const ramet__params *p) {
+    uint64_t bytes = 0;
+    for (int32_t i = 0; i < RAMET__SECTIONS; i++)
+        if (p->section[i].data) bytes += (uint64_t)(p->total / p->section[i].layout.every * p->section[i].layout.size);
+    return bytes;
+}
+
 void ramet__params_free(ramet__params *p) {
     for (int64_t i = 0; p->param && i < p->n; i++) ramet__free(p->param[i].name);
     ramet__free(p->param);
     ramet__free(p->piece);
     ramet__free(p->partial);
-    ramet__free(p->value);
-    ramet__free(p->grad);
-    for (int32_t m = 0; m < RAMET__MOMENTS; m++) ramet__free(p->moment[m]);
+    for (int32_t i = 0; i < RAMET__SECTIONS; i++) ramet__free(p->section[i].data);
     memset(p, 0, sizeof *p);
 }
 
@@ -76,10 +89,12 @@ static ramet_status step(void *context, int64_t piece, int32_t worker) {
     const work *w = context;
     const ramet__params *p = w->p;
     const struct ramet__params_piece *q = &p->piece[piece];
-    float *moment[RAMET__MOMENTS] = {NULL};
+    ramet__optimizer_step u = *w->u;
+    void *state[RAMET__STATES] = {NULL};
     (void)worker;
-    for (int32_t m = 0; m < p->optimizer->moments; m++) moment[m] = p->moment[m] + q->offset;
-    p->optimizer->update(w->u, p->value + q->offset, p->grad + q->offset, moment, q->count, q->decay ? w->decay : 0.0f);
+    for (int32_t i = 0; i < p->optimizer->n_states; i++) state[i] = ramet__section_at(&p->section[RAMET__STATE + i], q->offset);
+    u.place = q->offset;
+    p->optimizer->update(&u, p->value + q->offset, p->grad + q->offset, state, q->count, q->decay ? w->decay : 0.0f);
     return RAMET_OK;
 }
 

@@ -60,39 +60,53 @@ typedef struct ramet__optimizer_step { /* one step's settings, the same for ever
     int64_t step;                /* from 1 */
     float rate, beta1, beta2, epsilon;
     float scale;                 /* gradients are multiplied by it first (clipping) */
+    int64_t place;               /* of p in the pool: what random rounding is drawn from */
 } ramet__optimizer_step;
+#define RAMET__STATES 4
+#define RAMET__STATE_BLOCK 256   /* a piece of work begins at a multiple of it */
+typedef struct ramet__layout { int32_t size, every; } ramet__layout; /* elements of 4 (F32) or 1 byte, one for `every` parameters (1 or STATE_BLOCK) */
 typedef struct ramet__optimizer {
     const char *name, *summary;
-    int32_t moments;             /* floats of state a parameter, at most RAMET__MOMENTS */
-    void (*update)(const ramet__optimizer_step *u, float *p, float *g, float *const *moment, int64_t n, float decay); /* zeroes g */
+    void (*update)(const ramet__optimizer_step *u, float *p, float *g, void *const *state, int64_t n, float decay); /* zeroes g */
+    int32_t n_states; ramet__layout state[RAMET__STATES]; /* kept between steps, zero at first */
 } ramet__optimizer;
-#define RAMET__MOMENTS 2
 const ramet__optimizer *ramet__optimizer_find(const char *name); /* NULL: no such */
 int32_t ramet__optimizer_list(int32_t i, const char **name, const char **detail);
 #define RAMET__OPTIMIZER(NAME) extern const ramet__optimizer ramet__optimizer_##NAME;
 #include "train/optimizers.def"
 #undef RAMET__OPTIMIZER
 
+/* The names of a table as "a, b, c", for messages; cut where the room ends. */
+const char *ramet__names(char room[128], int32_t (*list)(int32_t i, const char **name, const char **detail));
+
 /* Learning rate of step t (0..steps-1): linear warm-up over `warmup` of the steps, then RAMET_SCHEDULE_*. (schedule.c) */
+int32_t ramet__schedule_list(int32_t i, const char **name, const char **detail); /* i: RAMET_SCHEDULE_* */
 double ramet__schedule(int32_t schedule, double rate, double warmup, int64_t t, int64_t steps);
 
-/* ---- trained parameters: one pool for values, gradients and moments (params.c) ---- */
+/* ---- trained parameters: one pool for values, gradients and the optimizer's state (params.c) ---- */
 typedef struct ramet__param {
     char *name; ramet__shape shape; int64_t offset, count; int32_t decay;
     ramet__var grad, value;       /* into the pool */
 } ramet__param;
+enum { RAMET__VALUE, RAMET__GRAD, RAMET__STATE, RAMET__SECTIONS = RAMET__STATE + RAMET__STATES };
+typedef struct ramet__section { const char *name; ramet__layout layout; char *data; } ramet__section; /* NULL: not there; names are a checkpoint's */
 typedef struct ramet__params {
     ramet__mem *mem;
     const ramet__optimizer *optimizer;
     int64_t n; ramet__param *param;
-    int64_t total, n_pieces;      /* floats of the pool (each parameter padded to a cache line); pieces of constant size */
+    int64_t total, n_pieces;      /* floats of the pool (each parameter padded to STATE_BLOCK); pieces of constant size */
     struct ramet__params_piece { int64_t offset, count; int32_t decay; } *piece;
-    float *value, *grad, *moment[RAMET__MOMENTS];
+    ramet__section section[RAMET__SECTIONS];
+    float *value, *grad;          /* those two sections */
     double *partial;              /* [n_pieces] */
 } ramet__params;
 /* param[0..n) hold names (owned), shapes and decay flags; lays out and allocates zeroed pools. Free also after a failure. */
 ramet_status ramet__params_init(ramet__params *p, ramet_runtime *rt, const ramet__optimizer *optimizer);
 void ramet__params_free(ramet__params *p);
+/* Where pool element `offset` has its own in a section; how many elements a parameter has there. */
+uint64_t ramet__params_bytes(const ramet__params *p); /* of all sections */
+void *ramet__section_at(const ramet__section *s, int64_t offset);
+int64_t ramet__section_count(const ramet__section *s, const ramet__param *p);
 /* L2 norm of all gradients: pieces of constant size, added in order, so any thread count gives the same bits. NaN and infinity
  * show in it. */
 ramet_status ramet__params_norm(double *norm, const ramet__params *p, ramet_runtime *rt);
@@ -142,6 +156,7 @@ struct ramet_tuner {
     double seconds;
     int32_t busy, broken;
 };
+ramet_status ramet__tuner_check(const ramet_tuner_options *o, const ramet_model *model, const ramet_dataset *data); /* options.c */
 /* ramet_tuner_create with labels in a teacher's place (NULL: none); the loss is the KL to them alone. */
 ramet_status ramet__tuner_create(ramet_tuner **out, ramet_model *model, ramet_dataset *data, const ramet_tuner_options *options, const ramet__labels *labels);
 #endif

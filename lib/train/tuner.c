@@ -5,76 +5,7 @@
  * numbers: a checkpoint. */
 #include <math.h>
 #include <string.h>
-#include <time.h>
 #include "train/train.h"
-
-void ramet_tuner_options_init(ramet_tuner_options *options, uint32_t struct_size) {
-    const ramet_tuner_options defaults = {
-        .rank = 16, .alpha = 32.0f, .mode = RAMET_MODE_BALANCED, .window = 256, .batch = 4, .micro_batch = 2, .epochs = 1.0,
-        .warmup = 0.03f, .schedule = RAMET_SCHEDULE_COSINE, .beta1 = 0.9f, .beta2 = 0.999f, .epsilon = 1e-8f, .clip = 1.0f,
-        .teacher_weight = 1.0f, .teacher_top = 64};
-    ramet__options_init(options, struct_size, &defaults, sizeof defaults);
-}
-
-static double now(void) {
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
-
-static int32_t within(double x, double low, double high) { return x >= low && x <= high; } /* NaN is not */
-
-static ramet_status check_options(const ramet_tuner_options *o, const ramet_model *model, const ramet_dataset *data) {
-    const char *f = "ramet_tuner_create";
-    const int64_t context = model->h.n_ctx;
-    if (o->full != 0 && o->full != 1) return ramet__fail(RAMET_E_ARGUMENT, "%s: full is %d; give 0 or 1", f, o->full);
-    if (!o->full && !within(o->rank, 1, 1024)) return ramet__fail(RAMET_E_ARGUMENT, "%s: rank %d is not in 1..1024", f, o->rank);
-    if (!o->full && !within(o->alpha, 1e-6, 1e6))
-        return ramet__fail(RAMET_E_ARGUMENT, "%s: alpha %g is not in 1e-6..1e6", f, (double)o->alpha);
-    if (o->full && (o->initial || o->targets))
-        return ramet__fail(RAMET_E_ARGUMENT, "%s: full tuning takes no %s", f, o->initial ? "initial adapter" : "targets");
-    if (o->mode < RAMET_MODE_EXACT || o->mode > RAMET_MODE_FAST)
-        return ramet__fail(RAMET_E_ARGUMENT, "%s: mode %d is none of RAMET_MODE_*", f, o->mode);
-    if (o->window < 2 || o->window > context)
-        return ramet__fail(RAMET_E_ARGUMENT, "%s: window %d is not in 2..%lld, the model's context", f, o->window, (long long)context);
-    if (!within(o->batch, 1, 65536)) return ramet__fail(RAMET_E_ARGUMENT, "%s: batch %d is not in 1..65536", f, o->batch);
-    if (!within(o->micro_batch, 1, 65536) || (int64_t)o->micro_batch * o->window > 1 << 20)
-        return ramet__fail(RAMET_E_ARGUMENT, "%s: micro_batch %d windows of %d: give at least one window and at most %d rows", f,
-                           o->micro_batch, o->window, 1 << 20);
-    if (o->steps < 0) return ramet__fail(RAMET_E_ARGUMENT, "%s: steps is negative", f);
-    if (!o->steps && !within(o->epochs, 1e-9, 1e9))
-        return ramet__fail(RAMET_E_ARGUMENT, "%s: epochs %g: give steps, or epochs above 0", f, o->epochs);
-    if (!within(o->learning_rate, 0, 1e3))
-        return ramet__fail(RAMET_E_ARGUMENT, "%s: learning_rate %g is not in 0..1000", f, (double)o->learning_rate);
-    if (!within(o->warmup, 0, 1)) return ramet__fail(RAMET_E_ARGUMENT, "%s: warmup %g is not in 0..1", f, (double)o->warmup);
-    if (o->schedule != RAMET_SCHEDULE_COSINE && o->schedule != RAMET_SCHEDULE_CONSTANT)
-        return ramet__fail(RAMET_E_ARGUMENT, "%s: schedule %d is none of RAMET_SCHEDULE_*", f, o->schedule);
-    if (!within(o->weight_decay, 0, 1e3))
-        return ramet__fail(RAMET_E_ARGUMENT, "%s: weight_decay %g is not in 0..1000", f, (double)o->weight_decay);
-    if (!within(o->beta1, 0, 1) || o->beta1 == 1.0f || !within(o->beta2, 0, 1) || o->beta2 == 1.0f)
-        return ramet__fail(RAMET_E_ARGUMENT, "%s: beta1 %g and beta2 %g must be in 0..1 and below 1", f, (double)o->beta1,
-                           (double)o->beta2);
-    if (!within(o->epsilon, 1e-30, 1)) return ramet__fail(RAMET_E_ARGUMENT, "%s: epsilon %g is not in 1e-30..1", f, (double)o->epsilon);
-    if (!within(o->clip, 0, 1e30)) return ramet__fail(RAMET_E_ARGUMENT, "%s: clip %g is negative or not a number", f, (double)o->clip);
-    if (o->optimizer && !ramet__optimizer_find(o->optimizer))
-        return ramet__fail(RAMET_E_ARGUMENT, "%s: no optimizer \"%s\"; there are adamw, sgd", f, o->optimizer);
-    if (data->model->h.n_vocab > model->h.n_vocab)
-        return ramet__fail(RAMET_E_INCONSISTENT, "%s: the data's model has %lld tokens, this one %lld", f,
-                           (long long)data->model->h.n_vocab, (long long)model->h.n_vocab);
-    if (!o->teacher) return RAMET_OK;
-    if (!within(o->teacher_weight, 0, 1))
-        return ramet__fail(RAMET_E_ARGUMENT, "%s: teacher_weight %g is not in 0..1", f, (double)o->teacher_weight);
-    if (o->teacher->h.n_vocab != model->h.n_vocab)
-        return ramet__fail(RAMET_E_INCONSISTENT, "%s: the teacher has %lld tokens, the model %lld; distilling needs one vocabulary", f,
-                           (long long)o->teacher->h.n_vocab, (long long)model->h.n_vocab);
-    if (!within(o->teacher_top, 1, (double)RAMET__MIN(4096, model->h.n_vocab)))
-        return ramet__fail(RAMET_E_ARGUMENT, "%s: teacher_top %d is not in 1..%lld", f, o->teacher_top,
-                           (long long)RAMET__MIN(4096, model->h.n_vocab));
-    if (o->window > o->teacher->h.n_ctx)
-        return ramet__fail(RAMET_E_ARGUMENT, "%s: window %d is beyond the teacher's context %lld", f, o->window,
-                           (long long)o->teacher->h.n_ctx);
-    return RAMET_OK;
-}
 
 /* ---- what is trained ---- */
 
@@ -280,7 +211,7 @@ ramet_status ramet__tuner_create(ramet_tuner **out, ramet_model *model, ramet_da
         return ramet__fail(RAMET_E_ARGUMENT, "ramet_tuner_create: %s is NULL", !out ? "out" : !model ? "model" : "data");
     RAMET__TRY(ramet__runtime_check(model->rt));
     RAMET__TRY(ramet__options(&o, sizeof o, options, "ramet_tuner_create"));
-    RAMET__TRY(check_options(&o, model, data));
+    RAMET__TRY(ramet__tuner_check(&o, model, data));
     RAMET__NEW(t, ramet__calloc(model->rt->mem, 1, sizeof *t));
     t->rt = ramet__runtime_retain(model->rt);
     t->model = ramet_model_retain(model);
@@ -291,7 +222,7 @@ ramet_status ramet__tuner_create(ramet_tuner **out, ramet_model *model, ramet_da
     ramet__log(t->rt, RAMET_LOG_INFO,
                "tuner: %lld parameters, %lld windows, %lld steps; plan %llu bytes, parameters and optimizer %llu, teacher %llu",
                (long long)t->params.total, (long long)t->windows.n, (long long)t->o.steps, (unsigned long long)ramet__plan_bytes(t->plan),
-               (unsigned long long)t->params.total * sizeof(float) * (unsigned long long)(2 + t->params.optimizer->moments),
+               (unsigned long long)ramet__params_bytes(&t->params),
                (unsigned long long)ramet__teacher_bytes(t->teacher));
     *out = t;
     t = NULL;
@@ -318,146 +249,4 @@ void ramet_tuner_free(ramet_tuner *t) {
     ramet_model_free(t->model);
     ramet__free(t);
     ramet_runtime_free(rt);
-}
-
-/* ---- stepping ---- */
-
-typedef struct watch { const ramet_tuner *t; ramet_progress_fn fn; void *user; double base, share; } watch;
-
-/* The plan's fraction of a micro-batch as a fraction of the whole work. */
-static int32_t watch_plan(double fraction, const char *what, void *user) {
-    const watch *w = user;
-    (void)what;
-    return w->fn(w->base + (fraction > 0 ? fraction * w->share : 0.0), "tuning", w->user);
-}
-
-static int64_t micro_count(const ramet_tuner *t) { return (t->o.batch + t->o.micro_batch - 1) / t->o.micro_batch; }
-
-/* The batch's predictions, on which every micro-batch's weights depend. */
-static int64_t batch_predictions(const ramet_tuner *t) {
-    int64_t count = 0, from, to;
-    for (int64_t i = 0; i < t->o.batch; i++) {
-        ramet__windows_at(&from, &to, &t->windows, t->o.seed, t->step * t->o.batch + i);
-        count += ramet__rows_count(t->data, from, to);
-    }
-    return count;
-}
-
-/* Forget the present step's gradients: it begins again. */
-static void restart_step(ramet_tuner *t) {
-    ramet__params_clear(&t->params);
-    t->micro = t->step_tokens = 0;
-    t->loss_sum = 0.0;
-}
-
-static ramet_status micro_batch(ramet_tuner *t, watch *w) {
-    ramet__run run = {0};
-    const int64_t first = t->micro * t->o.micro_batch, last = RAMET__MIN(first + t->o.micro_batch, t->o.batch);
-    int64_t from, to;
-    ramet_progress_fn fn = w->fn ? watch_plan : NULL;
-    w->share = 1.0 / ((double)t->o.steps * (double)micro_count(t));
-    w->base = w->share * ((double)t->step * (double)micro_count(t) + (double)t->micro);
-    RAMET__TRY(ramet__progress(w->fn, w->user, w->base, "tuning"));
-    ramet__rows_clear(&t->rows);
-    for (int64_t i = first; i < last; i++) {
-        ramet__windows_at(&from, &to, &t->windows, t->o.seed, t->step * t->o.batch + i);
-        const int64_t at = t->rows.outs * t->o.teacher_top;
-        ramet__rows_add(&t->rows, t->data, from, to);
-        if (t->teacher) RAMET__TRY(ramet__teacher_run(t->teacher, t->teacher_ids + at, t->teacher_p + at, t->data, from, to, fn, w));
-        if (t->labels.give) RAMET__TRY(t->labels.give(t->teacher_ids + at, t->teacher_p + at, t->data, from, to, t->labels.user));
-    }
-    const float weight = (float)(1.0 / (double)batch_predictions(t));
-    for (int64_t i = 0; i < t->rows.outs; i++) t->rows.weight[i] = weight;
-    ramet__rows_bind(&t->rows, &run, 1);
-    if (t->teacher_ids) {
-        run.input[run.n_inputs].name = "teacher_ids";
-        run.input[run.n_inputs++].data = t->teacher_ids;
-        run.input[run.n_inputs].name = "teacher_p";
-        run.input[run.n_inputs++].data = t->teacher_p;
-    }
-    run.adapters = t->adapter;
-    run.n_adapters = t->o.full ? 0 : 1;
-    run.progress = fn;
-    run.progress_user = w;
-    RAMET__TRY(ramet__plan_run(t->plan, &run));
-    const float *loss = ramet__plan_output(t->plan, "loss", NULL, NULL);
-    if (!loss) return ramet__fail(RAMET_E_INTERNAL, "tuner: the plan lacks its loss");
-    if (!isfinite(*loss)) {
-        restart_step(t);
-        return ramet__fail(
-            RAMET_E_NUMERIC,
-            "ramet_tuner_step: the loss of step %lld is not finite; no weight was changed. Lower the learning rate or check the data",
-            (long long)t->step + 1);
-    }
-    t->loss_sum += *loss;
-    t->step_tokens += t->rows.outs;
-    t->micro++;
-    return RAMET_OK;
-}
-
-static ramet_status update(ramet_tuner *t) {
-    double norm = 0.0;
-    RAMET__TRY(ramet__params_norm(&norm, &t->params, t->rt));
-    if (!isfinite(norm)) {
-        restart_step(t);
-        return ramet__fail(
-            RAMET_E_NUMERIC,
-            "ramet_tuner_step: the gradients of step %lld are not finite; no weight was changed. Lower the learning rate or check the data",
-            (long long)t->step + 1);
-    }
-    const double rate = ramet__schedule(t->o.schedule, t->o.learning_rate, t->o.warmup, t->step, t->o.steps);
-    const ramet__optimizer_step u = {.kernels = t->rt->kernels,
-                                     .step = t->step + 1,
-                                     .rate = (float)rate,
-                                     .beta1 = t->o.beta1,
-                                     .beta2 = t->o.beta2,
-                                     .epsilon = t->o.epsilon,
-                                     .scale = t->o.clip > 0.0f && norm > (double)t->o.clip ? (float)((double)t->o.clip / norm) : 1.0f};
-    RAMET__TRY(ramet__params_update(&t->params, t->rt, &u, t->o.weight_decay));
-    t->norm = norm;
-    t->rate = rate;
-    t->loss = t->loss_sum;
-    t->tokens += t->step_tokens;
-    t->loss_sum = 0.0;
-    t->micro = t->step_tokens = 0;
-    t->step++;
-    return RAMET_OK;
-}
-
-static void fill_report(ramet_tuner_report *out, const ramet_tuner *t) {
-    const ramet_tuner_report r = {.done = t->step >= t->o.steps,
-                                  .step = t->step,
-                                  .steps = t->o.steps,
-                                  .loss = t->loss,
-                                  .gradient_norm = t->norm,
-                                  .learning_rate = t->rate,
-                                  .tokens = t->tokens + t->step_tokens,
-                                  .seconds = t->seconds};
-    ramet__options_init(out, out->struct_size, &r, sizeof r);
-}
-
-ramet_status ramet_tuner_step(ramet_tuner_report *report, ramet_tuner *t, int64_t max_steps, double deadline, ramet_progress_fn progress,
-                              void *user) {
-    ramet_status st = RAMET_OK;
-    if (!t) return ramet__fail(RAMET_E_ARGUMENT, "ramet_tuner_step: tuner is NULL");
-    RAMET__TRY(ramet__runtime_check(t->rt));
-    if (max_steps < 0 || !(deadline >= 0)) return ramet__fail(RAMET_E_ARGUMENT, "ramet_tuner_step: max_steps or deadline is negative");
-    if (report && report->struct_size < sizeof report->struct_size)
-        return ramet__fail(RAMET_E_ARGUMENT, "ramet_tuner_step: set report->struct_size");
-    if (t->busy) return ramet__fail(RAMET_E_STATE, "ramet_tuner_step: called from inside its own callback");
-    if (t->broken) return ramet__fail(RAMET_E_STATE, "ramet_tuner_step: an earlier resume was cut short; resume again");
-    const double begin = now();
-    const int64_t goal = max_steps < t->o.steps - t->step ? t->step + max_steps : t->o.steps;
-    watch w = {t, progress, user, 0, 0};
-    int32_t first = 1; /* a short deadline still makes progress */
-    t->busy = 1;
-    while (!st && t->step < goal && (first || deadline == 0.0 || now() - begin < deadline)) {
-        if (t->micro < micro_count(t)) st = micro_batch(t, &w);
-        if (!st && t->micro == micro_count(t)) st = update(t);
-        first = 0;
-    }
-    t->busy = 0;
-    t->seconds += now() - begin;
-    if (!st && report) fill_report(report, t);
-    return st;
 }

@@ -257,6 +257,10 @@ class Adapting(Case):
                 self.model.evaluate(self.held_out, **options)
         with self.assertRaisesRegex(TypeError, "learning_rate"):
             self.tuner(learning_rat=1)
+        with self.assertRaisesRegex(ValueError, "linear, wsd"):
+            self.tuner(schedule="sometimes")
+        rates = [e.learning_rate for e in self.tuner(steps=5, schedule="linear", warmup=0, optimizer="nesterov")]
+        self.assertAlmostEqual(rates[4] / rates[0], 0.1, places=6)
         self.fails("RAMET_E_ARGUMENT", "no_proj", self.tuner, targets=["q_proj", "no_proj"])
         self.assertLess(self.adapter(targets=["q_proj"]).parameters, adapter.parameters)
 

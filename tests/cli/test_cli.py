@@ -105,7 +105,7 @@ class Commands(Case):
     def test_looking(self):
         self.assertEqual(self.json("info", self.model)["kind"], "model")
         self.assertIn("llama", self.ramet("info", self.model)[0])
-        for kind, name in (("archs", "llama"), ("encodings", "Q4_0"), ("ops", "attention"), ("methods", "lift"), ("kernels", None), ("isas", "ref")):
+        for kind, name in (("archs", "llama"), ("encodings", "Q4_0"), ("ops", "attention"), ("methods", "lift"), ("kernels", None), ("isas", "ref"), ("optimizers", "adamw8"), ("schedules", "wsd")):
             names = [row["name"] for row in self.json("list", kind)[kind]]
             self.assertTrue(names and (name is None or name in names), (kind, names))
             self.assertEqual([line.split()[0] for line in self.ramet("list", kind)[0].splitlines()], names)
@@ -175,6 +175,9 @@ class Commands(Case):
         self.assertIn(b"--resume", err)
         self.assertEqual(self.json("info", self.path("int.ckpt"))["kind"], "checkpoint")
         self.assertFalse(os.path.exists(self.path("never.gguf")))
+        self.tune(self.model, self.path("y.gguf"), "--optimizer", "adamw8", "--schedule", "wsd")
+        self.assertIn("list schedules", self.ramet("tune", self.model, "--data", self.own, "-o", rest, "--schedule", "sometimes", code=2)[1])
+        self.assertIn("adamw8", self.ramet("tune", self.model, "--data", self.own, "-o", rest, "--optimizer", "adan", code=1)[1])
         self.tune(self.model, self.path("x.gguf"), "--checkpoint", ckpt, "--every", 3)
         self.tune(self.model, rest, "--resume", ckpt)
         self.assertEqual(pathlib.Path(rest).read_bytes(), pathlib.Path(whole).read_bytes())

@@ -550,8 +550,8 @@ static void test_list_names_everything_once(void **state) {
     }
     assert_int_equal(ramet_list(&name, &detail, "methods", 5), RAMET_E_NOT_FOUND);
     assert_int_equal(ramet_list(&name, &detail, "wheels", 0), RAMET_E_ARGUMENT);
-    static const char *const kinds[] = {"archs", "encodings", "ops", "kernels", "isas"};
-    for (int k = 0; k < 5; k++) ok(ramet_list(&name, &detail, kinds[k], 0));
+    static const char *const kinds[] = {"archs", "encodings", "ops", "kernels", "isas", "optimizers", "schedules"};
+    for (size_t k = 0; k < sizeof kinds / sizeof *kinds; k++) ok(ramet_list(&name, &detail, kinds[k], 0));
 }
 
 int main(void) {

@@ -135,9 +135,7 @@ static void test_micro_batches_add_up(void **state) {
 
 /* One uninterrupted run is the reference; then every thread count, and a run that is cut after every micro-batch, saved, and continued by a new
  * tuner with another number of threads, must go through the same checkpoints byte for byte. */
-static void resumes_identically(int32_t full, int32_t mode) {
-    ramet_tuner_options o = small(full);
-    o.mode = mode;
+static void resumes_identically(ramet_tuner_options o) {
     blob want[4];
     char path[80];
     snprintf(path, sizeof path, "%s", scratch(".slice"));
@@ -176,13 +174,55 @@ static void resumes_identically(int32_t full, int32_t mode) {
 }
 static void test_resume_is_identical_lora(void **state) {
     (void)state;
-    resumes_identically(0, RAMET_MODE_BALANCED);
-    resumes_identically(0, RAMET_MODE_EXACT);
+    ramet_tuner_options o = small(0);
+    resumes_identically(o);
+    o.mode = RAMET_MODE_EXACT;
+    resumes_identically(o);
 }
 static void test_resume_is_identical_full(void **state) {
     (void)state;
-    resumes_identically(1, RAMET_MODE_BALANCED);
-    resumes_identically(1, RAMET_MODE_EXACT);
+    ramet_tuner_options o = small(1);
+    resumes_identically(o);
+    o.mode = RAMET_MODE_EXACT;
+    resumes_identically(o);
+}
+static void test_resume_is_identical_for_every_option(void **state) {
+    const char *name;
+    (void)state;
+    ramet_tuner_options o = small(0);
+    for (int32_t i = 0; ramet__optimizer_list(i, &o.optimizer, NULL); i++) resumes_identically(o);
+    o = small(0);
+    for (int32_t i = 0; ramet__schedule_list(i, &name, NULL); i++) {
+        o.schedule = i;
+        resumes_identically(o);
+    }
+    o = small(1);
+    o.optimizer = "adamw8";
+    resumes_identically(o);
+}
+
+/* Moments of 8 bits: 2 bytes a parameter and the scales, and nearly the same losses. */
+static void test_adamw8_tunes_as_adamw(void **state) {
+    double loss[2], worst = 0;
+    uint64_t bytes[2];
+    ramet_tuner *t[2];
+    for (int32_t i = 0; i < 2; i++) {
+        ramet_tuner_options o = small(0);
+        o.steps = 100;
+        o.learning_rate = 2e-3f;
+        o.optimizer = i ? "adamw8" : "adamw";
+        t[i] = made(*state, &o);
+        bytes[i] = ramet__params_bytes(&t[i]->params);
+    }
+    assert_int_equal(bytes[0], 16 * t[0]->params.total);
+    assert_int_equal(bytes[1], 10 * t[1]->params.total + 8 * (t[1]->params.total / RAMET__STATE_BLOCK));
+    for (int32_t step = 0; step < 100; step++) {
+        for (int32_t i = 0; i < 2; i++) loss[i] = stepped(t[i], 1, 0).loss;
+        worst = RAMET__MAX(worst, fabs(loss[1] / loss[0] - 1));
+    }
+    print_message("adamw8: the farthest loss of 100 steps is %.3f%% from adamw's\n", 100 * worst);
+    assert_true(worst < 5e-3);
+    for (int32_t i = 0; i < 2; i++) ramet_tuner_free(t[i]);
 }
 
 typedef struct canceller { int calls, after; } canceller;
@@ -442,10 +482,10 @@ static void test_refuses_bad_options(void **state) {
     REFUSED(p.steps = -1, "steps");
     REFUSED((p.steps = 0, p.epochs = 0), "epochs");
     REFUSED(p.mode = 9, "mode 9");
-    REFUSED(p.schedule = 2, "schedule 2");
+    REFUSED(p.schedule = 4, "schedule 4 is none of RAMET_SCHEDULE_*; there are, from 0: cosine, constant, linear, wsd");
     REFUSED(p.warmup = 1.5f, "warmup");
     REFUSED(p.clip = NAN, "clip");
-    REFUSED(p.optimizer = "lion", "lion");
+    REFUSED(p.optimizer = "lion", "no optimizer \"lion\"; there are adamw, adamw8, sgd, nesterov");
     REFUSED(p.targets = "nobody", "nobody");
     REFUSED((p.teacher = m, p.teacher_top = 0), "teacher_top 0");
     REFUSED((p.teacher = m, p.teacher_weight = 2), "teacher_weight");
@@ -471,6 +511,8 @@ int main(void) {
         cmocka_unit_test(test_micro_batches_add_up),
         cmocka_unit_test(test_resume_is_identical_lora),
         cmocka_unit_test(test_resume_is_identical_full),
+        cmocka_unit_test(test_resume_is_identical_for_every_option),
+        cmocka_unit_test(test_adamw8_tunes_as_adamw),
         cmocka_unit_test(test_cancel_keeps_the_state),
         cmocka_unit_test(test_nan_is_refused),
         cmocka_unit_test(test_checkpoints_are_checked),

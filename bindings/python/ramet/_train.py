@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from . import _library as L
 from ._library import check, lib, make
-from ._model import Adapter, Model, Path, ProgressFn, _path, as_ids, mode_number
+from ._model import Adapter, Model, Path, ProgressFn, _path, as_ids, mode_number, names
 
 
 class Dataset(L.Handle):
@@ -71,10 +71,17 @@ class Event(NamedTuple):
     seconds: float
 
 
+def schedule_number(name: str) -> int:
+    have = list(names("schedules"))
+    if name not in have:
+        raise ValueError(f"schedule is one of {', '.join(have)}, not {name!r}")
+    return have.index(name)
+
+
 class Tuner(L.Handle):
     """A model being adapted; iterate to advance it.
 
-    options (see ramet/train.h): full, rank, alpha, targets, window, batch, micro_batch, steps, epochs, learning_rate, warmup, schedule,
+    options (see ramet/train.h): full, rank, alpha, targets, window, batch, micro_batch, steps, epochs, learning_rate, warmup, schedule (a name),
     weight_decay, clip, seed, teacher_weight, teacher_top, optimizer.
     """
 
@@ -84,6 +91,8 @@ class Tuner(L.Handle):
         self.model, self.data = model, as_dataset(model, data)
         if isinstance(options.get("targets"), (list, tuple)):
             options["targets"] = ",".join(options["targets"])
+        if isinstance(options.get("schedule"), str):
+            options["schedule"] = schedule_number(options["schedule"])
         o = L.options(L.TunerOptions, "ramet_tuner_options_init",
                       {"mode": mode_number(mode), "teacher": teacher._pointer.value if teacher else None, "initial": initial._pointer.value if initial else None, **options})
         super().__init__(make("ramet_tuner_create", model, self.data, C.byref(o)))

@@ -4,10 +4,10 @@
 #include <math.h>
 #include "train/train.h"
 
-static void update(const ramet__optimizer_step *u, float *p, float *g, float *const *moment, int64_t n, float decay) {
+static void update(const ramet__optimizer_step *u, float *p, float *g, void *const *state, int64_t n, float decay) {
     const double t = (double)u->step;
     const float c1 = (float)(1.0 / (1.0 - pow((double)u->beta1, t))), c2 = (float)(1.0 / (1.0 - pow((double)u->beta2, t)));
-    u->kernels->adamw(p, moment[0], moment[1], g, n, u->rate, u->beta1, u->beta2, u->epsilon, decay, c1, c2, u->scale);
+    u->kernels->adamw(p, state[0], state[1], g, n, u->rate, u->beta1, u->beta2, u->epsilon, decay, c1, c2, u->scale);
 }
 
-const ramet__optimizer ramet__optimizer_adamw = {"adamw", "Adam, decoupled weight decay", 2, update};
+const ramet__optimizer ramet__optimizer_adamw = {"adamw", "Adam, decoupled weight decay", update, 2, {{4, 1}, {4, 1}}};

@@ -3,13 +3,14 @@
 #include <string.h>
 #include "train/train.h"
 
-static void update(const ramet__optimizer_step *u, float *p, float *g, float *const *moment, int64_t n, float decay) {
+static void update(const ramet__optimizer_step *u, float *p, float *g, void *const *state, int64_t n, float decay) {
     const ramet__kernels *k = u->kernels;
-    k->scale(moment[0], u->beta1, moment[0], n);
-    k->axpy(moment[0], u->scale, g, n);
+    float *m = state[0];
+    k->scale(m, u->beta1, m, n);
+    k->axpy(m, u->scale, g, n);
     if (decay != 0.0f) k->scale(p, 1.0f - u->rate * decay, p, n);
-    k->axpy(p, -u->rate, moment[0], n);
+    k->axpy(p, -u->rate, m, n);
     memset(g, 0, (size_t)n * sizeof *g);
 }
 
-const ramet__optimizer ramet__optimizer_sgd = {"sgd", "gradient descent, momentum beta1", 1, update};
+const ramet__optimizer ramet__optimizer_sgd = {"sgd", "gradient descent, momentum beta1", update, 1, {{4, 1}}};

@@ -1,0 +1,71 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* options.c - a tuner's options: defaults, limits, and the language of groups ("pattern=factor@step;..."). */
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+#include "train/train.h"
+
+void ramet_tuner_options_init(ramet_tuner_options *options, uint32_t struct_size) {
+    const ramet_tuner_options defaults = {
+        .rank = 16, .alpha = 32.0f, .mode = RAMET_MODE_BALANCED, .window = 256, .batch = 4, .micro_batch = 2, .epochs = 1.0,
+        .warmup = 0.03f, .schedule = RAMET_SCHEDULE_COSINE, .beta1 = 0.9f, .beta2 = 0.999f, .epsilon = 1e-8f, .clip = 1.0f,
+        .teacher_weight = 1.0f, .teacher_top = 64};
+    ramet__options_init(options, struct_size, &defaults, sizeof defaults);
+}
+
+static int32_t within(double x, double low, double high) { return x >= low && x <= high; } /* NaN is not */
+
+ramet_status ramet__tuner_check(const ramet_tuner_options *o, const ramet_model *model, const ramet_dataset *data) {
+    const char *f = "ramet_tuner_create";
+    const int64_t context = model->h.n_ctx;
+    char names[128];
+    if (o->full != 0 && o->full != 1) return ramet__fail(RAMET_E_ARGUMENT, "%s: full is %d; give 0 or 1", f, o->full);
+    if (!o->full && !within(o->rank, 1, 1024)) return ramet__fail(RAMET_E_ARGUMENT, "%s: rank %d is not in 1..1024", f, o->rank);
+    if (!o->full && !within(o->alpha, 1e-6, 1e6))
+        return ramet__fail(RAMET_E_ARGUMENT, "%s: alpha %g is not in 1e-6..1e6", f, (double)o->alpha);
+    if (o->full && (o->initial || o->targets))
+        return ramet__fail(RAMET_E_ARGUMENT, "%s: full tuning takes no %s", f, o->initial ? "initial adapter" : "targets");
+    if (o->mode < RAMET_MODE_EXACT || o->mode > RAMET_MODE_FAST)
+        return ramet__fail(RAMET_E_ARGUMENT, "%s: mode %d is none of RAMET_MODE_*", f, o->mode);
+    if (o->window < 2 || o->window > context)
+        return ramet__fail(RAMET_E_ARGUMENT, "%s: window %d is not in 2..%lld, the model's context", f, o->window, (long long)context);
+    if (!within(o->batch, 1, 65536)) return ramet__fail(RAMET_E_ARGUMENT, "%s: batch %d is not in 1..65536", f, o->batch);
+    if (!within(o->micro_batch, 1, 65536) || (int64_t)o->micro_batch * o->window > 1 << 20)
+        return ramet__fail(RAMET_E_ARGUMENT, "%s: micro_batch %d windows of %d: give at least one window and at most %d rows", f,
+                           o->micro_batch, o->window, 1 << 20);
+    if (o->steps < 0) return ramet__fail(RAMET_E_ARGUMENT, "%s: steps is negative", f);
+    if (!o->steps && !within(o->epochs, 1e-9, 1e9))
+        return ramet__fail(RAMET_E_ARGUMENT, "%s: epochs %g: give steps, or epochs above 0", f, o->epochs);
+    if (!within(o->learning_rate, 0, 1e3))
+        return ramet__fail(RAMET_E_ARGUMENT, "%s: learning_rate %g is not in 0..1000", f, (double)o->learning_rate);
+    if (!within(o->warmup, 0, 1)) return ramet__fail(RAMET_E_ARGUMENT, "%s: warmup %g is not in 0..1", f, (double)o->warmup);
+    if (!ramet__schedule_list(o->schedule, NULL, NULL))
+        return ramet__fail(RAMET_E_ARGUMENT, "%s: schedule %d is none of RAMET_SCHEDULE_*; there are, from 0: %s", f, o->schedule,
+                           ramet__names(names, ramet__schedule_list));
+    if (!within(o->weight_decay, 0, 1e3))
+        return ramet__fail(RAMET_E_ARGUMENT, "%s: weight_decay %g is not in 0..1000", f, (double)o->weight_decay);
+    if (!within(o->beta1, 0, 1) || o->beta1 == 1.0f || !within(o->beta2, 0, 1) || o->beta2 == 1.0f)
+        return ramet__fail(RAMET_E_ARGUMENT, "%s: beta1 %g and beta2 %g must be in 0..1 and below 1", f, (double)o->beta1,
+                           (double)o->beta2);
+    if (!within(o->epsilon, 1e-30, 1)) return ramet__fail(RAMET_E_ARGUMENT, "%s: epsilon %g is not in 1e-30..1", f, (double)o->epsilon);
+    if (!within(o->clip, 0, 1e30)) return ramet__fail(RAMET_E_ARGUMENT, "%s: clip %g is negative or not a number", f, (double)o->clip);
+    if (o->optimizer && !ramet__optimizer_find(o->optimizer))
+        return ramet__fail(RAMET_E_ARGUMENT, "%s: no optimizer \"%s\"; there are %s", f, o->optimizer,
+                           ramet__names(names, ramet__optimizer_list));
+    if (data->model->h.n_vocab > model->h.n_vocab)
+        return ramet__fail(RAMET_E_INCONSISTENT, "%s: the data's model has %lld tokens, this one %lld", f,
+                           (long long)data->model->h.n_vocab, (long long)model->h.n_vocab);
+    if (!o->teacher) return RAMET_OK;
+    if (!within(o->teacher_weight, 0, 1))
+        return ramet__fail(RAMET_E_ARGUMENT, "%s: teacher_weight %g is not in 0..1", f, (double)o->teacher_weight);
+    if (o->teacher->h.n_vocab != model->h.n_vocab)
+        return ramet__fail(RAMET_E_INCONSISTENT, "%s: the teacher has %lld tokens, the model %lld; distilling needs one vocabulary", f,
+                           (long long)o->teacher->h.n_vocab, (long long)model->h.n_vocab);
+    if (!within(o->teacher_top, 1, (double)RAMET__MIN(4096, model->h.n_vocab)))
+        return ramet__fail(RAMET_E_ARGUMENT, "%s: teacher_top %d is not in 1..%lld", f, o->teacher_top,
+                           (long long)RAMET__MIN(4096, model->h.n_vocab));
+    if (o->window > o->teacher->h.n_ctx)
+        return ramet__fail(RAMET_E_ARGUMENT, "%s: window %d is beyond the teacher's context %lld", f, o->window,
+                           (long long)o->teacher->h.n_ctx);
+    return RAMET_OK;
+}

@@ -101,7 +101,7 @@ int cmd_tune(cli *c, int argc, char **argv) {
     ramet_tuner_options o;
     ramet_tuner_options_init(&o, sizeof o);
     list data = {0};
-    double alpha = o.alpha, lr = 0, warmup = o.warmup, clip = o.clip, decay = o.weight_decay;
+    double alpha = o.alpha, lr = 0, warmup = o.warmup, clip = o.clip, decay = o.weight_decay, plus = o.lora_plus, average_decay = o.average_decay, average_start = o.average_start;
     int64_t seed = 0, every = 0;
     const char *teacher = NULL, *resume = NULL, *checkpoint = NULL, *out = NULL, *mode = "balanced", *type = NULL, *lora = NULL, *schedule = "cosine", *path;
     const opt opts[] = {{"--data", OPT_LIST, &data, "FILE", ".txt: one document; .jsonl: a document a line"}, {"-o", OPT_TEXT, &out, "OUT", "adapter (.gguf, or a PEFT folder); with --full a model"},
@@ -112,6 +112,10 @@ int cmd_tune(cli *c, int argc, char **argv) {
                         {"--lr", OPT_DOUBLE, &lr, "X", "learning rate (default 2e-4, with --full 2e-5)"}, {"--warmup", OPT_DOUBLE, &warmup, "F", "fraction of the steps (default .03)"},
                         {"--schedule", OPT_TEXT, &schedule, "NAME", "of the learning rate: cosine (default), ...: see ramet list schedules"}, {"--optimizer", OPT_TEXT, &o.optimizer, "NAME", "adamw (default), ...: see ramet list optimizers"},
                         {"--clip", OPT_DOUBLE, &clip, "X", "global gradient norm (default 1, 0: off)"}, {"--weight-decay", OPT_DOUBLE, &decay, "X", "(default 0)"}, {"--seed", OPT_LONG, &seed, "S", "order of windows, initial weights (default 0)"},
+                        {"--rslora", OPT_FLAG, &o.rslora, NULL, "the adapter's scale is alpha / sqrt(rank)"}, {"--lora-plus", OPT_DOUBLE, &plus, "X", "learning rate of B over that of A (default 1)"},
+                        {"--groups", OPT_TEXT, &o.groups, "LIST", "factors of the learning rate by name: \"blk.0.*=0;*.ffn_*=.5;*=1@100\"; 0 freezes, @STEP: from then on"},
+                        {"--average", OPT_TEXT, &o.average, "ema|swa", "the result is the average of the weights after each step"},
+                        {"--average-decay", OPT_DOUBLE, &average_decay, "X", "of ema (default .999)"}, {"--average-start", OPT_DOUBLE, &average_start, "F", "fraction of the steps before it begins (default 0, swa .75)"},
                         {"--teacher", OPT_TEXT, &teacher, "PARENT", "distil: match this model's predictions"}, {"--lora", OPT_TEXT, &lora, "A", "start from this adapter"}, {"--mode", OPT_TEXT, &mode, "MODE", "exact, balanced (default), fast"},
                         {"--checkpoint", OPT_TEXT, &checkpoint, "FILE", "write the tuner's state here, at the end and on Ctrl-C"}, {"--every", OPT_LONG, &every, "N", "and every N steps"}, {"--resume", OPT_TEXT, &resume, "CKPT", "continue from it"},
                         {NULL, OPT_FLAG, NULL, NULL, NULL}};
@@ -127,6 +131,9 @@ int cmd_tune(cli *c, int argc, char **argv) {
     o.warmup = (float)warmup;
     o.clip = (float)clip;
     o.weight_decay = (float)decay;
+    o.lora_plus = (float)plus;
+    o.average_decay = (float)average_decay;
+    o.average_start = (float)average_start;
     o.seed = (uint64_t)seed;
     ramet_tuner *t = NULL;
     ramet_tuner_report r = {.struct_size = sizeof r};

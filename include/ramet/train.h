@@ -55,6 +55,14 @@ typedef struct ramet_tuner_options {
     int32_t teacher_top;     /**< classes kept a position, the rest one bin; default 64 */
     ramet_adapter *initial;  /**< NULL, or: start from this adapter (copied); rank, alpha and targets are then its own */
     const char *optimizer;   /**< NULL (default): "adamw"; "adamw8": 2 bytes of state a parameter for 8; "sgd", "nesterov": momentum beta1, decoupled decay */
+    int32_t rslora;          /**< 1: the adapter's scale is alpha / sqrt(rank) (rsLoRA); default 0: alpha / rank. Not with `initial` */
+    float lora_plus;         /**< learning rate of B over that of A (LoRA+); default 1 */
+    const char *groups;      /**< NULL, or "PATTERN=FACTOR[@STEP];...": the first pattern (with * and ?) that matches a trained tensor's whole name, such as
+                                  blk.0.attn_q.weight.lora_b, gives the factor of its learning rate, until STEP steps are made 0. 0 freezes:
+                                  "blk.0.*=0;*.ffn_*=.5;*=1@100". A pattern that matches nothing is E_ARGUMENT */
+    const char *average;     /**< NULL, "ema" (of average_decay) or "swa" (mean): what ramet_tuner_adapter and _model give is the average of the weights after each step */
+    float average_decay;     /**< default .999 */
+    float average_start;     /**< fraction of the steps before the average begins; default -1: 0 for ema, .75 for swa */
 } ramet_tuner_options;
 RAMET_API void ramet_tuner_options_init(ramet_tuner_options *options, uint32_t struct_size);
 

@@ -214,12 +214,23 @@ static void module_name(char module[RAMET__NAME_MAX], const ramet__arch *arch, c
     *target = spec->target;
 }
 
+/* Whether all scales are rsLoRA's: then the configuration says so, and B stays as it is. */
+static int32_t stabilized(const ramet_adapter *a, float alpha) {
+    int32_t same = 1, all = 1;
+    for (int64_t i = 0; i < a->n; i++) {
+        same &= a->lora[i].scale == alpha / (float)a->lora[i].rank;
+        all &= a->lora[i].scale == (float)((double)alpha / sqrt((double)a->lora[i].rank));
+    }
+    return all && !same;
+}
+
 static void config_text(ramet__text *t, const ramet_adapter *a, const ramet__arch *arch, int32_t rank, float alpha) {
     char module[RAMET__NAME_MAX];
     const char *target;
     int32_t first = 1;
     ramet__text_add(t, "{\n  \"peft_type\": \"LORA\",\n  \"task_type\": \"CAUSAL_LM\",\n  \"base_model_name_or_path\": null,\n  \"r\": %d,\n  \"lora_alpha\": %.9g,\n", rank, (double)alpha);
-    ramet__text_add(t, "  \"lora_dropout\": 0.0,\n  \"bias\": \"none\",\n  \"fan_in_fan_out\": false,\n  \"use_rslora\": false,\n  \"inference_mode\": true,\n  \"target_modules\": [");
+    ramet__text_add(t, "  \"lora_dropout\": 0.0,\n  \"bias\": \"none\",\n  \"fan_in_fan_out\": false,\n  \"use_rslora\": %s,\n  \"inference_mode\": true,\n  \"target_modules\": [",
+                    stabilized(a, alpha) ? "true" : "false");
     for (int32_t s = 0; s < arch->n_specs; s++) {
         int32_t used = 0;
         for (int64_t i = 0; i < a->n && arch->specs[s].target && !used; i++) used = ramet__arch_spec(arch, a->lora[i].name, 0, NULL) == &arch->specs[s];
@@ -272,7 +283,7 @@ static ramet_status write_weights(const ramet_adapter *a, const ramet__arch *arc
     for (int64_t i = 0; i < a->n; i++) {
         const ramet__lora *l = &a->lora[i];
         const int64_t nb = l->n * l->rank;
-        const float fold = l->scale / (alpha / (float)l->rank);
+        const float fold = stabilized(a, alpha) ? 1.0f : l->scale / (alpha / (float)l->rank);
         RAMET__GO(ramet__st_data(w, l->a, (uint64_t)l->rank * (uint64_t)l->k * sizeof *l->a));
         RAMET__NEW(b, ramet__alloc(a->rt->mem, (size_t)nb * sizeof *b));
         reorder(b, l->b, arch, &a->h, l, 1);

@@ -10,7 +10,7 @@
 #include "format/safetensors.h"
 #include "train/train.h"
 
-#define PAIRS 48
+#define PAIRS 64
 typedef struct pairs { int32_t n; char key[PAIRS][40]; char value[PAIRS][256]; } pairs;
 
 static void put(pairs *p, const char *key, const char *format, ...) RAMET__PRINTF(3, 4);
@@ -55,6 +55,15 @@ static ramet_status identity(pairs *p, const ramet_tuner *t) {
     put(p, "ramet.tuner.epsilon", "%.9g", (double)o->epsilon);
     put(p, "ramet.tuner.clip", "%.9g", (double)o->clip);
     put(p, "ramet.tuner.seed", "%llu", (unsigned long long)o->seed);
+    ramet__sha256_init(&s);
+    ramet__sha256_add(&s, o->groups ? o->groups : "", o->groups ? strlen(o->groups) : 0);
+    ramet__sha256_hex(&s, targets);
+    put(p, "ramet.tuner.groups", "%s", o->groups ? targets : "");
+    put(p, "ramet.tuner.rslora", "%d", o->rslora);
+    put(p, "ramet.tuner.lora_plus", "%.9g", (double)o->lora_plus);
+    put(p, "ramet.tuner.average", "%s", o->average ? o->average : "");
+    put(p, "ramet.tuner.average_decay", "%.9g", (double)o->average_decay);
+    put(p, "ramet.tuner.average_start", "%.9g", (double)o->average_start);
     put(p, "ramet.tuner.teacher", "%s", t->teacher_digest);
     put(p, "ramet.tuner.teacher_weight", "%.9g", (double)o->teacher_weight);
     put(p, "ramet.tuner.teacher_top", "%d", t->teacher ? o->teacher_top : 0);

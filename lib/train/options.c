@@ -9,7 +9,7 @@ void ramet_tuner_options_init(ramet_tuner_options *options, uint32_t struct_size
     const ramet_tuner_options defaults = {
         .rank = 16, .alpha = 32.0f, .mode = RAMET_MODE_BALANCED, .window = 256, .batch = 4, .micro_batch = 2, .epochs = 1.0,
         .warmup = 0.03f, .schedule = RAMET_SCHEDULE_COSINE, .beta1 = 0.9f, .beta2 = 0.999f, .epsilon = 1e-8f, .clip = 1.0f,
-        .teacher_weight = 1.0f, .teacher_top = 64};
+        .teacher_weight = 1.0f, .teacher_top = 64, .lora_plus = 1.0f, .average_decay = 0.999f, .average_start = -1.0f};
     ramet__options_init(options, struct_size, &defaults, sizeof defaults);
 }
 
@@ -49,6 +49,15 @@ ramet_status ramet__tuner_check(const ramet_tuner_options *o, const ramet_model 
                            (double)o->beta2);
     if (!within(o->epsilon, 1e-30, 1)) return ramet__fail(RAMET_E_ARGUMENT, "%s: epsilon %g is not in 1e-30..1", f, (double)o->epsilon);
     if (!within(o->clip, 0, 1e30)) return ramet__fail(RAMET_E_ARGUMENT, "%s: clip %g is negative or not a number", f, (double)o->clip);
+    if (o->rslora != 0 && o->rslora != 1) return ramet__fail(RAMET_E_ARGUMENT, "%s: rslora is %d; give 0 or 1", f, o->rslora);
+    if (!within(o->lora_plus, 1e-6, 1e6)) return ramet__fail(RAMET_E_ARGUMENT, "%s: lora_plus %g is not in 1e-6..1e6", f, (double)o->lora_plus);
+    if ((o->rslora && o->initial) || (o->full && (o->rslora || o->lora_plus != 1.0f)))
+        return ramet__fail(RAMET_E_ARGUMENT, "%s: %s", f, o->full ? "full tuning has no adapter for rslora and lora_plus" : "rslora: the initial adapter has its own scale");
+    if (o->average && strcmp(o->average, "ema") && strcmp(o->average, "swa"))
+        return ramet__fail(RAMET_E_ARGUMENT, "%s: average \"%s\" is neither \"ema\" nor \"swa\"", f, o->average);
+    if (!within(o->average_decay, 0, 1)) return ramet__fail(RAMET_E_ARGUMENT, "%s: average_decay %g is not in 0..1", f, (double)o->average_decay);
+    if (o->average_start != -1.0f && !within(o->average_start, 0, 1))
+        return ramet__fail(RAMET_E_ARGUMENT, "%s: average_start %g is not in 0..1", f, (double)o->average_start);
     if (o->optimizer && !ramet__optimizer_find(o->optimizer))
         return ramet__fail(RAMET_E_ARGUMENT, "%s: no optimizer \"%s\"; there are %s", f, o->optimizer,
                            ramet__names(names, ramet__optimizer_list));
@@ -68,4 +77,72 @@ ramet_status ramet__tuner_check(const ramet_tuner_options *o, const ramet_model 
         return ramet__fail(RAMET_E_ARGUMENT, "%s: window %d is beyond the teacher's context %lld", f, o->window,
                            (long long)o->teacher->h.n_ctx);
     return RAMET_OK;
+}
+
+/* ---- groups ---- */
+
+static int32_t matches(const char *p, const char *end, const char *s) { /* * any text, ? one byte; on a mismatch the last * takes one more */
+    const char *star = NULL, *back = NULL;
+    for (;;) {
+        if (p < end && *p == '*') {
+            star = p++;
+            back = s;
+        } else if (!*s) return p == end;
+        else if (p < end && (*p == '?' || *p == *s)) p++, s++;
+        else if (star) {
+            p = star + 1;
+            s = ++back;
+        } else return 0;
+    }
+}
+
+typedef struct group { const char *pattern, *end; float factor; int64_t from; } group;
+
+/* The group at *at, which moves behind it. */
+static ramet_status read_group(group *g, const char **at) {
+    const char *p = *at + strspn(*at, " "), *equals = strpbrk(p, "=;");
+    char *end = NULL, *after = NULL;
+    double factor = 0;
+    long long from = 0;
+    int32_t good = equals && *equals == '=' && equals > p;
+    if (good) {
+        factor = strtod(equals + 1, &end);
+        good = end > equals + 1 && within(factor, 0, 1e6);
+        if (good && *end == '@') {
+            from = strtoll(end + 1, &after, 10);
+            good = after > end + 1 && from >= 0;
+            end = after;
+        }
+        if (good) end += strspn(end, " ");
+    }
+    if (!good || (*end && *end != ';'))
+        return ramet__fail(RAMET_E_ARGUMENT, "ramet_tuner_create: groups: \"%.*s\" is not PATTERN=FACTOR or PATTERN=FACTOR@STEP, both 0 or more",
+                           (int)strcspn(p, ";"), p);
+    *g = (group){p, equals, (float)factor, from};
+    *at = *end ? end + 1 : end;
+    return RAMET_OK;
+}
+
+ramet_status ramet__params_groups(ramet__params *p, const char *groups) {
+    group g;
+    int32_t moving = 0;
+    for (const char *at = groups; at && *at;) {
+        int32_t used = 0;
+        RAMET__TRY(read_group(&g, &at));
+        for (int64_t i = 0; i < p->n && !used; i++) used = matches(g.pattern, g.end, p->param[i].name);
+        if (!used)
+            return ramet__fail(RAMET_E_ARGUMENT, "ramet_tuner_create: groups: \"%.*s\" matches nothing that is trained; a name is for example %s",
+                               (int)(g.end - g.pattern), g.pattern, p->param[0].name);
+    }
+    for (int64_t i = 0; i < p->n; i++) {
+        for (const char *at = groups; at && *at;) {
+            RAMET__TRY(read_group(&g, &at));
+            if (!matches(g.pattern, g.end, p->param[i].name)) continue;
+            p->param[i].rate *= g.factor;
+            p->param[i].from = g.from;
+            break;
+        }
+        moving |= p->param[i].rate > 0.0f;
+    }
+    return moving ? RAMET_OK : ramet__fail(RAMET_E_ARGUMENT, "ramet_tuner_create: groups \"%s\" freeze everything", groups);
 }

@@ -13,7 +13,7 @@ void *ramet__section_at(const ramet__section *s, int64_t offset) { return s->dat
 int64_t ramet__section_count(const ramet__section *s, const ramet__param *p) { return (p->count + s->layout.every - 1) / s->layout.every; }
 
 ramet_status ramet__params_init(ramet__params *p, ramet_runtime *rt, const ramet__optimizer *optimizer) {
-    static const char *const names[RAMET__SECTIONS] = {"value", "grad", "moment0", "moment1", "moment2", "moment3"};
+    static const char *const names[RAMET__SECTIONS] = {"value", "grad", "average", "moment0", "moment1", "moment2", "moment3"};
     ramet_status st = RAMET_OK;
     p->mem = rt->mem;
     p->optimizer = optimizer;
@@ -21,6 +21,8 @@ ramet_status ramet__params_init(ramet__params *p, ramet_runtime *rt, const ramet
     for (int64_t i = 0; i < p->n; i++) {
         ramet__param *q = &p->param[i];
         q->count = ramet__shape_count(&q->shape);
+        q->rate = 1.0f;
+        q->from = 0;
         q->offset = p->total;
         p->total += RAMET__ROUND_UP(q->count, RAMET__STATE_BLOCK);
         p->n_pieces += (q->count + PIECE - 1) / PIECE;
@@ -29,6 +31,7 @@ ramet_status ramet__params_init(ramet__params *p, ramet_runtime *rt, const ramet
     RAMET__NEW(p->partial, ramet__calloc(p->mem, (size_t)p->n_pieces, sizeof *p->partial));
     for (int32_t i = 0; i < RAMET__STATE + optimizer->n_states; i++) {
         ramet__section *s = &p->section[i];
+        if (i == RAMET__AVERAGE && !p->average) continue;
         s->name = names[i];
         s->layout = i < RAMET__STATE ? (ramet__layout){sizeof(float), 1} : optimizer->state[i - RAMET__STATE];
         RAMET__NEW(s->data, ramet__calloc(p->mem, (size_t)(p->total / s->layout.every), (size_t)s->layout.size));
@@ -41,7 +44,7 @@ ramet_status ramet__params_init(ramet__params *p, ramet_runtime *rt, const ramet
         for (int64_t done = 0; done < q->count; done += PIECE) {
             p->piece[at].offset = q->offset + done;
             p->piece[at].count = RAMET__MIN(PIECE, q->count - done);
-            p->piece[at++].decay = q->decay;
+            p->piece[at++].param = i;
         }
         q->value = (ramet__var){q->name, q->shape, p->value + q->offset};
         q->grad = (ramet__var){q->name, q->shape, p->grad + q->offset};
@@ -66,18 +69,21 @@ void ramet__params_free(ramet__params *p) {
     memset(p, 0, sizeof *p);
 }
 
-typedef struct work { const ramet__params *p; const ramet__kernels *k; const ramet__optimizer_step *u; float decay; } work;
+typedef struct work { const ramet__params *p; const ramet__kernels *k; const ramet__optimizer_step *u; float decay; int64_t step; } work;
+
+static int32_t rests(const ramet__param *q, int64_t step) { return q->rate == 0.0f || step <= q->from; }
 
 static ramet_status square(void *context, int64_t piece, int32_t worker) {
     const work *w = context;
     const struct ramet__params_piece *q = &w->p->piece[piece];
     (void)worker;
+    if (rests(&w->p->param[q->param], w->step)) memset(w->p->grad + q->offset, 0, (size_t)q->count * sizeof(float));
     w->p->partial[piece] = w->k->sumsq(w->p->grad + q->offset, q->count);
     return RAMET_OK;
 }
 
-ramet_status ramet__params_norm(double *norm, const ramet__params *p, ramet_runtime *rt) {
-    work w = {p, rt->kernels, NULL, 0.0f};
+ramet_status ramet__params_norm(double *norm, const ramet__params *p, ramet_runtime *rt, int64_t step) {
+    work w = {p, rt->kernels, NULL, 0.0f, step};
     RAMET__TRY(ramet__parallel_for(rt->threads, p->n_pieces, square, &w, NULL));
     double sum = 0.0;
     for (int64_t i = 0; i < p->n_pieces; i++) sum += p->partial[i];
@@ -89,18 +95,37 @@ static ramet_status step(void *context, int64_t piece, int32_t worker) {
     const work *w = context;
     const ramet__params *p = w->p;
     const struct ramet__params_piece *q = &p->piece[piece];
+    const ramet__param *r = &p->param[q->param];
     ramet__optimizer_step u = *w->u;
     void *state[RAMET__STATES] = {NULL};
     (void)worker;
+    if (rests(r, u.step)) return RAMET_OK;
+    u.rate *= r->rate;
+    u.step -= r->from; /* its moments begin when it does */
     for (int32_t i = 0; i < p->optimizer->n_states; i++) state[i] = ramet__section_at(&p->section[RAMET__STATE + i], q->offset);
     u.place = q->offset;
-    p->optimizer->update(&u, p->value + q->offset, p->grad + q->offset, state, q->count, q->decay ? w->decay : 0.0f);
+    p->optimizer->update(&u, p->value + q->offset, p->grad + q->offset, state, q->count, r->decay ? w->decay : 0.0f);
     return RAMET_OK;
 }
 
 ramet_status ramet__params_update(const ramet__params *p, ramet_runtime *rt, const ramet__optimizer_step *u, float decay) {
-    work w = {p, rt->kernels, u, decay};
+    work w = {p, rt->kernels, u, decay, u->step};
     return ramet__parallel_for(rt->threads, p->n_pieces, step, &w, NULL);
+}
+
+static ramet_status blend(void *context, int64_t piece, int32_t worker) {
+    const work *w = context;
+    const struct ramet__params_piece *q = &w->p->piece[piece];
+    float *a = ramet__section_at(&w->p->section[RAMET__AVERAGE], q->offset);
+    (void)worker;
+    w->k->scale(a, w->decay, a, q->count);
+    w->k->axpy(a, 1.0f - w->decay, w->p->value + q->offset, q->count);
+    return RAMET_OK;
+}
+
+ramet_status ramet__params_average(const ramet__params *p, ramet_runtime *rt, float keep) {
+    work w = {p, rt->kernels, NULL, keep, 0};
+    return ramet__parallel_for(rt->threads, p->n_pieces, blend, &w, NULL);
 }
 
 void ramet__params_clear(const ramet__params *p) { memset(p->grad, 0, (size_t)p->total * sizeof(float)); }

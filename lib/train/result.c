@@ -13,6 +13,10 @@ static ramet_status usable(const ramet_tuner *t, const void *out, const char *fu
     return RAMET_OK;
 }
 
+const ramet__section *ramet__tuner_given(const ramet_tuner *t) {
+    return &t->params.section[ramet__tuner_averaged(t) > 0 ? RAMET__AVERAGE : RAMET__VALUE];
+}
+
 ramet_status ramet_tuner_adapter(ramet_adapter **out, ramet_tuner *t) {
     ramet_status st = RAMET_OK;
     ramet_adapter *a = NULL;
@@ -25,8 +29,8 @@ ramet_status ramet_tuner_adapter(ramet_adapter **out, ramet_tuner *t) {
         const ramet__tuner_target *x = &t->target[i];
         const ramet__param *pa = &t->params.param[2 * i], *pb = pa + 1;
         RAMET__GO(ramet__adapter_add(a, x->name, x->n, x->k, t->rank, x->scale));
-        memcpy(a->lora[i].a, pa->value.data, (size_t)pa->count * sizeof(float));
-        memcpy(a->lora[i].b, pb->value.data, (size_t)pb->count * sizeof(float));
+        memcpy(a->lora[i].a, ramet__section_at(ramet__tuner_given(t), pa->offset), (size_t)pa->count * sizeof(float));
+        memcpy(a->lora[i].b, ramet__section_at(ramet__tuner_given(t), pb->offset), (size_t)pb->count * sizeof(float));
     }
     *out = a;
     a = NULL;
@@ -54,7 +58,7 @@ static ramet_status encode_param(ramet__weight **out, ramet_tuner *t, const rame
     if (p->shape.rank < 2 || cols % ramet__encoding_get(enc)->block) enc = RAMET__ENC_F32;
     ramet__weight *w = NULL;
     RAMET__TRY(ramet__weight_new(&w, t->rt, p->name, enc, &p->shape));
-    encode_work work = {ramet__encoding_get(enc), p->value.data, ramet__weight_mutable(w), ramet__shape_rows(&p->shape), cols};
+    encode_work work = {ramet__encoding_get(enc), ramet__section_at(ramet__tuner_given(t), p->offset), ramet__weight_mutable(w), ramet__shape_rows(&p->shape), cols};
     const ramet_status st = ramet__parallel_for(t->rt->threads, (work.rows + ENCODE_ROWS - 1) / ENCODE_ROWS, encode_rows, &work, NULL);
     if (st) ramet__weight_free(w);
     else *out = w;

@@ -87,9 +87,21 @@ static ramet_status micro_batch(ramet_tuner *t, watch *w) {
     return RAMET_OK;
 }
 
+int64_t ramet__tuner_averaged(const ramet_tuner *t) {
+    const int64_t start = RAMET__MIN(t->o.steps - 1, (int64_t)ceil((double)t->o.average_start * (double)t->o.steps - 1e-6));
+    return t->o.average ? RAMET__MAX(0, t->step - start) : 0;
+}
+
+/* EMA, or the mean of all (SWA: Izmailov et al. 2018, arXiv:1803.05407); the first one is a copy, as in torch.optim.swa_utils. */
+static ramet_status average(const ramet_tuner *t) {
+    const int64_t n = ramet__tuner_averaged(t) - 1;
+    if (n < 0) return RAMET_OK;
+    return ramet__params_average(&t->params, t->rt, n == 0 ? 0.0f : strcmp(t->o.average, "ema") ? (float)((double)n / (double)(n + 1)) : t->o.average_decay);
+}
+
 static ramet_status update(ramet_tuner *t) {
     double norm = 0.0;
-    RAMET__TRY(ramet__params_norm(&norm, &t->params, t->rt));
+    RAMET__TRY(ramet__params_norm(&norm, &t->params, t->rt, t->step + 1));
     if (!isfinite(norm)) {
         restart_step(t);
         return ramet__fail(
@@ -113,7 +125,7 @@ static ramet_status update(ramet_tuner *t) {
     t->loss_sum = 0.0;
     t->micro = t->step_tokens = 0;
     t->step++;
-    return RAMET_OK;
+    return average(t);
 }
 
 static void fill_report(ramet_tuner_report *out, const ramet_tuner *t) {

@@ -86,16 +86,18 @@ double ramet__schedule(int32_t schedule, double rate, double warmup, int64_t t, 
 /* ---- trained parameters: one pool for values, gradients and the optimizer's state (params.c) ---- */
 typedef struct ramet__param {
     char *name; ramet__shape shape; int64_t offset, count; int32_t decay;
+    float rate; int64_t from;     /* factor of the learning rate, 0 before step `from`; ramet__params_init sets 1 and 0 */
     ramet__var grad, value;       /* into the pool */
 } ramet__param;
-enum { RAMET__VALUE, RAMET__GRAD, RAMET__STATE, RAMET__SECTIONS = RAMET__STATE + RAMET__STATES };
+enum { RAMET__VALUE, RAMET__GRAD, RAMET__AVERAGE, RAMET__STATE, RAMET__SECTIONS = RAMET__STATE + RAMET__STATES };
 typedef struct ramet__section { const char *name; ramet__layout layout; char *data; } ramet__section; /* NULL: not there; names are a checkpoint's */
 typedef struct ramet__params {
     ramet__mem *mem;
     const ramet__optimizer *optimizer;
+    int32_t average;              /* has that section */
     int64_t n; ramet__param *param;
     int64_t total, n_pieces;      /* floats of the pool (each parameter padded to STATE_BLOCK); pieces of constant size */
-    struct ramet__params_piece { int64_t offset, count; int32_t decay; } *piece;
+    struct ramet__params_piece { int64_t offset, count, param; } *piece;
     ramet__section section[RAMET__SECTIONS];
     float *value, *grad;          /* those two sections */
     double *partial;              /* [n_pieces] */
@@ -107,10 +109,13 @@ void ramet__params_free(ramet__params *p);
 uint64_t ramet__params_bytes(const ramet__params *p); /* of all sections */
 void *ramet__section_at(const ramet__section *s, int64_t offset);
 int64_t ramet__section_count(const ramet__section *s, const ramet__param *p);
-/* L2 norm of all gradients: pieces of constant size, added in order, so any thread count gives the same bits. NaN and infinity
+/* "pattern=factor[@step];..." multiplies the rates of what it names; E_ARGUMENT. (options.c) */
+ramet_status ramet__params_groups(ramet__params *p, const char *groups);
+/* L2 norm of all gradients, those of parameters that rest in this step (from 1) being dropped first: pieces of constant size, added in order, so any thread count gives the same bits. NaN and infinity
  * show in it. */
-ramet_status ramet__params_norm(double *norm, const ramet__params *p, ramet_runtime *rt);
+ramet_status ramet__params_norm(double *norm, const ramet__params *p, ramet_runtime *rt, int64_t step);
 ramet_status ramet__params_update(const ramet__params *p, ramet_runtime *rt, const ramet__optimizer_step *u, float decay);
+ramet_status ramet__params_average(const ramet__params *p, ramet_runtime *rt, float keep); /* average := keep * average + (1 - keep) * value */
 void ramet__params_clear(const ramet__params *p); /* gradients := 0 */
 
 /* ---- the teacher of a distillation (teacher.c) ---- */
@@ -136,8 +141,8 @@ struct ramet_tuner {
     ramet_runtime *rt;
     ramet_model *model;
     ramet_dataset *data;
-    ramet_tuner_options o;         /* as given, defaults filled in; targets and optimizer are ours, teacher and initial NULL */
-    char *targets;
+    ramet_tuner_options o;         /* as given, defaults filled in; texts are ours, teacher and initial NULL */
+    char *targets, *groups;
     ramet__windows windows;
     ramet__params params;
     int64_t n_targets; ramet__tuner_target *target;
@@ -156,6 +161,8 @@ struct ramet_tuner {
     double seconds;
     int32_t busy, broken;
 };
+const ramet__section *ramet__tuner_given(const ramet_tuner *t); /* the section that holds what the tuner gives now (result.c) */
+int64_t ramet__tuner_averaged(const ramet_tuner *t);            /* weights in the average so far (step.c) */
 ramet_status ramet__tuner_check(const ramet_tuner_options *o, const ramet_model *model, const ramet_dataset *data); /* options.c */
 /* ramet_tuner_create with labels in a teacher's place (NULL: none); the loss is the KL to them alone. */
 ramet_status ramet__tuner_create(ramet_tuner **out, ramet_model *model, ramet_dataset *data, const ramet_tuner_options *options, const ramet__labels *labels);

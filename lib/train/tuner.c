@@ -36,6 +36,7 @@ static ramet_status set_pairs(ramet_tuner *t, const ramet_adapter *from) {
         RAMET__GO(name_param(t, &t->params.param[2 * i + 1], l->name, ".lora_b", l->n, t->rank));
     }
     RAMET__GO(ramet__params_init(&t->params, t->rt, ramet__optimizer_find(t->o.optimizer)));
+    for (int64_t i = 0; i < from->n; i++) t->params.param[2 * i + 1].rate = t->o.lora_plus;
     for (int64_t i = 0; i < from->n; i++) {
         const ramet__lora *l = &from->lora[i];
         float *b = t->params.param[2 * i + 1].value.data;
@@ -60,6 +61,8 @@ static ramet_status set_adapter(ramet_tuner *t, const ramet_adapter *initial) {
         t->o.alpha = initial->alpha;
     } else {
         RAMET__TRY(ramet__adapter_new(&fresh, t->model, t->o.targets, t->o.rank, t->o.alpha, t->o.seed));
+        if (t->o.rslora) /* Kalajdzievski 2023, arXiv:2312.03732 */
+            for (int64_t i = 0; i < fresh->n; i++) fresh->lora[i].scale = (float)((double)t->o.alpha / sqrt((double)t->o.rank));
     }
     const ramet_adapter *from = initial ? initial : fresh;
     if (from->n) st = set_pairs(t, from);
@@ -119,6 +122,7 @@ static ramet_status make_plan(ramet_tuner *t, int32_t all_slots) {
     ramet_status st = RAMET_OK;
     ramet__graph *g = NULL;
     ramet__val *wrt = NULL, *grad = NULL;
+    int64_t *which = NULL, moving = 0;
     ramet__built built;
     const int64_t rows = (int64_t)t->o.micro_batch * t->o.window, n = t->params.n;
     const ramet__build_options build = {
@@ -126,6 +130,7 @@ static ramet_status make_plan(ramet_tuner *t, int32_t all_slots) {
     const ramet__plan_options plan = {.mode = (ramet__mode)t->o.mode, .training = 1, .max_context = t->o.window};
     RAMET__NEW(wrt, ramet__calloc(t->rt->mem, (size_t)n, sizeof *wrt));
     RAMET__NEW(grad, ramet__calloc(t->rt->mem, (size_t)n, sizeof *grad));
+    RAMET__NEW(which, ramet__calloc(t->rt->mem, (size_t)n, sizeof *which));
     RAMET__GO(ramet__graph_create(&g, t->rt, rows, rows, t->rank));
     RAMET__GO(t->model->arch->build(&built, g, t->model, &build));
     const ramet__val loss = loss_of(t, g, built.logits);
@@ -147,9 +152,14 @@ static ramet_status make_plan(ramet_tuner *t, int32_t all_slots) {
         }
         t->adapter[0] = t->entries;
     }
-    RAMET__GO(ramet__graph_gradient(g, loss, wrt, (int32_t)n, grad));
-    for (int64_t i = 0; i < n; i++)
-        if (grad[i] >= 0) ramet__op_write(g, &t->params.param[i].grad, grad[i], 1);
+    for (int64_t i = 0; i < n; i++) /* what is frozen for good needs no gradient */
+        if (t->params.param[i].rate > 0.0f) {
+            wrt[moving] = wrt[i];
+            which[moving++] = i;
+        }
+    RAMET__GO(ramet__graph_gradient(g, loss, wrt, (int32_t)moving, grad));
+    for (int64_t i = 0; i < moving; i++)
+        if (grad[i] >= 0) ramet__op_write(g, &t->params.param[which[i]].grad, grad[i], 1);
     ramet__graph_output(g, "loss", loss);
     RAMET__GO(ramet__graph_status(g));
     RAMET__GO(ramet__plan_create(&t->plan, g, &plan));
@@ -157,6 +167,7 @@ out:
     ramet__graph_free(g);
     ramet__free(wrt);
     ramet__free(grad);
+    ramet__free(which);
     return st;
 }
 
@@ -166,7 +177,10 @@ static ramet_status set_up(ramet_tuner *t, const ramet_tuner_options *given) {
     *o = *given;
     o->teacher = NULL;
     o->initial = NULL;
-    o->targets = NULL;
+    o->targets = o->groups = NULL;
+    if (o->average) o->average = strcmp(o->average, "ema") ? "swa" : "ema";
+    if (o->average_start == -1.0f) o->average_start = o->average && !strcmp(o->average, "swa") ? 0.75f : 0.0f;
+    t->params.average = o->average != NULL;
     o->optimizer = given->optimizer ? ramet__optimizer_find(given->optimizer)->name : ramet__optimizer_adamw.name;
     o->micro_batch = RAMET__MIN(o->micro_batch, o->batch);
     if (o->learning_rate == 0.0f) o->learning_rate = o->full ? 2e-5f : 2e-4f;
@@ -175,6 +189,10 @@ static ramet_status set_up(ramet_tuner *t, const ramet_tuner_options *given) {
         if (!(t->targets = ramet__strdup(mem, given->targets))) return ramet__alloc_status();
         o->targets = t->targets;
     }
+    if (given->groups) {
+        if (!(t->groups = ramet__strdup(mem, given->groups))) return ramet__alloc_status();
+        o->groups = t->groups;
+    }
     RAMET__TRY(ramet__windows_init(&t->windows, mem, t->data, o->window));
     if (!t->windows.n)
         return ramet__fail(RAMET_E_ARGUMENT, "ramet_tuner_create: the dataset (%lld tokens) has nothing to predict", (long long)t->data->n);
@@ -182,6 +200,7 @@ static ramet_status set_up(ramet_tuner *t, const ramet_tuner_options *given) {
     ramet__dataset_digest(t->data_digest, t->data);
     if (o->full) RAMET__TRY(set_masters(t));
     else RAMET__TRY(set_adapter(t, given->initial));
+    RAMET__TRY(ramet__params_groups(&t->params, o->groups));
     if (given->teacher && o->teacher_weight > 0.0f) {
         const char *digest = ramet_model_digest(given->teacher);
         if (!digest) return ramet__fail(RAMET_E_INTERNAL, "ramet_tuner_create: the teacher has no digest");
@@ -245,6 +264,7 @@ void ramet_tuner_free(ramet_tuner *t) {
     ramet__free(t->target);
     ramet__windows_free(&t->windows);
     ramet__free(t->targets);
+    ramet__free(t->groups);
     ramet_dataset_free(t->data);
     ramet_model_free(t->model);
     ramet__free(t);

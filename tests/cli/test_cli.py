@@ -175,7 +175,7 @@ class Commands(Case):
         self.assertIn(b"--resume", err)
         self.assertEqual(self.json("info", self.path("int.ckpt"))["kind"], "checkpoint")
         self.assertFalse(os.path.exists(self.path("never.gguf")))
-        self.tune(self.model, self.path("y.gguf"), "--optimizer", "adamw8", "--schedule", "wsd")
+        self.tune(self.model, self.path("y.gguf"), "--optimizer", "adamw8", "--schedule", "wsd", "--rslora", "--lora-plus", 4, "--groups", "blk.0.*=0;*=1@2", "--average", "ema", "--average-decay", ".9")
         self.assertIn("list schedules", self.ramet("tune", self.model, "--data", self.own, "-o", rest, "--schedule", "sometimes", code=2)[1])
         self.assertIn("adamw8", self.ramet("tune", self.model, "--data", self.own, "-o", rest, "--optimizer", "adan", code=1)[1])
         self.tune(self.model, self.path("x.gguf"), "--checkpoint", ckpt, "--every", 3)

@@ -19,6 +19,8 @@ static ramet_status tune(ramet_runtime *rt, void *user) {
     o.window = 8;
     o.batch = o.micro_batch = 1;
     o.steps = 2;
+    o.average = "ema";
+    o.groups = "blk.0.*=0";
     MAKE(model, ramet_model_load_path(&model, rt, getenv("RAMET_TINY_MODEL")));
     MAKE(data, ramet_dataset_create(&data, model));
     for (size_t i = 0; i < 4; i++) GO(ramet_dataset_add_text(data, prose[i], strlen(prose[i])));

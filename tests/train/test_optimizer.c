@@ -136,7 +136,7 @@ static void test_params_same_bits_for_any_threads(void **state) {
                 p.param[i].grad.data[j] = (float)cos(0.37 * (double)j);
                 exact += (double)p.param[i].grad.data[j] * (double)p.param[i].grad.data[j];
             }
-        ok(ramet__params_norm(&norm, &p, rt));
+        ok(ramet__params_norm(&norm, &p, rt, 1));
         assert_true(fabs(norm - sqrt(exact)) < 1e-6 * norm);
         const ramet__optimizer_step u = {
             .kernels = rt->kernels, .step = 1, .rate = 0.01f, .beta1 = 0.9f, .beta2 = 0.999f, .epsilon = 1e-8f, .scale = 1.0f};
@@ -154,7 +154,7 @@ static void test_params_same_bits_for_any_threads(void **state) {
         assert_true(norm == first_norm);
         assert_memory_equal(first, p.value, bytes);
         p.param[0].grad.data[p.param[0].count - 1] = NAN;
-        ok(ramet__params_norm(&norm, &p, rt));
+        ok(ramet__params_norm(&norm, &p, rt, 1));
         assert_false(isfinite(norm));
         ramet__params_free(&p);
         ramet_runtime_free(rt);

@@ -199,6 +199,155 @@ static void test_resume_is_identical_for_every_option(void **state) {
     o = small(1);
     o.optimizer = "adamw8";
     resumes_identically(o);
+    o = small(0);
+    o.rslora = 1;
+    o.lora_plus = 4.0f;
+    o.groups = "blk.0.*=0;*.attn_*=.5;*.ffn_down.*=1@1";
+    o.average = "ema";
+    resumes_identically(o);
+    o = small(1);
+    o.average = "swa";
+    o.average_start = 0.3f;
+    o.groups = "token_embd*=0";
+    resumes_identically(o);
+}
+
+/* The state after one step of plain descent, all of it proportional to the rates. */
+static float *after_one(ramet_model *m, ramet_tuner_options o, int64_t steps, ramet_tuner **kept) {
+    o.mode = RAMET_MODE_EXACT;
+    o.optimizer = "sgd";
+    o.learning_rate = 0.5f;
+    o.weight_decay = o.warmup = o.clip = 0;
+    o.schedule = RAMET_SCHEDULE_CONSTANT;
+    ramet_tuner *t = made(m, &o);
+    float *v = malloc((size_t)t->params.total * sizeof *v);
+    assert_non_null(v);
+    stepped(t, steps, 0);
+    memcpy(v, t->params.value, (size_t)t->params.total * sizeof *v);
+    if (kept) *kept = t;
+    else ramet_tuner_free(t);
+    return v;
+}
+
+static void test_groups_scale_and_freeze(void **state) {
+    ramet_tuner_options o = small(0);
+    ramet_tuner *t = NULL;
+    ramet_adapter *start = NULL;
+    t = made(*state, &o);
+    stepped(t, 3, 0); /* B is not zero any more: all gradients are there */
+    ok(ramet_tuner_adapter(&start, t));
+    ramet_tuner_free(t);
+    o.initial = start;
+    float *plain = after_one(*state, o, 1, &t), *from = malloc((size_t)t->params.total * sizeof *from);
+    assert_non_null(from);
+    o.groups = " blk.0.attn_?.*=0; *.ffn_*=.25;*.lora_b=1@1;blk.1.*=2";
+    o.lora_plus = 4.0f;
+    ramet_tuner *fresh = made(*state, &o);
+    memcpy(from, fresh->params.value, (size_t)fresh->params.total * sizeof *from);
+    ramet_tuner_free(fresh);
+    float *one = after_one(*state, o, 1, NULL), *two = after_one(*state, o, 2, NULL);
+    int32_t seen[4] = {0};
+    for (int64_t i = 0; i < t->params.n; i++) {
+        const ramet__param *p = &t->params.param[i];
+        const int32_t b = strstr(p->name, ".lora_b") != NULL;
+        const int32_t frozen = strstr(p->name, "blk.0.attn_") && !strstr(p->name, "output"), ffn = strstr(p->name, ".ffn_") != NULL, late = !frozen && !ffn && b;
+        const double factor = frozen || late ? 0 : (ffn ? .25 : strstr(p->name, "blk.1.") ? 2 : 1) * (b ? 4 : 1);
+        double moved = 0;
+        for (int64_t j = p->offset; j < p->offset + p->count; j++) {
+            const double want = factor * ((double)plain[j] - from[j]);
+            assert_true(fabs(one[j] - from[j] - want) <= 1e-6 + 1e-4 * fabs(want));
+            moved += fabs((double)two[j] - one[j]);
+        }
+        assert_true(frozen ? moved == 0 : moved > 0);
+        seen[frozen ? 0 : ffn ? 1 : late ? 2 : 3]++;
+    }
+    assert_true(seen[0] && seen[1] && seen[2] && seen[3]);
+    ramet_tuner_free(t);
+    ramet_adapter_free(start);
+    free(plain);
+    free(from);
+    free(one);
+    free(two);
+}
+
+/* Both averages from the weights after each step, by their formulas. */
+static void test_average_is_given(void **state) {
+    for (int32_t i = 0; i < 4; i++) {
+        ramet_tuner_options o = small(i % 2);
+        o.steps = 8;
+        o.average = i / 2 ? "swa" : "ema";
+        o.average_decay = 0.75f;
+        if (i / 2) o.average_start = 0.5f;
+        ramet_tuner *t = made(*state, &o);
+        double *want = calloc((size_t)t->params.total, sizeof *want);
+        assert_non_null(want);
+        for (int32_t step = 1, n = 0; step <= 8; step++) {
+            stepped(t, 1, 0);
+            if (i / 2 && step <= 4) {
+                assert_ptr_equal(ramet__tuner_given(t)->data, t->params.value);
+                continue;
+            }
+            const double keep = n == 0 ? 0 : i / 2 ? (double)n / (n + 1) : 0.75;
+            for (int64_t j = 0; j < t->params.total; j++) want[j] = keep * want[j] + (1 - keep) * (double)t->params.value[j];
+            n++;
+        }
+        const ramet__param *p = &t->params.param[1];
+        const float *got = NULL;
+        ramet_adapter *a = NULL;
+        ramet_model *m = NULL;
+        if (i % 2) ok(ramet_tuner_model(&m, t, NULL));
+        else ok(ramet_tuner_adapter(&a, t));
+        float *decoded = malloc((size_t)p->count * sizeof *decoded);
+        assert_non_null(decoded);
+        if (m) ramet__weight_decode(decoded, ramet__model_weight(m, p->name), 0, ramet__shape_rows(&p->shape));
+        got = m ? decoded : a->lora[0].b;
+        double apart = 0;
+        for (int64_t j = 0; j < p->count; j++) {
+            assert_true(fabs(got[j] - want[p->offset + j]) < 1e-6);
+            apart += fabs(want[p->offset + j] - (double)p->value.data[j]);
+        }
+        assert_true(apart > 1e-4 * (double)p->count / 10);
+        free(decoded);
+        free(want);
+        ramet_adapter_free(a);
+        ramet_model_free(m);
+        ramet_tuner_free(t);
+    }
+}
+
+/* rsLoRA: its scale, and a PEFT folder that says so, with B as it is. */
+static void test_rslora_is_saved_as_peft_has_it(void **state) {
+    ramet_tuner_options o = small(0);
+    ramet_adapter *a = NULL, *b = NULL;
+    size_t n;
+    char file[160];
+    o.rslora = 1;
+    o.rank = 3;
+    ramet_tuner *t = made(*state, &o);
+    stepped(t, 2, 0);
+    ok(ramet_tuner_adapter(&a, t));
+    ramet_tuner_free(t);
+    assert_true(a->lora[0].scale == (float)(8 / sqrt(3)));
+    const char *folder = scratch(".rs");
+    ok(ramet_adapter_save(a, folder));
+    ok(ramet_adapter_load(&b, *state, folder));
+    snprintf(file, sizeof file, "%s/adapter_config.json", folder);
+    char *text = whole_file(file, &n);
+    text[n] = 0;
+    assert_non_null(strstr(text, "\"use_rslora\": true"));
+    free(text);
+    unlink(file);
+    snprintf(file, sizeof file, "%s/adapter_model.safetensors", folder);
+    unlink(file);
+    rmdir(folder);
+    assert_int_equal(a->n, b->n);
+    for (int64_t i = 0; i < a->n; i++) {
+        const ramet__lora *x = &a->lora[i], *y = ramet__adapter_find(b, x->name);
+        assert_true(y && x->scale == y->scale);
+        assert_memory_equal(x->b, y->b, (size_t)(x->n * x->rank) * sizeof(float));
+    }
+    ramet_adapter_free(a);
+    ramet_adapter_free(b);
 }
 
 /* Moments of 8 bits: 2 bytes a parameter and the scales, and nearly the same losses. */
@@ -486,6 +635,18 @@ static void test_refuses_bad_options(void **state) {
     REFUSED(p.warmup = 1.5f, "warmup");
     REFUSED(p.clip = NAN, "clip");
     REFUSED(p.optimizer = "lion", "no optimizer \"lion\"; there are adamw, adamw8, sgd, nesterov");
+    REFUSED(p.groups = "blk.7.*=0", "\"blk.7.*\" matches nothing that is trained; a name is for example blk.0.");
+    REFUSED(p.groups = "blk.*=0;", "freeze everything");
+    REFUSED(p.groups = "blk.*", "is not PATTERN=FACTOR");
+    REFUSED(p.groups = "blk.*=-1", "is not PATTERN=FACTOR");
+    REFUSED(p.groups = "blk.*=1@", "is not PATTERN=FACTOR");
+    REFUSED(p.groups = "blk.*=1@3x;", "\"blk.*=1@3x\" is not PATTERN=FACTOR");
+    REFUSED(p.average = "mean", "average \"mean\"");
+    REFUSED(p.average_decay = 1.5f, "average_decay");
+    REFUSED(p.average_start = NAN, "average_start");
+    REFUSED(p.lora_plus = 0, "lora_plus");
+    REFUSED(p.rslora = 2, "rslora is 2");
+    REFUSED((p.full = 1, p.rslora = 1), "no adapter");
     REFUSED(p.targets = "nobody", "nobody");
     REFUSED((p.teacher = m, p.teacher_top = 0), "teacher_top 0");
     REFUSED((p.teacher = m, p.teacher_weight = 2), "teacher_weight");
@@ -513,6 +674,9 @@ int main(void) {
         cmocka_unit_test(test_resume_is_identical_full),
         cmocka_unit_test(test_resume_is_identical_for_every_option),
         cmocka_unit_test(test_adamw8_tunes_as_adamw),
+        cmocka_unit_test(test_groups_scale_and_freeze),
+        cmocka_unit_test(test_average_is_given),
+        cmocka_unit_test(test_rslora_is_saved_as_peft_has_it),
         cmocka_unit_test(test_cancel_keeps_the_state),
         cmocka_unit_test(test_nan_is_refused),
         cmocka_unit_test(test_checkpoints_are_checked),

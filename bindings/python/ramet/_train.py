@@ -82,7 +82,7 @@ class Tuner(L.Handle):
     """A model being adapted; iterate to advance it.
 
     options (see ramet/train.h): full, rank, alpha, targets, window, batch, micro_batch, steps, epochs, learning_rate, warmup, schedule (a name),
-    weight_decay, clip, seed, teacher_weight, teacher_top, optimizer.
+    weight_decay, clip, seed, teacher_weight, teacher_top, optimizer, rslora, lora_plus, groups, average, average_decay, average_start.
     """
 
     _free = "ramet_tuner_free"

@@ -92,6 +92,22 @@ ramet__val ramet__op_scale(ramet__graph *g, ramet__val a, float s);
 ramet__val ramet__op_silu(ramet__graph *g, ramet__val x);                /* silu(gate)*up fuses into one kernel */
 ramet__val ramet__op_gelu(ramet__graph *g, ramet__val x);                /* x * Phi(x) (Hendrycks & Gimpel 2016), the form with erf */
 ramet__val ramet__op_gelu_tanh(ramet__graph *g, ramet__val x);           /* their approximation */
+ramet__val ramet__op_relu(ramet__graph *g, ramet__val x);
+ramet__val ramet__op_tanh(ramet__graph *g, ramet__val x);
+ramet__val ramet__op_softplus(ramet__graph *g, ramet__val x);            /* log(1 + exp(x)) */
+ramet__val ramet__op_slice(ramet__graph *g, ramet__val x, int64_t at, int64_t count);   /* columns at .. at+count-1 */
+ramet__val ramet__op_place(ramet__graph *g, ramet__val x, int64_t at, int64_t columns); /* x at column `at` of zeros */
+ramet__val ramet__op_fold(ramet__graph *g, ramet__val x, int64_t columns);   /* [R,n] -> [R,columns]: sums of columns j, j+columns, ... */
+ramet__val ramet__op_repeat(ramet__graph *g, ramet__val x, int64_t columns); /* [R,n] -> [R,columns], its transpose */
+ramet__val ramet__op_over_rows(ramet__graph *g, ramet__val x, ramet__val like); /* x / rows that `like` has in the run */
+/* Zero with probability `rate`, else times 1/(1-rate); the mask is a function of (seed, step [1], element). */
+ramet__val ramet__op_dropout(ramet__graph *g, ramet__val x, ramet__val step, double rate, int64_t seed);
+/* Images [R, height*width*channels], channels last; w [outputs, kernel*kernel*channels]; bias [outputs] or -1. */
+ramet__val ramet__op_conv2d(ramet__graph *g, ramet__val x, ramet__val w, ramet__val bias, int64_t height, int64_t width, int64_t kernel,
+                            int64_t stride, int64_t pad);
+/* Windows of down x across elements; those that would reach over the edge are left out. */
+ramet__val ramet__op_max_pool(ramet__graph *g, ramet__val x, int64_t height, int64_t width, int64_t down, int64_t across, int64_t stride);
+ramet__val ramet__op_pool_sum(ramet__graph *g, ramet__val x, int64_t height, int64_t width, int64_t down, int64_t across, int64_t stride);
 /* The mean of the rows [R,d] of each segment [R] -> [OUTS,d]; segment: the number of the result a row belongs to. Each has a row. */
 ramet__val ramet__op_segment_mean(ramet__graph *g, ramet__val x, ramet__val segment);
 ramet__val ramet__op_gather(ramet__graph *g, ramet__val x, ramet__val index); /* rows index [OUTS] of x [R,d] -> [OUTS,d] */

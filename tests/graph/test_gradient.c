@@ -75,6 +75,46 @@ static ramet__val positive(scene *s) {
 static ramet__val case_log(scene *s) { return number(s, ramet__op_log(s->g, positive(s)), "p"); }
 static ramet__val case_recip(scene *s) { return number(s, ramet__op_recip(s->g, positive(s)), "p"); }
 static ramet__val case_rsqrt(scene *s) { return number(s, ramet__op_rsqrt(s->g, positive(s)), "p"); }
+/* numbers far apart and far from zero: no difference crosses a kink */
+static ramet__val apart(scene *s, ramet__val x, int64_t cols) {
+    return ramet__op_add(s->g, x, ramet__graph_input(s->g, cols == 20 ? "sides" : "order", RAMET__TYPE_F32, RAMET__AXIS_ROWS, cols));
+}
+static ramet__val case_relu(scene *s) {
+    ramet__val x = apart(s, rows_of(s, "a", 20), 20);
+    return number(s, ramet__op_mul(s->g, ramet__op_relu(s->g, x), x), "p");
+}
+static ramet__val case_tanh(scene *s) { return number(s, ramet__op_tanh(s->g, rows_of(s, "a", 4)), "p"); }
+static ramet__val case_softplus(scene *s) { return number(s, ramet__op_softplus(s->g, rows_of(s, "a", 4)), "p"); }
+static ramet__val case_slice(scene *s) {
+    ramet__val x = rows_of(s, "a", 6);
+    return number(s, ramet__op_add(s->g, ramet__op_place(s->g, ramet__op_slice(s->g, ramet__op_mul(s->g, x, x), 1, 3), 4, 7),
+                                   ramet__op_place(s->g, x, 1, 7)), "p");
+}
+static ramet__val case_fold(scene *s) {
+    ramet__val x = rows_of(s, "a", 6), c = ramet__op_fold(s->g, ramet__op_sum_rows(s->g, x), 2);
+    return ramet__op_add(s->g, number(s, ramet__op_repeat(s->g, ramet__op_fold(s->g, ramet__op_mul(s->g, x, x), 3), 9), "p"),
+                         number(s, ramet__op_over_rows(s->g, ramet__op_repeat(s->g, c, 4), x), "q"));
+}
+static ramet__val case_dropout(scene *s) {
+    ramet__val step = ramet__graph_input(s->g, "step", RAMET__TYPE_I32, RAMET__AXIS_STATIC, 1), x = rows_of(s, "a", 6);
+    return number(s, ramet__op_dropout(s->g, ramet__op_mul(s->g, x, x), step, 0.4, 3), "p");
+}
+static ramet__val case_conv2d(scene *s) { /* 4 x 5 pixels of 2 channels, padded */
+    ramet__val y = ramet__op_conv2d(s->g, rows_of(s, "a", 40), var(s, "w", 3, 18, 0.5f), var(s, "b", 3, 0, 1), 4, 5, 3, 1, 1);
+    return number(s, ramet__op_silu(s->g, y), "p");
+}
+static ramet__val case_conv2d_stride(scene *s) { /* short copies, a stride, no bias */
+    ramet__val y = ramet__op_conv2d(s->g, rows_of(s, "a", 42), var(s, "w", 4, 9, 0.5f), -1, 6, 7, 3, 2, 1);
+    return number(s, ramet__op_silu(s->g, y), "p");
+}
+static ramet__val case_max_pool(scene *s) {
+    ramet__val x = rows_of(s, "a", 40);
+    return number(s, ramet__op_max_pool(s->g, apart(s, ramet__op_mul(s->g, x, x), 40), 4, 5, 2, 2, 2), "p");
+}
+static ramet__val case_pool_sum(scene *s) {
+    ramet__val x = rows_of(s, "a", 40);
+    return number(s, ramet__op_pool_sum(s->g, ramet__op_mul(s->g, x, x), 4, 5, 3, 2, 1), "p");
+}
 static ramet__val case_swiglu(scene *s) {
     return number(s, ramet__op_mul(s->g, ramet__op_silu(s->g, rows_of(s, "a", 20)), rows_of(s, "b", 20)), "p");
 }
@@ -255,6 +295,16 @@ static const test_case cases[] = {
     {"log", case_log, 1, 0},
     {"recip", case_recip, 1, 0},
     {"rsqrt", case_rsqrt, 1, 0},
+    {"relu", case_relu, 1, 0},
+    {"tanh", case_tanh, 1, 0},
+    {"softplus", case_softplus, 1, 0},
+    {"slice place", case_slice, 1, 0},
+    {"fold repeat over_rows", case_fold, 1, 0},
+    {"dropout", case_dropout, 1, 0},
+    {"conv2d", case_conv2d, 1, 0},
+    {"conv2d stride", case_conv2d_stride, 1, 0},
+    {"max_pool", case_max_pool, 1, 0},
+    {"pool_sum", case_pool_sum, 1, 0},
     {"swiglu", case_swiglu, 1, 0},
     {"sums", case_sums, 1, 0},
     {"softmax", case_softmax, 1, 0},
@@ -306,13 +356,18 @@ static int32_t was_seen(const ramet__op *op) {
 }
 
 static void run(ramet__plan *p) {
+    static const int32_t step = 5;
+    float sides[R * 20], order[R * 40];
+    for (int32_t i = 0; i < R * 20; i++) sides[i] = i * 7 % 3 ? 2.5f : -2.5f;
+    for (int32_t i = 0; i < R * 40; i++) /* no two alike in a window of 2 x 2 pixels of a row of 5, 2 channels */
+        order[i] = 1.5f * (float)((i % 40 / 10 % 2 * 2 + i % 10 / 2 % 2) ^ ((i / 40 + i) & 3));
     ramet__run r = {.rows = R, .outs = O};
     give(&r, "ids", ids);
     const struct {
         const char *name;
         const void *data;
     } more[] = {{"pos", pos},        {"seq", seq},         {"outs", outs},   {"labels", labels}, {"mask", mask},
-                {"weight", weights}, {"top_ids", top_ids}, {"top_p", top_p}, {"some", some},   {"segment", segment}};
+                {"weight", weights}, {"top_ids", top_ids}, {"top_p", top_p}, {"some", some},   {"segment", segment}, {"step", &step}, {"sides", sides}, {"order", order}};
     for (int32_t i = 0; i < RAMET__COUNT(more); i++)
         for (int64_t j = 0; j < p->n_inputs; j++)
             if (!strcmp(p->inputs[j]->name, more[i].name)) give(&r, more[i].name, more[i].data);

@@ -139,13 +139,19 @@ ramet__val ramet__op_log(ramet__graph *g, ramet__val x) { return unary(g, &ramet
 ramet__val ramet__op_recip(ramet__graph *g, ramet__val x) { return unary(g, &ramet__opdef_recip, x, NULL); }
 ramet__val ramet__op_rsqrt(ramet__graph *g, ramet__val x) { return unary(g, &ramet__opdef_rsqrt, x, NULL); }
 ramet__val ramet__op_step(ramet__graph *g, ramet__val x) { return unary(g, &ramet__opdef_step, x, NULL); }
-ramet__val ramet__op_silu_grad(ramet__graph *g, ramet__val x, ramet__val dy) {
-    if (!numbers(g, x, "silu_grad") || !numbers(g, dy, "silu_grad") ||
-        !ramet__want(g, ramet__same_shape(shape(g, x), shape(g, dy)), "silu_grad", "shapes differ"))
+ramet__val ramet__op_relu(ramet__graph *g, ramet__val x) { return unary(g, &ramet__opdef_relu, x, NULL); }
+ramet__val ramet__op_tanh(ramet__graph *g, ramet__val x) { return unary(g, &ramet__opdef_tanh, x, NULL); }
+ramet__val ramet__op_softplus(ramet__graph *g, ramet__val x) { return unary(g, &ramet__opdef_softplus, x, NULL); }
+static ramet__val unary_grad(ramet__graph *g, const ramet__op *op, ramet__val x, ramet__val dy) {
+    if (!numbers(g, x, op->name) || !numbers(g, dy, op->name) ||
+        !ramet__want(g, ramet__same_shape(shape(g, x), shape(g, dy)), op->name, "shapes differ"))
         return -1;
     ramet__val in[2] = {x, dy};
     ramet__gshape out = *shape(g, x);
-    return ramet__node_add(g, &ramet__opdef_silu_grad, in, 2, &out, 1, NULL);
+    return ramet__node_add(g, op, in, 2, &out, 1, NULL);
+}
+ramet__val ramet__op_silu_grad(ramet__graph *g, ramet__val x, ramet__val dy) {
+    return unary_grad(g, &ramet__opdef_silu_grad, x, dy);
 }
 
 static void scale_gradient(ramet__graph *g, const ramet__node *n, const ramet__val *dout, ramet__val *din) {
@@ -178,6 +184,19 @@ static void rsqrt_gradient(ramet__graph *g, const ramet__node *n, const ramet__v
                            ramet__val *din) { /* -y^3/2 */
     ramet__val y = n->out[0];
     din[0] = ramet__op_scale(g, ramet__op_mul(g, dout[0], ramet__op_mul(g, y, ramet__op_mul(g, y, y))), -0.5f);
+}
+/* by the result, which is positive where x is: x may be overwritten */
+static void relu_gradient(ramet__graph *g, const ramet__node *n, const ramet__val *dout, ramet__val *din) {
+    din[0] = unary_grad(g, &ramet__opdef_relu_grad, n->out[0], dout[0]);
+}
+static void relu_grad_gradient(ramet__graph *g, const ramet__node *n, const ramet__val *dout, ramet__val *din) {
+    din[1] = unary_grad(g, &ramet__opdef_relu_grad, n->in[0], dout[0]);
+}
+static void tanh_gradient(ramet__graph *g, const ramet__node *n, const ramet__val *dout, ramet__val *din) { /* 1 - y^2 */
+    din[0] = ramet__op_sub(g, dout[0], ramet__op_mul(g, dout[0], ramet__op_mul(g, n->out[0], n->out[0])));
+}
+static void softplus_gradient(ramet__graph *g, const ramet__node *n, const ramet__val *dout, ramet__val *din) {
+    din[0] = ramet__op_mul(g, dout[0], ramet__op_sigmoid(g, n->in[0]));
 }
 static void step_gradient(ramet__graph *g, const ramet__node *n, const ramet__val *dout, ramet__val *din) {
     (void)g;
@@ -241,7 +260,34 @@ static void step_run(const ramet__step *s, const ramet__exec *x, int64_t r0, int
     (void)x;
     for (int64_t i = 0; i < n; i++) y[i] = v[i] > 0 ? 1.0f : 0.0f;
 }
+static void relu_run(const ramet__step *s, const ramet__exec *x, int64_t r0, int64_t r1, void *scratch) {
+    SPAN();
+    (void)x;
+    for (int64_t i = 0; i < n; i++) y[i] = v[i] < 0 ? 0.0f : v[i]; /* NaN stays */
+}
+static void relu_grad_run(const ramet__step *s, const ramet__exec *x, int64_t r0, int64_t r1, void *scratch) {
+    SPAN();
+    (void)x;
+    const float *dy = ramet__row(s->in[1], r0);
+    for (int64_t i = 0; i < n; i++) y[i] = v[i] > 0 ? dy[i] : 0.0f;
+}
+static void tanh_run(const ramet__step *s, const ramet__exec *x, int64_t r0, int64_t r1, void *scratch) {
+    SPAN();
+    (void)x;
+    for (int64_t i = 0; i < n; i++) y[i] = tanhf(v[i]);
+}
+static void softplus_run(const ramet__step *s, const ramet__exec *x, int64_t r0, int64_t r1, void *scratch) {
+    SPAN();
+    (void)x;
+    for (int64_t i = 0; i < n; i++) y[i] = (v[i] > 0 ? v[i] : 0.0f) + log1pf(expf(-fabsf(v[i])));
+}
 
+const ramet__op ramet__opdef_relu = {.name = "relu", .overwrites = {1}, .gradient = relu_gradient, .rows = relu_run};
+const ramet__op ramet__opdef_relu_grad = {
+    .name = "relu_grad", .overwrites = {3}, .gradient = relu_grad_gradient, .rows = relu_grad_run};
+const ramet__op ramet__opdef_tanh = {.name = "tanh", .overwrites = {1}, .gradient = tanh_gradient, .rows = tanh_run};
+const ramet__op ramet__opdef_softplus = {
+    .name = "softplus", .overwrites = {1}, .gradient = softplus_gradient, .rows = softplus_run};
 const ramet__op ramet__opdef_scale = {
     .name = "scale", .overwrites = {1}, .gradient = scale_gradient, .rows = scale_run};
 const ramet__op ramet__opdef_silu = {.name = "silu", .overwrites = {1}, .gradient = silu_gradient, .rows = silu_run};

@@ -175,7 +175,7 @@ RAMET_API void ramet_source_from_path(ramet_source *source, uint32_t struct_size
 /* ---- names ----------------------------------------------------------------------------------------------------- */
 
 /**
- * Enumerate what this build has. `kind`: "archs", "encodings", "ops", "methods", "kernels", "isas", "optimizers",
+ * Enumerate what this build has. `kind`: "archs", "encodings", "ops", "graph" (for ramet_graph_apply), "methods", "kernels", "isas", "optimizers",
  * "schedules". Names are given for index
  * 0,1,2...; E_NOT_FOUND after the last. `detail` (may be NULL) receives one line about it. Static storage. Any thread.
  */

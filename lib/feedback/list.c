@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* list.c - every table of the library behind one function: adding an architecture, encoding, op or method adds no symbol. */
 #include "feedback/feedback.h"
-#include "train/train.h"
+#include "nets/nets.h"
 #include <string.h>
 
 static int32_t encodings(int32_t i, const char **name, const char **detail) {
@@ -21,7 +21,7 @@ static int32_t isas(int32_t i, const char **name, const char **detail) {
 
 ramet_status ramet_list(const char **name, const char **detail, const char *kind, int32_t index) {
     static const struct { const char *kind; int32_t (*list)(int32_t, const char **, const char **); } tables[] = {
-        {"archs", ramet__arch_list}, {"encodings", encodings}, {"ops", ramet__op_list}, {"methods", ramet__method_list}, {"kernels", ramet__kernels_list}, {"isas", isas},
+        {"archs", ramet__arch_list}, {"encodings", encodings}, {"ops", ramet__op_list}, {"graph", ramet__call_list}, {"methods", ramet__method_list}, {"kernels", ramet__kernels_list}, {"isas", isas},
         {"optimizers", ramet__optimizer_list}, {"schedules", ramet__schedule_list}};
     const char *n, *d;
     if (!name || !kind) return ramet__fail(RAMET_E_ARGUMENT, "ramet_list: name and kind must not be NULL");
@@ -32,5 +32,5 @@ ramet_status ramet_list(const char **name, const char **detail, const char *kind
         if (detail) *detail = d;
         return RAMET_OK;
     }
-    return ramet__fail(RAMET_E_ARGUMENT, "ramet_list: \"%s\" is not one of archs, encodings, ops, methods, kernels, isas, optimizers, schedules", kind);
+    return ramet__fail(RAMET_E_ARGUMENT, "ramet_list: \"%s\" is not one of archs, encodings, ops, graph, methods, kernels, isas, optimizers, schedules", kind);
 }

@@ -12,11 +12,28 @@ void *ramet__section_at(const ramet__section *s, int64_t offset) { return s->dat
 
 int64_t ramet__section_count(const ramet__section *s, const ramet__param *p) { return (p->count + s->layout.every - 1) / s->layout.every; }
 
-ramet_status ramet__params_init(ramet__params *p, ramet_runtime *rt, const ramet__optimizer *optimizer) {
+static ramet_status section(ramet__params *p, int32_t i, ramet__layout layout) {
     static const char *const names[RAMET__SECTIONS] = {"value", "grad", "average", "moment0", "moment1", "moment2", "moment3"};
+    ramet__section *s = &p->section[i];
+    s->name = names[i];
+    s->layout = layout;
+    s->data = ramet__calloc(p->mem, (size_t)(p->total / layout.every), (size_t)layout.size);
+    return s->data ? RAMET_OK : ramet__alloc_status();
+}
+
+ramet_status ramet__params_use(ramet__params *p, const ramet__optimizer *optimizer) {
+    for (int32_t i = RAMET__STATE; i < RAMET__SECTIONS; i++) {
+        ramet__free(p->section[i].data);
+        p->section[i].data = NULL;
+    }
+    p->optimizer = optimizer;
+    for (int32_t i = 0; optimizer && i < optimizer->n_states; i++) RAMET__TRY(section(p, RAMET__STATE + i, optimizer->state[i]));
+    return RAMET_OK;
+}
+
+ramet_status ramet__params_init(ramet__params *p, ramet_runtime *rt, const ramet__optimizer *optimizer) {
     ramet_status st = RAMET_OK;
     p->mem = rt->mem;
-    p->optimizer = optimizer;
     p->total = p->n_pieces = 0;
     for (int64_t i = 0; i < p->n; i++) {
         ramet__param *q = &p->param[i];
@@ -29,13 +46,9 @@ ramet_status ramet__params_init(ramet__params *p, ramet_runtime *rt, const ramet
     }
     RAMET__NEW(p->piece, ramet__calloc(p->mem, (size_t)p->n_pieces, sizeof *p->piece));
     RAMET__NEW(p->partial, ramet__calloc(p->mem, (size_t)p->n_pieces, sizeof *p->partial));
-    for (int32_t i = 0; i < RAMET__STATE + optimizer->n_states; i++) {
-        ramet__section *s = &p->section[i];
-        if (i == RAMET__AVERAGE && !p->average) continue;
-        s->name = names[i];
-        s->layout = i < RAMET__STATE ? (ramet__layout){sizeof(float), 1} : optimizer->state[i - RAMET__STATE];
-        RAMET__NEW(s->data, ramet__calloc(p->mem, (size_t)(p->total / s->layout.every), (size_t)s->layout.size));
-    }
+    for (int32_t i = 0; i < RAMET__STATE; i++)
+        if (i != RAMET__AVERAGE || p->average) RAMET__GO(section(p, i, (ramet__layout){sizeof(float), 1}));
+    RAMET__GO(ramet__params_use(p, optimizer));
     p->value = (float *)p->section[RAMET__VALUE].data;
     p->grad = (float *)p->section[RAMET__GRAD].data;
     int64_t at = 0;

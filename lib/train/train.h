@@ -104,6 +104,8 @@ typedef struct ramet__params {
 } ramet__params;
 /* param[0..n) hold names (owned), shapes and decay flags; lays out and allocates zeroed pools. Free also after a failure. */
 ramet_status ramet__params_init(ramet__params *p, ramet_runtime *rt, const ramet__optimizer *optimizer);
+/* Another optimizer, with state of zeros; NULL: none. */
+ramet_status ramet__params_use(ramet__params *p, const ramet__optimizer *optimizer);
 void ramet__params_free(ramet__params *p);
 /* Where pool element `offset` has its own in a section; how many elements a parameter has there. */
 uint64_t ramet__params_bytes(const ramet__params *p); /* of all sections */

@@ -489,5 +489,74 @@ class FeedingBack(Case):
         self.fails("RAMET_E_ARGUMENT", "density", store.absorb, [here / "ties"], "ties", densty=1.0)
 
 
+class Nets(Case):
+    def regression(self, mode="exact"):
+        rng = np.random.default_rng(0)
+        v, g = ramet.Variables(), ramet.Graph(32)
+        net, x, y = ramet.Layers(g, v), g.input("x", 3), g.input("y", 2)
+        out = net.linear(x, "out", 2)
+        loss = out.apply("mse", y)
+        g.output("y", out)
+        g.output("loss", loss)
+        g.train(v, loss)
+        p = ramet.Program(g, mode)
+        for _ in range(500):
+            x = rng.normal(size=(32, 3)).astype(np.float32)
+            found = p.run(x=x, y=x @ [[1, 2], [3, 4], [5, 6]] + [7, 8])
+            self.assertGreater(v.step(learning_rate=0.1), 0)
+        return v, p, found
+
+    def test_regression(self):
+        v, p, found = self.regression()
+        self.assertLess(found["loss"].item(), 1e-6)
+        np.testing.assert_allclose(v["out.weight"], [[1, 3, 5], [2, 4, 6]], atol=1e-2)
+        self.assertEqual(found["y"].shape, (32, 2))
+        self.assertIn("linear", p.describe())
+        path = self.folder / "net.safetensors"
+        v.save(path)
+        again = ramet.Variables(path)
+        self.assertEqual(list(again), ["out.weight", "out.bias"])
+        np.testing.assert_array_equal(again["out.bias"], v["out.bias"])
+
+    def test_arithmetic_and_second_order(self):
+        v, g = ramet.Variables(), ramet.Graph(1)
+        v.add("x", 3)
+        v["x"] = [1, 2, -3]
+        x = g.variable(v, "x")
+        y = ((2 - x) * x / 4 + (x - 1.0) / x.apply("exp") - -x).sum()
+        first, = g.gradient(y, [x])
+        second, none = g.gradient(first.sum(), [x, g.constant(5)])
+        self.assertIsNone(none)
+        for name, value in (("y", y), ("first", first), ("second", second)):
+            g.output(name, value)
+        found, t = ramet.Program(g).run(), np.array([1, 2, -3.0])
+        np.testing.assert_allclose(found["y"].item(), ((2 - t) * t / 4 + (t - 1) * np.exp(-t) + t).sum(), rtol=1e-6)
+        np.testing.assert_allclose(found["first"][0], (2 - 2 * t) / 4 + (2 - t) * np.exp(-t) + 1, rtol=1e-6)
+        np.testing.assert_allclose(found["second"][0], -0.5 + (t - 3) * np.exp(-t), rtol=1e-6)
+
+    def test_stored_statistics(self):
+        v, found = ramet.Variables(), []
+        x = np.random.default_rng(1).normal(3, 2, (16, 8)).astype(np.float32)
+        for training in (True, False):
+            g = ramet.Graph(16)
+            g.output("y", ramet.Layers(g, v).batch_norm(g.input("x", 8), "norm", 4, training, momentum=1.0))
+            found.append(ramet.Program(g).run(x=x)["y"])
+        np.testing.assert_allclose(v["norm.mean"], x.reshape(-1, 4).mean(0), rtol=1e-5)
+        np.testing.assert_allclose(found[0], found[1], atol=1e-5)
+
+    def test_wrong_use(self):
+        v, p, _ = self.regression()
+        g = ramet.Graph(4)
+        x = g.input("x", 6)
+        self.fails("RAMET_E_NOT_FOUND", "conv9d", x.apply, "conv9d")
+        self.fails("RAMET_E_ARGUMENT", "must be given", x.apply, "conv2d", x, height=2)
+        self.assertRaises(ValueError, v.add, "w", (1, 2, 3))
+        self.assertRaises(TypeError, p.run, z=1)
+        self.assertRaises(ValueError, p.run, x=np.zeros(4))
+        self.assertRaises(ValueError, p.run, x=np.zeros((4, 3)), y=np.zeros((5, 2)))
+        self.fails("RAMET_E_ARGUMENT", "missing", p.run, x=np.zeros((4, 3)))
+        self.assertIn("conv2d", ramet.names("graph"))
+
+
 if __name__ == "__main__":
     unittest.main(verbosity=2)

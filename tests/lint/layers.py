@@ -14,6 +14,7 @@ ROWS = [
     ["lib/model", "include/ramet/model.h"],
     ["lib/infer", "include/ramet/session.h", "include/ramet/experimental.h"],
     ["lib/shrink", "lib/train", "include/ramet/shrink.h", "include/ramet/train.h"],
+    ["lib/nets", "include/ramet/graph.h"],
     ["lib/feedback", "include/ramet/feedback.h"],
     ["include/ramet/ramet.h"],
 ]

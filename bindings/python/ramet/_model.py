@@ -86,7 +86,7 @@ def describe(path: Path) -> dict[str, Any]:
     return L.take_object(make("ramet_describe_path", runtime(), _path(path)))
 
 
-def names(kind: Literal["archs", "encodings", "ops", "methods", "kernels", "isas", "optimizers", "schedules"]) -> dict[str, str]:
+def names(kind: Literal["archs", "encodings", "ops", "graph", "methods", "kernels", "isas", "optimizers", "schedules"]) -> dict[str, str]:
     """What this build has: name -> one line about it."""
     found: dict[str, str] = {}
     name, detail = L.text(), L.text()

@@ -1,0 +1,265 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Small nets: graphs, variables, programs (ramet/graph.h; not yet promised).
+
+    v = ramet.Variables()
+    g = ramet.Graph(max_rows=64)
+    x, y = g.input("x", 784), g.input("y", dtype="i32")
+    net = ramet.Layers(g, v)
+    h = net.linear(x, "hidden", 128).relu()
+    loss = net.linear(h, "out", 10).apply("cross_entropy", y)
+    g.output("loss", loss)
+    g.train(v, loss)
+    p = ramet.Program(g)
+    for images, digits in batches:
+        print(p.run(x=images, y=digits)["loss"])
+        v.step(learning_rate=1e-3)
+"""
+from __future__ import annotations
+
+import ctypes as C
+from typing import Any, Iterator, Literal, Optional, Sequence, Union
+
+import numpy as np
+import numpy.typing as npt
+
+from . import _library as L
+from ._library import check, lib, make
+from ._model import Path, Runtime, _path, mode_number
+from ._model import runtime as default_runtime
+
+Array = npt.NDArray[np.float32]
+AXES = {"static": 0, "rows": 1, "outs": 2}
+TYPES = {"f32": 0, "i32": 1}
+
+
+class Variables(L.Handle):
+    """Named float arrays of one or two dimensions that programs read and steps move."""
+
+    _free = "ramet_variables_free"
+
+    def __init__(self, path: Optional[Path] = None, *, runtime: Optional[Runtime] = None) -> None:
+        super().__init__(make("ramet_variables_create", runtime or default_runtime()))
+        if path is not None:
+            self.load(path)
+
+    def add(self, name: str, shape: Union[int, tuple[int, ...]], rule: str = "zeros", *, seed: int = 0, trainable: bool = True) -> None:
+        """rule: zeros, ones, normal, uniform, he, glorot; all but zeros with an optional factor, "normal:.02"."""
+        sizes = (shape,) if isinstance(shape, int) else tuple(shape)
+        if len(sizes) not in (1, 2) or min(sizes) < 1:
+            raise ValueError(f"{name}: a variable has one or two dimensions, not {sizes}")
+        check(lib.ramet_variables_add(self, name.encode(), sizes[0] if len(sizes) == 2 else 0, sizes[-1], rule.encode(), seed, int(trainable)))
+
+    def _shapes(self) -> dict[str, tuple[int, ...]]:
+        name, rows, columns, found = L.text(), L.i64(), L.i64(), {}
+        for i in range(lib.ramet_variables_count(self)):
+            check(lib.ramet_variables_at(C.byref(name), C.byref(rows), C.byref(columns), None, self, i))
+            found[(name.value or b"").decode()] = (rows.value, columns.value) if rows.value else (columns.value,)
+        return found
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._shapes())
+
+    def __len__(self) -> int:
+        return int(lib.ramet_variables_count(self))
+
+    def _read(self, name: str, gradient: int) -> Array:
+        out = np.empty(self._shapes().get(name, (1,)), np.float32)
+        check(lib.ramet_variables_read(out.ctypes.data, out.size, self, name.encode(), gradient))
+        return out
+
+    def __getitem__(self, name: str) -> Array:
+        return self._read(name, 0)
+
+    def __setitem__(self, name: str, values: Any) -> None:
+        data = np.ascontiguousarray(values, np.float32)
+        check(lib.ramet_variables_write(self, name.encode(), data.ctypes.data, data.size))
+
+    def gradient(self, name: str) -> Array:
+        """What the programs of Graph.train have summed up since the last step."""
+        return self._read(name, 1)
+
+    def step(self, optimizer: str = "adamw", **options: Any) -> float:
+        """learning_rate, beta1, beta2, epsilon, weight_decay, clip. Returns the norm of the gradients, which are then cleared."""
+        norm = L.f64()
+        check(lib.ramet_variables_step(C.byref(norm), self, C.byref(L.options(L.StepOptions, "ramet_step_options_init", {"optimizer": optimizer, **options}))))
+        return norm.value
+
+    def save(self, path: Path) -> None:
+        check(lib.ramet_variables_save(self, _path(path)))
+
+    def load(self, path: Path) -> None:
+        """Values of variables that are there are overwritten, others are added."""
+        check(lib.ramet_variables_load(self, _path(path)))
+
+
+class Value:
+    """A value of a graph. Arithmetic and methods add operations to it."""
+
+    def __init__(self, graph: "Graph", index: int) -> None:
+        self.graph, self.index = graph, index
+
+    def apply(self, op: str, *others: "Operand", **settings: float) -> "Value":
+        """The operation's first result, this value as its first input."""
+        return self.graph.apply(op, self, *others, **settings)[0]
+
+    @property
+    def columns(self) -> int:
+        columns = L.i64()
+        check(lib.ramet_graph_shape(None, None, C.byref(columns), self.graph, self.index))
+        return columns.value
+
+    def __add__(self, other: "Operand") -> "Value":
+        return self.apply("add", other)
+
+    def __sub__(self, other: "Operand") -> "Value":
+        return self.apply("sub", other)
+
+    def __mul__(self, other: "Operand") -> "Value":
+        return self.apply("scale", by=other) if isinstance(other, (int, float)) else self.apply("mul", other)
+
+    def __truediv__(self, other: "Operand") -> "Value":
+        return self * (1 / other) if isinstance(other, (int, float)) else self.apply("mul", other.apply("recip"))
+
+    def __rsub__(self, other: float) -> "Value":
+        return -self + other
+
+    def __neg__(self) -> "Value":
+        return self * -1.0
+
+    __radd__, __rmul__ = __add__, __mul__
+
+    def relu(self) -> "Value":
+        return self.apply("relu")
+
+    def tanh(self) -> "Value":
+        return self.apply("tanh")
+
+    def sum(self) -> "Value":
+        return self.apply("sum")
+
+    def mean(self) -> "Value":
+        return self.apply("mean")
+
+
+Operand = Union[Value, float]
+
+
+class Graph(L.Handle):
+    """A graph for runs of at most max_rows rows and max_outs outs. ramet.names("graph") lists the operations with their signatures."""
+
+    _free = "ramet_graph_free"
+
+    def __init__(self, max_rows: int, max_outs: int = 0, *, runtime: Optional[Runtime] = None) -> None:
+        super().__init__(make("ramet_graph_create", runtime or default_runtime(), max_rows, max_outs))
+        self.inputs: dict[str, tuple[str, str, int]] = {}
+        self.outputs: list[str] = []
+
+    def _value(self, function: str, *arguments: Any) -> Value:
+        out = L.i32()
+        check(getattr(lib, function)(C.byref(out), self, *arguments))
+        return Value(self, out.value)
+
+    def input(self, name: str, columns: int = 0, *, dtype: Literal["f32", "i32"] = "f32", axis: Literal["rows", "outs", "static"] = "rows") -> Value:
+        """columns 0: one number or index a row."""
+        value = self._value("ramet_graph_input", name.encode(), TYPES[dtype], AXES[axis], columns)
+        self.inputs[name] = (dtype, axis, columns)
+        return value
+
+    def constant(self, number: float) -> Value:
+        return self._value("ramet_graph_constant", number)
+
+    def variable(self, variables: Variables, name: str) -> Value:
+        return self._value("ramet_graph_variable", variables, name.encode())
+
+    def apply(self, op: str, *inputs: Optional[Operand], results: int = 1, **settings: float) -> list[Value]:
+        """An operation by name: all its results, as many as are asked for. None: an input that is left out."""
+        values = [-1 if v is None else v.index if isinstance(v, Value) else self.constant(v).index for v in inputs]
+        outs = (L.i32 * results)()
+        text = ",".join(f"{key}={float(value):.17g}" for key, value in settings.items())
+        check(lib.ramet_graph_apply(outs, results, self, op.encode(), (L.i32 * max(len(values), 1))(*values), len(values), text.encode()))
+        return [Value(self, i) for i in outs]
+
+    def gradient(self, loss: Value, wrt: Sequence[Value]) -> list[Optional[Value]]:
+        """d(loss)/d(each), more graph; None where the loss does not depend on it."""
+        grads = (L.i32 * max(len(wrt), 1))()
+        check(lib.ramet_graph_gradient(grads, self, loss.index, (L.i32 * max(len(wrt), 1))(*[v.index for v in wrt]), len(wrt)))
+        return [Value(self, i) if i >= 0 else None for i in grads[: len(wrt)]]
+
+    def train(self, variables: Variables, loss: Value) -> None:
+        """Every run adds the loss's gradients to the variables' sums; Variables.step uses them."""
+        check(lib.ramet_graph_train(self, variables, loss.index))
+
+    def output(self, name: str, value: Value) -> None:
+        check(lib.ramet_graph_output(self, name.encode(), value.index))
+        self.outputs.append(name)
+
+    def write(self, variables: Variables, name: str, value: Value, *, accumulate: bool = False) -> None:
+        """At the end of every run the variable becomes the value, or is increased by it."""
+        check(lib.ramet_graph_write(self, variables, name.encode(), value.index, int(accumulate)))
+
+
+class Program(L.Handle):
+    """A graph laid out to be run. times: measure its steps, for describe()."""
+
+    _free = "ramet_program_free"
+
+    def __init__(self, graph: Graph, mode: str = "exact", *, times: bool = False) -> None:
+        super().__init__(make("ramet_program_create", graph, mode_number(mode) + (256 if times else 0)))
+        self._inputs, self._outputs = dict(graph.inputs), list(graph.outputs)
+
+    def run(self, **inputs: Any) -> dict[str, Array]:
+        """Inputs by name, one row of an array for each row of the run. Returns the outputs."""
+        counts, arrays = {"rows": 0, "outs": 0, "static": 1}, []
+        for name, given in inputs.items():
+            if name not in self._inputs:
+                raise TypeError(f"there is no input {name!r}; there are {', '.join(self._inputs)}")
+            dtype, axis, columns = self._inputs[name]
+            array = np.ascontiguousarray(given, np.int32 if dtype == "i32" else np.float32)
+            count, rest = divmod(array.size, max(columns, 1))
+            if rest or (axis == "static" and count != 1) or (counts[axis] not in (0, count)):
+                raise ValueError(f"input {name!r} of shape {array.shape} is not {counts[axis] or 'any number of'} rows of {max(columns, 1)}")
+            counts[axis] = count
+            arrays.append(array)
+        names = L.texts(list(inputs))
+        data = (L.ptr * max(len(arrays), 1))(*[a.ctypes.data for a in arrays])
+        check(lib.ramet_program_run(self, counts["rows"], counts["outs"], names, data, len(arrays), L.Progress(), None))
+        found = {}
+        values, rows, columns_ = C.POINTER(L.f32)(), L.i64(), L.i64()
+        for name in self._outputs:
+            check(lib.ramet_program_output(C.byref(values), C.byref(rows), C.byref(columns_), self, name.encode()))
+            found[name] = np.ctypeslib.as_array(values, (rows.value, columns_.value)).copy() if rows.value else np.empty((0, columns_.value), np.float32)
+        return found
+
+    def describe(self) -> str:
+        """One line a step."""
+        return L.take_text(make("ramet_program_describe", self))
+
+
+class Layers:
+    """Layers that make their variables under a name, "<name>.weight" and "<name>.bias", where they are not there yet."""
+
+    def __init__(self, graph: Graph, variables: Variables, seed: int = 0) -> None:
+        self.graph, self.variables, self.seed = graph, variables, seed
+
+    def variable(self, name: str, shape: Union[int, tuple[int, int]], rule: str, trainable: bool = True) -> Value:
+        if name not in set(self.variables):
+            self.variables.add(name, shape, rule, seed=self.seed, trainable=trainable)
+        return self.graph.variable(self.variables, name)
+
+    def linear(self, x: Value, name: str, outputs: int, rule: str = "he") -> Value:
+        return x.apply("linear", self.variable(f"{name}.weight", (outputs, x.columns), rule), self.variable(f"{name}.bias", outputs, "zeros"))
+
+    def conv2d(self, x: Value, name: str, outputs: int, height: int, width: int, kernel: int, stride: int = 1, pad: int = 0, rule: str = "he") -> Value:
+        weight = self.variable(f"{name}.weight", (outputs, kernel * kernel * x.columns // (height * width)), rule)
+        return x.apply("conv2d", weight, self.variable(f"{name}.bias", outputs, "zeros"), height=height, width=width, kernel=kernel, stride=stride, pad=pad)
+
+    def batch_norm(self, x: Value, name: str, channels: int, training: bool, momentum: float = 0.1, eps: float = 1e-5) -> Value:
+        """training: by the run's statistics, which move the stored ones; else by the stored."""
+        w, b = self.variable(f"{name}.weight", channels, "ones"), self.variable(f"{name}.bias", channels, "zeros")
+        stored = {s: self.variable(f"{name}.{s}", channels, rule, False) for s, rule in (("mean", "zeros"), ("variance", "ones"))}
+        if not training:
+            return x.apply("batch_norm_fixed", w, b, *stored.values(), eps=eps)
+        y, *found = self.graph.apply("batch_norm", x, w, b, results=3, eps=eps)
+        for (key, old), new in zip(stored.items(), found):
+            self.graph.write(self.variables, f"{name}.{key}", (new - old) * momentum, accumulate=True)
+        return y

@@ -1,0 +1,54 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* test_nets_oom.c - the first, second, third ... allocation fails while a small net is made, planned, run, saved and loaded. */
+#include "../tools/failing.h"
+#include "ramet/graph.h"
+#include <unistd.h>
+
+static ramet_status attempt(ramet_runtime *rt, void *path) {
+    ramet_status st = RAMET_OK;
+    ramet_variables *v = NULL, *again = NULL;
+    ramet_graph *g = NULL;
+    ramet_program *p = NULL;
+    int32_t in[3], y, loss;
+    const char *names[] = {"x"};
+    const float x[2 * 16] = {1};
+    const void *data[] = {x};
+    MAKE(v, ramet_variables_create(&v, rt));
+    GO(ramet_variables_add(v, "w", 2, 9, "he", 1, 1));
+    GO(ramet_variables_add(v, "b", 0, 2, "zeros", 1, 1));
+    MAKE(g, ramet_graph_create(&g, rt, 2, 1));
+    GO(ramet_graph_input(&in[0], g, "x", RAMET_TYPE_F32, RAMET_AXIS_ROWS, 16));
+    GO(ramet_graph_variable(&in[1], g, v, "w"));
+    GO(ramet_graph_variable(&in[2], g, v, "b"));
+    GO(ramet_graph_apply(&y, 1, g, "conv2d", in, 3, "height=4,width=4,kernel=3"));
+    GO(ramet_graph_apply(&y, 1, g, "max_pool2d", &y, 1, "height=2,width=2,size=2"));
+    GO(ramet_graph_apply(&loss, 1, g, "sum", &y, 1, NULL));
+    GO(ramet_graph_train(g, v, loss));
+    GO(ramet_graph_output(g, "loss", loss));
+    MAKE(p, ramet_program_create(&p, g, 0));
+    GO(ramet_program_run(p, 2, 0, names, data, 1, NULL, NULL));
+    GO(ramet_variables_step(NULL, v, NULL));
+    GO(ramet_variables_save(v, path));
+    MAKE(again, ramet_variables_create(&again, rt));
+    GO(ramet_variables_add(again, "b", 0, 2, "zeros", 1, 1));
+    GO(ramet_variables_load(again, path));
+out:
+    ramet_program_free(p);
+    ramet_graph_free(g);
+    ramet_variables_free(v);
+    ramet_variables_free(again);
+    return st;
+}
+static void test_a_small_net(void **state) {
+    (void)state;
+    char path[] = "/tmp/ramet-nets-XXXXXX";
+    int fd = mkstemp(path);
+    assert_true(fd >= 0);
+    close(fd);
+    fail_each(attempt, path, 40);
+    unlink(path);
+}
+int main(void) {
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_a_small_net)};
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -391,10 +391,16 @@ class Interrupting(Case):
         self.assertEqual((self.folder / "straight.gguf").read_bytes(), (self.folder / "cut.gguf").read_bytes())
 
     def test_ctrl_c_during_generation(self):
-        self.interrupt_after(0.05)
-        with self.assertRaises(KeyboardInterrupt):
-            for seed in range(100000):
-                self.model.generate("the river", max_tokens=200, temperature=1.0, seed=seed)
+        hits = 0
+        for _ in range(5):  # a signal that falls into a destructor is lost
+            self.interrupt_after(0.05)
+            end = time.monotonic() + 0.5
+            try:
+                while time.monotonic() < end:
+                    self.model.generate("the river", max_tokens=200, temperature=1.0, seed=hits)
+            except KeyboardInterrupt:
+                hits += 1
+        self.assertGreater(hits, 0)
         self.assertTrue(self.model.generate("the river", max_tokens=3))
 
     def test_a_handler_of_the_program(self):

@@ -100,9 +100,10 @@ static int schedule_named(const char *name) { /* RAMET_SCHEDULE_*, -1 */
 int cmd_tune(cli *c, int argc, char **argv) {
     ramet_tuner_options o;
     ramet_tuner_options_init(&o, sizeof o);
-    list data = {0};
-    double alpha = o.alpha, lr = 0, warmup = o.warmup, clip = o.clip, decay = o.weight_decay, plus = o.lora_plus, average_decay = o.average_decay, average_start = o.average_start;
+    list data = {0}, held_out = {0};
+    double alpha = o.alpha, lr = 0, warmup = o.warmup, clip = o.clip, decay = o.weight_decay, plus = o.lora_plus, average_decay = o.average_decay, average_start = o.average_start, spike = 0;
     int64_t seed = 0, every = 0;
+    int skip = 0;
     const char *teacher = NULL, *resume = NULL, *checkpoint = NULL, *out = NULL, *mode = "balanced", *type = NULL, *lora = NULL, *schedule = "cosine", *path;
     const opt opts[] = {{"--data", OPT_LIST, &data, "FILE", ".txt: one document; .jsonl: a document a line"}, {"-o", OPT_TEXT, &out, "OUT", "adapter (.gguf, or a PEFT folder); with --full a model"},
                         {"--rank", OPT_INT, &o.rank, "N", "of the adapter (default 16)"}, {"--alpha", OPT_DOUBLE, &alpha, "X", "its scale is alpha / rank (default 32)"},
@@ -116,6 +117,9 @@ int cmd_tune(cli *c, int argc, char **argv) {
                         {"--groups", OPT_TEXT, &o.groups, "LIST", "factors of the learning rate by name: \"blk.0.*=0;*.ffn_*=.5;*=1@100\"; 0 freezes, @STEP: from then on"},
                         {"--average", OPT_TEXT, &o.average, "ema|swa", "the result is the average of the weights after each step"},
                         {"--average-decay", OPT_DOUBLE, &average_decay, "X", "of ema (default .999)"}, {"--average-start", OPT_DOUBLE, &average_start, "F", "fraction of the steps before it begins (default 0, swa .75)"},
+                        {"--eval", OPT_LIST, &held_out, "FILE", "measure on it; the result is the best state measured"}, {"--eval-every", OPT_LONG, &o.evaluate_every, "N", "steps (default 0: after the last)"},
+                        {"--patience", OPT_INT, &o.patience, "N", "end after N evaluations without a new best"}, {"--skip-nonfinite", OPT_FLAG, &skip, NULL, "go on after a step with NaN or infinity, without it"},
+                        {"--spike-factor", OPT_DOUBLE, &spike, "X", "skip steps whose loss or gradient norm is beyond X times the median"},
                         {"--teacher", OPT_TEXT, &teacher, "PARENT", "distil: match this model's predictions"}, {"--lora", OPT_TEXT, &lora, "A", "start from this adapter"}, {"--mode", OPT_TEXT, &mode, "MODE", "exact, balanced (default), fast"},
                         {"--checkpoint", OPT_TEXT, &checkpoint, "FILE", "write the tuner's state here, at the end and on Ctrl-C"}, {"--every", OPT_LONG, &every, "N", "and every N steps"}, {"--resume", OPT_TEXT, &resume, "CKPT", "continue from it"},
                         {NULL, OPT_FLAG, NULL, NULL, NULL}};
@@ -132,6 +136,8 @@ int cmd_tune(cli *c, int argc, char **argv) {
     o.clip = (float)clip;
     o.weight_decay = (float)decay;
     o.lora_plus = (float)plus;
+    o.spike_factor = (float)spike;
+    o.on_nonfinite = skip ? RAMET_NONFINITE_SKIP : RAMET_NONFINITE_STOP;
     o.average_decay = (float)average_decay;
     o.average_start = (float)average_start;
     o.seed = (uint64_t)seed;
@@ -143,7 +149,7 @@ int cmd_tune(cli *c, int argc, char **argv) {
     ramet_model *m = load_model(c, path);
     ramet_dataset *d = m ? load_dataset(c, m, data.item, data.n) : NULL;
     code = EXIT_FAILED;
-    if (!d || (teacher && !(o.teacher = load_model(c, teacher))) || (lora && !(o.initial = load_adapter(c, m, lora, &unused)))) goto out;
+    if (!d || (held_out.n && !(o.evaluation = load_dataset(c, m, held_out.item, held_out.n))) || (teacher && !(o.teacher = load_model(c, teacher))) || (lora && !(o.initial = load_adapter(c, m, lora, &unused)))) goto out;
     if (ramet_tuner_create(&t, m, d, &o) || (resume && ramet_tuner_resume(t, resume))) {
         code = cli_fail(c, NULL);
         goto out;
@@ -177,14 +183,21 @@ int cmd_tune(cli *c, int argc, char **argv) {
         jbuf b = {0};
         j_add(&b, "{\"out\":");
         j_str(&b, out, strlen(out));
-        printf("%s,\"steps\":%" PRId64 ",\"tokens\":%" PRId64 ",\"loss_first\":%.6f,\"loss\":%.6f,\"seconds\":%.6g,\"tok_s\":%.6g}\n", b.data, r.step, r.tokens, first, r.loss, r.seconds, speed);
+        printf("%s,\"steps\":%" PRId64 ",\"tokens\":%" PRId64 ",\"loss_first\":%.6f,\"loss\":%.6f,\"seconds\":%.6g,\"tok_s\":%.6g", b.data, r.step, r.tokens, first, r.loss, r.seconds, speed);
+        if (skip || spike > 0) printf(",\"skipped\":%" PRId64, r.skipped);
+        if (r.evaluations) printf(",\"evaluation_loss\":%.6f,\"best_loss\":%.6f,\"best_step\":%" PRId64, r.evaluation_loss, r.best_loss, r.best_step);
+        puts("}");
         j_free(&b);
-    } else
+    } else {
         printf("%s: %" PRId64 " steps, %" PRId64 " tokens, last loss %.4f, %.1f s (%.0f tok/s)\n", out, r.step, r.tokens, r.loss, r.seconds, speed);
+        if (r.skipped) printf("%" PRId64 " steps skipped\n", r.skipped);
+        if (r.evaluations) printf("best of %" PRId64 " evaluations: loss %.4f after %" PRId64 " steps\n", r.evaluations, r.best_loss, r.best_step);
+    }
 out:
     ramet_tuner_free(t);
     ramet_adapter_free(o.initial);
     ramet_model_free(o.teacher);
+    ramet_dataset_free(o.evaluation);
     ramet_dataset_free(d);
     ramet_model_free(m);
     return code;

@@ -63,8 +63,16 @@ typedef struct ramet_tuner_options {
     const char *average;     /**< NULL, "ema" (of average_decay) or "swa" (mean): what ramet_tuner_adapter and _model give is the average of the weights after each step */
     float average_decay;     /**< default .999 */
     float average_start;     /**< fraction of the steps before the average begins; default -1: 0 for ema, .75 for swa */
+    int32_t on_nonfinite;    /**< RAMET_NONFINITE_*; default STOP: E_NUMERIC; SKIP: the step is counted, no weight changes */
+    float spike_factor;      /**< a step whose loss or gradient norm is beyond this times the median of the last 15 is skipped; at least 5 steps go before; default 0: off */
+    ramet_dataset *evaluation; /**< NULL, or: measured as RAMET_SCORE_ALL in windows of the tuner's; what the tuner gives is the best state measured */
+    int64_t evaluate_every;  /**< steps; default 0: only after the last */
+    int32_t patience;        /**< tuning ends after so many evaluations in a row without a new best; default 0: off */
 } ramet_tuner_options;
 RAMET_API void ramet_tuner_options_init(ramet_tuner_options *options, uint32_t struct_size);
+
+#define RAMET_NONFINITE_STOP 0
+#define RAMET_NONFINITE_SKIP 1
 
 /** A model being adapted. */
 typedef struct ramet_tuner ramet_tuner;
@@ -73,17 +81,22 @@ RAMET_API void ramet_tuner_free(ramet_tuner *tuner);
 
 typedef struct ramet_tuner_report {
     uint32_t struct_size;
-    int32_t done;            /**< 1: all steps are made */
+    int32_t done;            /**< 1: all steps are made, or patience is at its end */
     int64_t step, steps;     /**< made, in all */
     double loss;             /**< mean over the predicted tokens of the last step */
     double gradient_norm, learning_rate;
     int64_t tokens;          /**< predicted so far */
     double seconds;          /**< spent inside ramet_tuner_step so far */
+    int64_t skipped;         /**< steps without a change: not finite, or spikes */
+    int64_t evaluations;     /**< made so far; before the first the next three are 0 */
+    double evaluation_loss;  /**< of the last */
+    double best_loss;        /**< of the best, after best_step steps */
+    int64_t best_step;
 } ramet_tuner_report;
 /**
  * Advance by at most max_steps optimizer steps (0: only report), and stop (between micro-batches) when `deadline` seconds have passed (0: none); at
  * least one micro-batch is done. report (may be NULL): set its struct_size; filled on success. A step cut by the deadline is continued by the next call. Cancelled: E_CANCELLED within 100 ms or one graph node; the state stays resumable. NaN or infinity in loss or gradients:
- * E_NUMERIC before any weight changes.
+ * E_NUMERIC before any weight changes, or the step is skipped (on_nonfinite).
  */
 RAMET_API ramet_status ramet_tuner_step(ramet_tuner_report *report, ramet_tuner *tuner, int64_t max_steps, double deadline, ramet_progress_fn progress, void *user);
 /** One file with weights, optimizer, schedule, random state, data cursor, accumulation; whole or not at all; a checksum a section. Resume continues byte-identically. */

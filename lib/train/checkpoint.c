@@ -4,13 +4,14 @@
  * those of the pool, but the gradients only when a step is half done; tensors are "<section>/<parameter>". The same state gives the same bytes,
  * whatever calls led to it. */
 #include <stdarg.h>
+#include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include "format/safetensors.h"
 #include "train/train.h"
 
-#define PAIRS 64
+#define PAIRS 80
 typedef struct pairs { int32_t n; char key[PAIRS][40]; char value[PAIRS][256]; } pairs;
 
 static void put(pairs *p, const char *key, const char *format, ...) RAMET__PRINTF(3, 4);
@@ -64,21 +65,38 @@ static ramet_status identity(pairs *p, const ramet_tuner *t) {
     put(p, "ramet.tuner.average", "%s", o->average ? o->average : "");
     put(p, "ramet.tuner.average_decay", "%.9g", (double)o->average_decay);
     put(p, "ramet.tuner.average_start", "%.9g", (double)o->average_start);
+    put(p, "ramet.tuner.on_nonfinite", "%d", o->on_nonfinite);
+    put(p, "ramet.tuner.spike_factor", "%.9g", (double)o->spike_factor);
+    put(p, "ramet.tuner.evaluation", "%s", t->evaluation_digest);
+    put(p, "ramet.tuner.evaluate_every", "%lld", (long long)o->evaluate_every);
+    put(p, "ramet.tuner.patience", "%d", o->patience);
     put(p, "ramet.tuner.teacher", "%s", t->teacher_digest);
     put(p, "ramet.tuner.teacher_weight", "%.9g", (double)o->teacher_weight);
     put(p, "ramet.tuner.teacher_top", "%d", t->teacher ? o->teacher_top : 0);
     return RAMET_OK;
 }
 
-static void state(pairs *p, const ramet_tuner *t) { /* %a: doubles come back with the same bits */
-    put(p, "ramet.state.step", "%lld", (long long)t->step);
-    put(p, "ramet.state.micro", "%lld", (long long)t->micro);
-    put(p, "ramet.state.tokens", "%lld", (long long)t->tokens);
-    put(p, "ramet.state.step_tokens", "%lld", (long long)t->step_tokens);
-    put(p, "ramet.state.loss_sum", "%a", t->loss_sum);
-    put(p, "ramet.state.loss", "%a", t->loss);
-    put(p, "ramet.state.norm", "%a", t->norm);
-    put(p, "ramet.state.rate", "%a", t->rate);
+/* What changes from step to step: numbers of the tuner by name, the same for writing and reading. */
+static const struct { const char *key; size_t at; } integers[] = {
+#define INTEGER(name) {"ramet.state." #name, offsetof(ramet_tuner, name)}
+    INTEGER(step), INTEGER(micro), INTEGER(tokens), INTEGER(step_tokens), INTEGER(skipped), INTEGER(evaluated), INTEGER(evaluations), INTEGER(best_step),
+    INTEGER(worse), INTEGER(n_history)}, doubles[] = {
+    INTEGER(loss_sum), INTEGER(loss), INTEGER(norm), INTEGER(rate), INTEGER(evaluation_loss), INTEGER(best_loss)};
+#undef INTEGER
+static const char *const history_key[2] = {"ramet.state.losses", "ramet.state.norms"};
+
+static void state(pairs *p, const ramet_tuner *t) { /* %a: they come back with the same bits */
+    char text[256];
+    for (int32_t i = 0; i < RAMET__COUNT(integers); i++)
+        put(p, integers[i].key, "%lld", (long long)*(const int64_t *)((const char *)t + integers[i].at));
+    for (int32_t i = 0; i < RAMET__COUNT(doubles); i++) put(p, doubles[i].key, "%a", *(const double *)((const char *)t + doubles[i].at));
+    for (int32_t i = 0; i < 2; i++) { /* a float has at most 15 characters */
+        size_t at = 0;
+        text[0] = 0;
+        for (int64_t j = 0; j < RAMET__MIN(t->n_history, RAMET__HISTORY); j++)
+            at += (size_t)snprintf(text + at, sizeof text - at, " %a", (double)t->history[i][j]);
+        put(p, history_key[i], "%s", text);
+    }
 }
 
 /* ---- sections ---- */
@@ -173,6 +191,16 @@ static ramet_status read_double(double *out, const ramet__safetensors *f, const 
     return RAMET_OK;
 }
 
+static ramet_status read_history(float *out, const ramet__safetensors *f, const char *key) {
+    const char *text = ramet__safetensors_meta(f, key);
+    char *end = NULL;
+    for (int32_t i = 0; text && *text && i < RAMET__HISTORY; i++, text = end) {
+        out[i] = strtof(text, &end);
+        if (end == text || !(out[i] - out[i] == 0.0f)) break;
+    }
+    return text && !*text ? RAMET_OK : ramet__fail(RAMET_E_FORMAT, "metadata \"%s\" is no list of at most %d finite numbers", key, RAMET__HISTORY);
+}
+
 static ramet_status check_identity(const ramet_tuner *t, const ramet__safetensors *f, pairs *p) {
     const char *kind = ramet__safetensors_meta(f, "ramet.kind"), *version = ramet__safetensors_meta(f, "ramet.version");
     if (!kind || strcmp(kind, "checkpoint")) return ramet__fail(RAMET_E_FORMAT, "not a checkpoint (metadata \"ramet.kind\")");
@@ -234,8 +262,9 @@ ramet_status ramet_tuner_resume(ramet_tuner *t, const char *path) {
     char name[256];
     ramet__shape shape;
     ramet_source source;
-    int64_t step = 0, micro = 0, tokens = 0, step_tokens = 0, largest = 0;
-    double loss_sum = 0, loss = 0, norm = 0, rate = 0;
+    int64_t integer[RAMET__COUNT(integers)], largest = 0;
+    double real[RAMET__COUNT(doubles)];
+    float history[2][RAMET__HISTORY] = {{0}};
     RAMET__TRY(usable(t, path, "ramet_tuner_resume"));
     const int64_t micros = (t->o.batch + t->o.micro_batch - 1) / t->o.micro_batch;
     for (int64_t i = 0; i < t->params.n; i++) largest = RAMET__MAX(largest, t->params.param[i].count);
@@ -246,14 +275,11 @@ ramet_status ramet_tuner_resume(ramet_tuner *t, const char *path) {
     RAMET__GO(ramet__reader_open(&reader, t->rt->mem, &source));
     RAMET__GO(ramet__safetensors_open(&f, t->rt->mem, reader));
     RAMET__GO(check_identity(t, f, p));
-    RAMET__GO(read_integer(&step, f, "ramet.state.step", 0, t->o.steps));
-    RAMET__GO(read_integer(&micro, f, "ramet.state.micro", 0, micros));
-    RAMET__GO(read_integer(&tokens, f, "ramet.state.tokens", 0, INT64_MAX / 2));
-    RAMET__GO(read_integer(&step_tokens, f, "ramet.state.step_tokens", 0, INT64_MAX / 2));
-    RAMET__GO(read_double(&loss_sum, f, "ramet.state.loss_sum"));
-    RAMET__GO(read_double(&loss, f, "ramet.state.loss"));
-    RAMET__GO(read_double(&norm, f, "ramet.state.norm"));
-    RAMET__GO(read_double(&rate, f, "ramet.state.rate"));
+    for (int32_t i = 0; i < RAMET__COUNT(integers); i++)
+        RAMET__GO(read_integer(&integer[i], f, integers[i].key, 0, i == 0 ? t->o.steps : i == 1 ? micros : INT64_MAX / 2));
+    for (int32_t i = 0; i < RAMET__COUNT(doubles); i++) RAMET__GO(read_double(&real[i], f, doubles[i].key));
+    for (int32_t i = 0; i < 2; i++) RAMET__GO(read_history(history[i], f, history_key[i]));
+    const int64_t micro = integer[1];
     RAMET__GO(check_sections(t, f, micro, room));
     t->broken = 1; /* until all is read: a disk that fails now leaves a mixture that nobody may use */
     ramet__params_clear(&t->params);
@@ -265,14 +291,9 @@ ramet_status ramet_tuner_resume(ramet_tuner *t, const char *path) {
             RAMET__GO(ramet__safetensors_read(f, ramet__safetensors_find(f, name), ramet__section_at(s, q->offset), part_bytes(s, q)));
         }
     }
-    t->step = step;
-    t->micro = micro;
-    t->tokens = tokens;
-    t->step_tokens = step_tokens;
-    t->loss_sum = loss_sum;
-    t->loss = loss;
-    t->norm = norm;
-    t->rate = rate;
+    for (int32_t i = 0; i < RAMET__COUNT(integers); i++) memcpy((char *)t + integers[i].at, &integer[i], sizeof integer[i]);
+    for (int32_t i = 0; i < RAMET__COUNT(doubles); i++) memcpy((char *)t + doubles[i].at, &real[i], sizeof real[i]);
+    memcpy(t->history, history, sizeof history);
     t->broken = 0;
 out:
     if (st) st = ramet__prefix(st, "%s: ", path);

@@ -58,6 +58,19 @@ ramet_status ramet__tuner_check(const ramet_tuner_options *o, const ramet_model 
     if (!within(o->average_decay, 0, 1)) return ramet__fail(RAMET_E_ARGUMENT, "%s: average_decay %g is not in 0..1", f, (double)o->average_decay);
     if (o->average_start != -1.0f && !within(o->average_start, 0, 1))
         return ramet__fail(RAMET_E_ARGUMENT, "%s: average_start %g is not in 0..1", f, (double)o->average_start);
+    if (o->on_nonfinite != RAMET_NONFINITE_STOP && o->on_nonfinite != RAMET_NONFINITE_SKIP)
+        return ramet__fail(RAMET_E_ARGUMENT, "%s: on_nonfinite %d is none of RAMET_NONFINITE_*", f, o->on_nonfinite);
+    if (o->spike_factor != 0.0f && !within(o->spike_factor, 1, 1e30))
+        return ramet__fail(RAMET_E_ARGUMENT, "%s: spike_factor %g is neither 0 (off) nor at least 1", f, (double)o->spike_factor);
+    if (o->evaluate_every < 0 || o->patience < 0)
+        return ramet__fail(RAMET_E_ARGUMENT, "%s: %s is negative", f, o->patience < 0 ? "patience" : "evaluate_every");
+    if (!o->evaluation && (o->evaluate_every || o->patience))
+        return ramet__fail(RAMET_E_ARGUMENT, "%s: evaluate_every and patience need an evaluation dataset", f);
+    if (o->patience && !o->evaluate_every) return ramet__fail(RAMET_E_ARGUMENT, "%s: patience needs evaluate_every", f);
+    if (o->evaluation && o->window < 4) return ramet__fail(RAMET_E_ARGUMENT, "%s: evaluation needs a window of at least 4", f);
+    if (o->evaluation && o->evaluation->model->h.n_vocab > model->h.n_vocab)
+        return ramet__fail(RAMET_E_INCONSISTENT, "%s: the evaluation's model has %lld tokens, this one %lld", f,
+                           (long long)o->evaluation->model->h.n_vocab, (long long)model->h.n_vocab);
     if (o->optimizer && !ramet__optimizer_find(o->optimizer))
         return ramet__fail(RAMET_E_ARGUMENT, "%s: no optimizer \"%s\"; there are %s", f, o->optimizer,
                            ramet__names(names, ramet__optimizer_list));

@@ -13,7 +13,7 @@ void *ramet__section_at(const ramet__section *s, int64_t offset) { return s->dat
 int64_t ramet__section_count(const ramet__section *s, const ramet__param *p) { return (p->count + s->layout.every - 1) / s->layout.every; }
 
 static ramet_status section(ramet__params *p, int32_t i, ramet__layout layout) {
-    static const char *const names[RAMET__SECTIONS] = {"value", "grad", "average", "moment0", "moment1", "moment2", "moment3"};
+    static const char *const names[RAMET__SECTIONS] = {"value", "grad", "average", "best", "moment0", "moment1", "moment2", "moment3"};
     ramet__section *s = &p->section[i];
     s->name = names[i];
     s->layout = layout;
@@ -47,7 +47,7 @@ ramet_status ramet__params_init(ramet__params *p, ramet_runtime *rt, const ramet
     RAMET__NEW(p->piece, ramet__calloc(p->mem, (size_t)p->n_pieces, sizeof *p->piece));
     RAMET__NEW(p->partial, ramet__calloc(p->mem, (size_t)p->n_pieces, sizeof *p->partial));
     for (int32_t i = 0; i < RAMET__STATE; i++)
-        if (i != RAMET__AVERAGE || p->average) RAMET__GO(section(p, i, (ramet__layout){sizeof(float), 1}));
+        if ((i != RAMET__AVERAGE || p->average) && (i != RAMET__BEST || p->best)) RAMET__GO(section(p, i, (ramet__layout){sizeof(float), 1}));
     RAMET__GO(ramet__params_use(p, optimizer));
     p->value = (float *)p->section[RAMET__VALUE].data;
     p->grad = (float *)p->section[RAMET__GRAD].data;

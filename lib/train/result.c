@@ -13,14 +13,22 @@ static ramet_status usable(const ramet_tuner *t, const void *out, const char *fu
     return RAMET_OK;
 }
 
-const ramet__section *ramet__tuner_given(const ramet_tuner *t) {
+const ramet__section *ramet__tuner_now(const ramet_tuner *t) {
     return &t->params.section[ramet__tuner_averaged(t) > 0 ? RAMET__AVERAGE : RAMET__VALUE];
 }
 
+const ramet__section *ramet__tuner_given(const ramet_tuner *t) {
+    return t->evaluations ? &t->params.section[RAMET__BEST] : ramet__tuner_now(t);
+}
+
 ramet_status ramet_tuner_adapter(ramet_adapter **out, ramet_tuner *t) {
+    RAMET__TRY(usable(t, out, "ramet_tuner_adapter", 0));
+    return ramet__tuner_adapter(out, t, ramet__tuner_given(t));
+}
+
+ramet_status ramet__tuner_adapter(ramet_adapter **out, const ramet_tuner *t, const ramet__section *from) {
     ramet_status st = RAMET_OK;
     ramet_adapter *a = NULL;
-    RAMET__TRY(usable(t, out, "ramet_tuner_adapter", 0));
     const char *digest = ramet_model_digest(t->model);
     if (!digest) return ramet__fail(RAMET_E_INTERNAL, "ramet_tuner_adapter: the model has no digest");
     RAMET__TRY(ramet__adapter_alloc(&a, t->rt, t->model, t->model->arch->name, t->o.alpha, t->n_targets));
@@ -29,8 +37,8 @@ ramet_status ramet_tuner_adapter(ramet_adapter **out, ramet_tuner *t) {
         const ramet__tuner_target *x = &t->target[i];
         const ramet__param *pa = &t->params.param[2 * i], *pb = pa + 1;
         RAMET__GO(ramet__adapter_add(a, x->name, x->n, x->k, t->rank, x->scale));
-        memcpy(a->lora[i].a, ramet__section_at(ramet__tuner_given(t), pa->offset), (size_t)pa->count * sizeof(float));
-        memcpy(a->lora[i].b, ramet__section_at(ramet__tuner_given(t), pb->offset), (size_t)pb->count * sizeof(float));
+        memcpy(a->lora[i].a, ramet__section_at(from, pa->offset), (size_t)pa->count * sizeof(float));
+        memcpy(a->lora[i].b, ramet__section_at(from, pb->offset), (size_t)pb->count * sizeof(float));
     }
     *out = a;
     a = NULL;
@@ -53,12 +61,12 @@ static ramet_status encode_rows(void *context, int64_t piece, int32_t worker) {
 }
 
 /* Vectors, and rows that the encoding's block does not divide, stay F32. */
-static ramet_status encode_param(ramet__weight **out, ramet_tuner *t, const ramet__param *p, ramet__enc enc) {
+static ramet_status encode_param(ramet__weight **out, const ramet_tuner *t, const ramet__section *from, const ramet__param *p, ramet__enc enc) {
     const int64_t cols = ramet__shape_cols(&p->shape);
     if (p->shape.rank < 2 || cols % ramet__encoding_get(enc)->block) enc = RAMET__ENC_F32;
     ramet__weight *w = NULL;
     RAMET__TRY(ramet__weight_new(&w, t->rt, p->name, enc, &p->shape));
-    encode_work work = {ramet__encoding_get(enc), ramet__section_at(ramet__tuner_given(t), p->offset), ramet__weight_mutable(w), ramet__shape_rows(&p->shape), cols};
+    encode_work work = {ramet__encoding_get(enc), ramet__section_at(from, p->offset), ramet__weight_mutable(w), ramet__shape_rows(&p->shape), cols};
     const ramet_status st = ramet__parallel_for(t->rt->threads, (work.rows + ENCODE_ROWS - 1) / ENCODE_ROWS, encode_rows, &work, NULL);
     if (st) ramet__weight_free(w);
     else *out = w;
@@ -102,15 +110,19 @@ out:
 }
 
 ramet_status ramet_tuner_model(ramet_model **out, ramet_tuner *t, const char *encoding) {
+    ramet__enc enc;
+    RAMET__TRY(usable(t, out, "ramet_tuner_model", 1));
+    RAMET__TRY(ramet__encoding_named(&enc, encoding ? encoding : "F32", "ramet_tuner_model"));
+    return ramet__tuner_model(out, t, enc, ramet__tuner_given(t));
+}
+
+ramet_status ramet__tuner_model(ramet_model **out, const ramet_tuner *t, ramet__enc enc, const ramet__section *from) {
     ramet_status st = RAMET_OK;
     ramet__weight **weights = NULL;
     ramet__lineage *lineage = NULL;
-    RAMET__TRY(usable(t, out, "ramet_tuner_model", 1));
-    ramet__enc enc;
-    RAMET__TRY(ramet__encoding_named(&enc, encoding ? encoding : "F32", "ramet_tuner_model"));
     const int64_t n = t->params.n;
     RAMET__NEW(weights, ramet__calloc(t->rt->mem, (size_t)n, sizeof *weights));
-    for (int64_t i = 0; i < n; i++) RAMET__GO(encode_param(&weights[i], t, &t->params.param[i], enc));
+    for (int64_t i = 0; i < n; i++) RAMET__GO(encode_param(&weights[i], t, from, &t->params.param[i], enc));
     RAMET__GO(lineage_after(&lineage, t));
     RAMET__GO(ramet__model_derive(out, t->model, &t->model->h, weights, n, lineage));
     lineage = NULL;

@@ -42,6 +42,57 @@ static void restart_step(ramet_tuner *t) {
     t->loss_sum = 0.0;
 }
 
+int64_t ramet__tuner_averaged(const ramet_tuner *t) {
+    const int64_t start = RAMET__MIN(t->o.steps - 1, (int64_t)ceil((double)t->o.average_start * (double)t->o.steps - 1e-6));
+    return t->o.average ? RAMET__MAX(0, t->step - start) : 0;
+}
+
+/* EMA, or the mean of all (SWA: Izmailov et al. 2018, arXiv:1803.05407); the first one is a copy, as in torch.optim.swa_utils. */
+static ramet_status average(const ramet_tuner *t) {
+    const int64_t n = ramet__tuner_averaged(t) - 1;
+    if (n < 0) return RAMET_OK;
+    return ramet__params_average(&t->params, t->rt, n == 0 ? 0.0f : strcmp(t->o.average, "ema") ? (float)((double)n / (double)(n + 1)) : t->o.average_decay);
+}
+
+/* Skipped: without a change of the weights. */
+static ramet_status end_step(ramet_tuner *t, int32_t skipped) {
+    restart_step(t);
+    t->skipped += skipped;
+    t->step++;
+    return average(t);
+}
+
+static ramet_status not_finite(ramet_tuner *t, const char *what) {
+    if (t->o.on_nonfinite == RAMET_NONFINITE_SKIP) return end_step(t, 1);
+    restart_step(t);
+    return ramet__fail(RAMET_E_NUMERIC,
+                       "ramet_tuner_step: the %s of step %lld %s not finite; no weight was changed. Lower the learning rate or check the data, or skip such steps (on_nonfinite)",
+                       what, (long long)t->step + 1, what[0] == 'l' ? "is" : "are");
+}
+
+static float median(const float *x, int64_t n) { /* of few: insertion */
+    float s[RAMET__HISTORY];
+    for (int64_t i = 0; i < n; i++) {
+        int64_t at = i;
+        for (; at > 0 && s[at - 1] > x[i]; at--) s[at] = s[at - 1];
+        s[at] = x[i];
+    }
+    return s[n / 2];
+}
+
+/* Spikes enter the history too: when the data has changed for good, the median follows. */
+static int32_t is_spike(ramet_tuner *t, double loss, double norm) {
+    const float now[2] = {(float)loss, (float)norm};
+    int32_t spike = 0;
+    if (t->o.spike_factor == 0.0f) return 0;
+    for (int32_t i = 0; i < 2; i++) {
+        spike |= t->n_history >= 5 && now[i] > t->o.spike_factor * median(t->history[i], RAMET__MIN(t->n_history, RAMET__HISTORY));
+        t->history[i][t->n_history % RAMET__HISTORY] = now[i];
+    }
+    t->n_history++;
+    return spike;
+}
+
 static ramet_status micro_batch(ramet_tuner *t, watch *w) {
     ramet__run run = {0};
     const int64_t first = t->micro * t->o.micro_batch, last = RAMET__MIN(first + t->o.micro_batch, t->o.batch);
@@ -74,41 +125,17 @@ static ramet_status micro_batch(ramet_tuner *t, watch *w) {
     RAMET__TRY(ramet__plan_run(t->plan, &run));
     const float *loss = ramet__plan_output(t->plan, "loss", NULL, NULL);
     if (!loss) return ramet__fail(RAMET_E_INTERNAL, "tuner: the plan lacks its loss");
-    if (!isfinite(*loss)) {
-        restart_step(t);
-        return ramet__fail(
-            RAMET_E_NUMERIC,
-            "ramet_tuner_step: the loss of step %lld is not finite; no weight was changed. Lower the learning rate or check the data",
-            (long long)t->step + 1);
-    }
+    if (!isfinite(*loss)) return not_finite(t, "loss");
     t->loss_sum += *loss;
     t->step_tokens += t->rows.outs;
     t->micro++;
     return RAMET_OK;
 }
 
-int64_t ramet__tuner_averaged(const ramet_tuner *t) {
-    const int64_t start = RAMET__MIN(t->o.steps - 1, (int64_t)ceil((double)t->o.average_start * (double)t->o.steps - 1e-6));
-    return t->o.average ? RAMET__MAX(0, t->step - start) : 0;
-}
-
-/* EMA, or the mean of all (SWA: Izmailov et al. 2018, arXiv:1803.05407); the first one is a copy, as in torch.optim.swa_utils. */
-static ramet_status average(const ramet_tuner *t) {
-    const int64_t n = ramet__tuner_averaged(t) - 1;
-    if (n < 0) return RAMET_OK;
-    return ramet__params_average(&t->params, t->rt, n == 0 ? 0.0f : strcmp(t->o.average, "ema") ? (float)((double)n / (double)(n + 1)) : t->o.average_decay);
-}
-
 static ramet_status update(ramet_tuner *t) {
     double norm = 0.0;
     RAMET__TRY(ramet__params_norm(&norm, &t->params, t->rt, t->step + 1));
-    if (!isfinite(norm)) {
-        restart_step(t);
-        return ramet__fail(
-            RAMET_E_NUMERIC,
-            "ramet_tuner_step: the gradients of step %lld are not finite; no weight was changed. Lower the learning rate or check the data",
-            (long long)t->step + 1);
-    }
+    if (!isfinite(norm)) return not_finite(t, "gradients");
     const double rate = ramet__schedule(t->o.schedule, t->o.learning_rate, t->o.warmup, t->step, t->o.steps);
     const ramet__optimizer_step u = {.kernels = t->rt->kernels,
                                      .step = t->step + 1,
@@ -117,26 +144,79 @@ static ramet_status update(ramet_tuner *t) {
                                      .beta2 = t->o.beta2,
                                      .epsilon = t->o.epsilon,
                                      .scale = t->o.clip > 0.0f && norm > (double)t->o.clip ? (float)((double)t->o.clip / norm) : 1.0f};
-    RAMET__TRY(ramet__params_update(&t->params, t->rt, &u, t->o.weight_decay));
+    const int32_t spike = is_spike(t, t->loss_sum, norm);
+    if (!spike) RAMET__TRY(ramet__params_update(&t->params, t->rt, &u, t->o.weight_decay));
     t->norm = norm;
     t->rate = rate;
     t->loss = t->loss_sum;
     t->tokens += t->step_tokens;
-    t->loss_sum = 0.0;
-    t->micro = t->step_tokens = 0;
-    t->step++;
-    return average(t);
+    return end_step(t, spike);
+}
+
+/* ---- evaluation ---- */
+
+static int32_t watch_evaluation(double fraction, const char *what, void *user) { /* no part of the fraction of the steps */
+    const watch *w = user;
+    (void)fraction;
+    return w->fn((double)w->t->step / (double)w->t->o.steps, what, w->user);
+}
+
+static int32_t evaluation_is_due(const ramet_tuner *t) {
+    if (!t->evaluation || !t->step || t->evaluated == t->step) return 0;
+    return t->step == t->o.steps || (t->o.evaluate_every && t->step % t->o.evaluate_every == 0);
+}
+
+/* One that was cancelled is made again by the next call. */
+static ramet_status evaluate(ramet_tuner *t, watch *w) {
+    ramet_status st = RAMET_OK;
+    ramet_adapter *adapter = NULL;
+    ramet_model *model = NULL;
+    ramet_evaluate_options o;
+    ramet_evaluation e = {.struct_size = sizeof e};
+    const ramet__section *now_given = ramet__tuner_now(t);
+    ramet_evaluate_options_init(&o, sizeof o);
+    o.window = t->o.window;
+    o.mode = t->o.mode;
+    o.score = RAMET_SCORE_ALL;
+    o.progress = w->fn ? watch_evaluation : NULL;
+    o.progress_user = w;
+    if (t->o.full) RAMET__GO(ramet__tuner_model(&model, t, RAMET__ENC_F32, now_given));
+    else RAMET__GO(ramet__tuner_adapter(&adapter, t, now_given));
+    o.adapter = adapter;
+    RAMET__GO(ramet_evaluate(&e, model ? model : t->model, t->evaluation, &o));
+    t->evaluated = t->step;
+    t->evaluation_loss = e.loss;
+    t->worse++;
+    if (!t->evaluations++ || e.loss < t->best_loss) {
+        t->best_loss = e.loss;
+        t->best_step = t->step;
+        t->worse = 0;
+        memcpy(t->params.section[RAMET__BEST].data, now_given->data, (size_t)t->params.total * sizeof(float));
+    }
+out:
+    ramet_adapter_free(adapter);
+    ramet_model_free(model);
+    return st;
+}
+
+int32_t ramet__tuner_done(const ramet_tuner *t) {
+    return (t->step >= t->o.steps && !evaluation_is_due(t)) || (t->o.patience && t->worse >= t->o.patience);
 }
 
 static void fill_report(ramet_tuner_report *out, const ramet_tuner *t) {
-    const ramet_tuner_report r = {.done = t->step >= t->o.steps,
+    const ramet_tuner_report r = {.done = ramet__tuner_done(t),
                                   .step = t->step,
                                   .steps = t->o.steps,
                                   .loss = t->loss,
                                   .gradient_norm = t->norm,
                                   .learning_rate = t->rate,
                                   .tokens = t->tokens + t->step_tokens,
-                                  .seconds = t->seconds};
+                                  .seconds = t->seconds,
+                                  .skipped = t->skipped,
+                                  .evaluations = t->evaluations,
+                                  .evaluation_loss = t->evaluation_loss,
+                                  .best_loss = t->best_loss,
+                                  .best_step = t->best_step};
     ramet__options_init(out, out->struct_size, &r, sizeof r);
 }
 
@@ -155,9 +235,12 @@ ramet_status ramet_tuner_step(ramet_tuner_report *report, ramet_tuner *t, int64_
     watch w = {t, progress, user, 0, 0};
     int32_t first = 1; /* a short deadline still makes progress */
     t->busy = 1;
-    while (!st && t->step < goal && (first || deadline == 0.0 || now() - begin < deadline)) {
+    if (max_steps && evaluation_is_due(t)) st = evaluate(t, &w);
+    while (!st && t->step < goal && !ramet__tuner_done(t) && (first || deadline == 0.0 || now() - begin < deadline)) {
+        const int64_t step = t->step;
         if (t->micro < micro_count(t)) st = micro_batch(t, &w);
-        if (!st && t->micro == micro_count(t)) st = update(t);
+        if (!st && t->step == step && t->micro == micro_count(t)) st = update(t);
+        if (!st && evaluation_is_due(t)) st = evaluate(t, &w);
         first = 0;
     }
     t->busy = 0;

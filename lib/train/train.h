@@ -89,12 +89,12 @@ typedef struct ramet__param {
     float rate; int64_t from;     /* factor of the learning rate, 0 before step `from`; ramet__params_init sets 1 and 0 */
     ramet__var grad, value;       /* into the pool */
 } ramet__param;
-enum { RAMET__VALUE, RAMET__GRAD, RAMET__AVERAGE, RAMET__STATE, RAMET__SECTIONS = RAMET__STATE + RAMET__STATES };
+enum { RAMET__VALUE, RAMET__GRAD, RAMET__AVERAGE, RAMET__BEST, RAMET__STATE, RAMET__SECTIONS = RAMET__STATE + RAMET__STATES };
 typedef struct ramet__section { const char *name; ramet__layout layout; char *data; } ramet__section; /* NULL: not there; names are a checkpoint's */
 typedef struct ramet__params {
     ramet__mem *mem;
     const ramet__optimizer *optimizer;
-    int32_t average;              /* has that section */
+    int32_t average, best;        /* has these sections */
     int64_t n; ramet__param *param;
     int64_t total, n_pieces;      /* floats of the pool (each parameter padded to STATE_BLOCK); pieces of constant size */
     struct ramet__params_piece { int64_t offset, count, param; } *piece;
@@ -137,13 +137,14 @@ typedef struct ramet__labels {
     void *user;
 } ramet__labels;
 
-/* ---- the tuner (tuner.c, result.c, checkpoint.c) ---- */
+/* ---- the tuner (options.c, tuner.c, step.c, result.c, checkpoint.c) ---- */
+#define RAMET__HISTORY 15
 typedef struct ramet__tuner_target { char *name; float scale; int64_t n, k; } ramet__tuner_target; /* of LoRA: params 2i is A, 2i+1 is B */
 struct ramet_tuner {
     ramet_runtime *rt;
     ramet_model *model;
-    ramet_dataset *data;
-    ramet_tuner_options o;         /* as given, defaults filled in; texts are ours, teacher and initial NULL */
+    ramet_dataset *data, *evaluation;
+    ramet_tuner_options o;         /* as given, defaults filled in; texts are ours, teacher, initial and evaluation NULL */
     char *targets, *groups;
     ramet__windows windows;
     ramet__params params;
@@ -154,15 +155,24 @@ struct ramet_tuner {
     ramet__rows rows;
     ramet__teacher *teacher; ramet__labels labels; /* one of them, or none */
     int32_t *teacher_ids; float *teacher_p; char teacher_digest[65];
-    char data_digest[65], initial_digest[65];
+    char data_digest[65], initial_digest[65], evaluation_digest[65];
     /* what a checkpoint holds besides the pool */
     int64_t step, micro;           /* steps made; micro-batches of the present step made */
     int64_t tokens, step_tokens;   /* predicted in whole steps so far, and in the present step */
     double loss_sum;               /* of the present step's micro-batches */
     double loss, norm, rate;       /* of the last whole step */
+    int64_t skipped;               /* steps */
+    int64_t evaluated, evaluations, best_step, worse; /* step of the last evaluation; how many; step of the best; how many since it */
+    double evaluation_loss, best_loss;
+    int64_t n_history; float history[2][RAMET__HISTORY]; /* of finite losses and norms: their number, the last of them, step n at n % HISTORY */
     double seconds;
     int32_t busy, broken;
 };
+int32_t ramet__tuner_done(const ramet_tuner *t);
+/* ramet_tuner_adapter and ramet_tuner_model of a section of the pool. */
+ramet_status ramet__tuner_adapter(ramet_adapter **out, const ramet_tuner *t, const ramet__section *from);
+ramet_status ramet__tuner_model(ramet_model **out, const ramet_tuner *t, ramet__enc enc, const ramet__section *from);
+const ramet__section *ramet__tuner_now(const ramet_tuner *t);   /* the section that is evaluated: the average where it has begun */
 const ramet__section *ramet__tuner_given(const ramet_tuner *t); /* the section that holds what the tuner gives now (result.c) */
 int64_t ramet__tuner_averaged(const ramet_tuner *t);            /* weights in the average so far (step.c) */
 ramet_status ramet__tuner_check(const ramet_tuner_options *o, const ramet_model *model, const ramet_dataset *data); /* options.c */

@@ -177,10 +177,12 @@ static ramet_status set_up(ramet_tuner *t, const ramet_tuner_options *given) {
     *o = *given;
     o->teacher = NULL;
     o->initial = NULL;
+    o->evaluation = NULL;
     o->targets = o->groups = NULL;
     if (o->average) o->average = strcmp(o->average, "ema") ? "swa" : "ema";
     if (o->average_start == -1.0f) o->average_start = o->average && !strcmp(o->average, "swa") ? 0.75f : 0.0f;
     t->params.average = o->average != NULL;
+    t->params.best = t->evaluation != NULL;
     o->optimizer = given->optimizer ? ramet__optimizer_find(given->optimizer)->name : ramet__optimizer_adamw.name;
     o->micro_batch = RAMET__MIN(o->micro_batch, o->batch);
     if (o->learning_rate == 0.0f) o->learning_rate = o->full ? 2e-5f : 2e-4f;
@@ -198,6 +200,11 @@ static ramet_status set_up(ramet_tuner *t, const ramet_tuner_options *given) {
         return ramet__fail(RAMET_E_ARGUMENT, "ramet_tuner_create: the dataset (%lld tokens) has nothing to predict", (long long)t->data->n);
     if (!o->steps) o->steps = RAMET__MAX(1, (int64_t)ceil(o->epochs * (double)t->windows.n / (double)o->batch));
     ramet__dataset_digest(t->data_digest, t->data);
+    if (t->evaluation) {
+        if (!t->evaluation->n || !ramet__rows_count(t->evaluation, 0, t->evaluation->n))
+            return ramet__fail(RAMET_E_ARGUMENT, "ramet_tuner_create: the evaluation dataset (%lld tokens) has nothing to predict", (long long)t->evaluation->n);
+        ramet__dataset_digest(t->evaluation_digest, t->evaluation);
+    }
     if (o->full) RAMET__TRY(set_masters(t));
     else RAMET__TRY(set_adapter(t, given->initial));
     RAMET__TRY(ramet__params_groups(&t->params, o->groups));
@@ -236,6 +243,10 @@ ramet_status ramet__tuner_create(ramet_tuner **out, ramet_model *model, ramet_da
     t->model = ramet_model_retain(model);
     t->data = ramet__dataset_retain(data);
     ramet__dataset_seal(data);
+    if (o.evaluation) {
+        t->evaluation = ramet__dataset_retain(o.evaluation);
+        ramet__dataset_seal(o.evaluation);
+    }
     if (labels) t->labels = *labels;
     RAMET__GO(set_up(t, &o));
     ramet__log(t->rt, RAMET_LOG_INFO,
@@ -266,6 +277,7 @@ void ramet_tuner_free(ramet_tuner *t) {
     ramet__free(t->targets);
     ramet__free(t->groups);
     ramet_dataset_free(t->data);
+    ramet_dataset_free(t->evaluation);
     ramet_model_free(t->model);
     ramet__free(t);
     ramet_runtime_free(rt);

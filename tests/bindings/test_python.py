@@ -259,6 +259,10 @@ class Adapting(Case):
             self.tuner(learning_rat=1)
         with self.assertRaisesRegex(ValueError, "linear, wsd"):
             self.tuner(schedule="sometimes")
+        with self.assertRaisesRegex(ValueError, "stop or skip"):
+            self.tuner(on_nonfinite="go")
+        last = list(self.tuner(steps=5, evaluation=self.held_out, evaluate_every=2, patience=4, on_nonfinite="skip", spike_factor=50.0))[-1]
+        self.assertTrue(last.evaluations == 3 and 0 < last.best_loss <= last.evaluation_loss and last.skipped == 0)
         rates = [e.learning_rate for e in self.tuner(steps=5, schedule="linear", warmup=0, optimizer="nesterov")]
         self.assertAlmostEqual(rates[4] / rates[0], 0.1, places=6)
         self.fails("RAMET_E_ARGUMENT", "no_proj", self.tuner, targets=["q_proj", "no_proj"])

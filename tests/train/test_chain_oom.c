@@ -24,6 +24,8 @@ static ramet_status tune(ramet_runtime *rt, void *user) {
     MAKE(model, ramet_model_load_path(&model, rt, getenv("RAMET_TINY_MODEL")));
     MAKE(data, ramet_dataset_create(&data, model));
     for (size_t i = 0; i < 4; i++) GO(ramet_dataset_add_text(data, prose[i], strlen(prose[i])));
+    o.evaluation = data;
+    o.evaluate_every = 1;
     MAKE(tuner, ramet_tuner_create(&tuner, model, data, &o));
     GO(ramet_tuner_step(NULL, tuner, 1, 0, NULL, NULL));
     MAKE(adapter, ramet_tuner_adapter(&adapter, tuner));

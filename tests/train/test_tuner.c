@@ -188,7 +188,6 @@ static void test_resume_is_identical_full(void **state) {
 }
 static void test_resume_is_identical_for_every_option(void **state) {
     const char *name;
-    (void)state;
     ramet_tuner_options o = small(0);
     for (int32_t i = 0; ramet__optimizer_list(i, &o.optimizer, NULL); i++) resumes_identically(o);
     o = small(0);
@@ -210,6 +209,138 @@ static void test_resume_is_identical_for_every_option(void **state) {
     o.average_start = 0.3f;
     o.groups = "token_embd*=0";
     resumes_identically(o);
+    ramet_dataset *held_out = prose_data(*state);
+    for (int32_t full = 0; full < 2; full++) {
+        o = small(full);
+        o.on_nonfinite = RAMET_NONFINITE_SKIP;
+        o.spike_factor = 3;
+        o.evaluation = held_out;
+        o.evaluate_every = 2;
+        o.patience = 9;
+        if (!full) o.average = "ema";
+        resumes_identically(o);
+    }
+    ramet_dataset_free(held_out);
+}
+
+/* Bad steps are counted and change nothing; those after them go on. */
+static void test_bad_steps_are_skipped(void **state) {
+    ramet_tuner_options o = small(0);
+    o.on_nonfinite = RAMET_NONFINITE_SKIP;
+    o.spike_factor = 20;
+    o.steps = 12;
+    ramet_tuner *t = made(*state, &o);
+    const size_t bytes = (size_t)t->params.total * sizeof(float);
+    float *before = malloc(bytes);
+    assert_non_null(before);
+    stepped(t, 7, 0);
+    memcpy(before, t->params.value, bytes);
+    stepped(t, 1, 1e-9);
+    t->params.grad[3] = INFINITY; /* step 8: gradients */
+    ramet_tuner_report r = stepped(t, 1, 0);
+    assert_true(r.step == 8 && r.skipped == 1 && isfinite(r.loss));
+    assert_memory_equal(before, t->params.value, bytes);
+    t->params.value[0] = NAN; /* step 9: the first micro-batch's loss */
+    r = stepped(t, 1, 0);
+    t->params.value[0] = before[0];
+    assert_true(r.step == 9 && r.skipped == 2 && isfinite(r.loss));
+    stepped(t, 1, 1e-9);
+    t->params.grad[t->params.param[1].offset] = 100; /* step 10: a spike */
+    r = stepped(t, 1, 0);
+    assert_true(r.step == 10 && r.skipped == 3 && r.gradient_norm > 99);
+    assert_memory_equal(before, t->params.value, bytes);
+    const blob b = state_of(t); /* the history too is in the checkpoint */
+    char path[80];
+    snprintf(path, sizeof path, "%s", scratch(".skip"));
+    write_file(path, b.data, b.n);
+    ramet_tuner *u = made(*state, &o);
+    ok(ramet_tuner_resume(u, path));
+    unlink(path);
+    assert_true(u->n_history == 8 && u->skipped == 3);
+    assert_memory_equal(u->history, t->history, sizeof t->history);
+    stepped(u, 1, 1e-9);
+    u->params.grad[t->params.param[1].offset] = 100; /* one spike in the history does not move its median */
+    r = stepped(u, 1, 0);
+    assert_true(r.skipped == 4);
+    r = stepped(u, 1, 0);
+    assert_true(r.done && r.step == 12 && r.skipped == 4);
+    assert_true(memcmp(before, u->params.value, bytes) != 0);
+    free(b.data);
+    free(before);
+    ramet_tuner_free(t);
+    ramet_tuner_free(u);
+}
+
+static double loss_on(ramet_model *m, ramet_dataset *d, ramet_adapter *a) {
+    ramet_evaluate_options o;
+    ramet_evaluation e = {.struct_size = sizeof e};
+    ramet_evaluate_options_init(&o, sizeof o);
+    o.window = 24;
+    o.score = RAMET_SCORE_ALL;
+    o.mode = RAMET_MODE_EXACT;
+    o.adapter = a;
+    ok(ramet_evaluate(&e, m, d, &o));
+    return e.loss;
+}
+
+/* Tuned on texts that say the contrary of the held-out ones, it soon gets worse: it ends by patience and gives the best state. */
+static void test_evaluation_keeps_the_best(void **state) {
+    ramet_model *m = *state;
+    for (int32_t full = 0; full < 2; full++) {
+        ramet_tuner_options o = small(full);
+        ramet_dataset *held_out = NULL;
+        ramet_tuner_report r = {0};
+        ok(ramet_dataset_create(&held_out, m));
+        ok(ramet_dataset_add_text(held_out, "QXZ 0123 {}[] qxz 9876 ~~ QXZ 0123 {}[] qxz 9876 ~~", 51));
+        o.mode = RAMET_MODE_EXACT;
+        o.steps = 200;
+        o.evaluation = held_out;
+        o.evaluate_every = 2;
+        o.patience = 3;
+        ramet_tuner *t = made(m, &o);
+        int64_t best = 0;
+        double low = INFINITY;
+        do {
+            r = stepped(t, 1, 0);
+            if (r.step % 2 == 0 && r.evaluation_loss < low) {
+                low = r.evaluation_loss;
+                best = r.step;
+            }
+        } while (!r.done);
+        assert_true(r.step < 200 && r.step == r.best_step + 6 && r.best_step == best && r.best_loss == low && r.evaluations == r.step / 2);
+        assert_true(r.evaluation_loss > low);
+        assert_int_equal(stepped(t, 5, 0).step, r.step); /* it has ended */
+        ramet_adapter *a = NULL;
+        ramet_model *tuned = NULL;
+        if (full) ok(ramet_tuner_model(&tuned, t, NULL));
+        else ok(ramet_tuner_adapter(&a, t));
+        assert_true(fabs(loss_on(tuned ? tuned : m, held_out, a) - low) < 1e-9);
+        ramet_adapter_free(a);
+        ramet_model_free(tuned);
+        ramet_tuner_free(t);
+        ramet_dataset_free(held_out);
+    }
+}
+
+static int32_t cancel_evaluation(double fraction, const char *what, void *user) {
+    (void)fraction;
+    (void)user;
+    return !strcmp(what, "evaluating");
+}
+
+static void test_cancelled_evaluation_is_made_again(void **state) {
+    ramet_tuner_options o = small(0);
+    ramet_dataset *held_out = prose_data(*state);
+    o.steps = 1;
+    o.evaluation = held_out;
+    ramet_tuner *t = made(*state, &o);
+    assert_int_equal(ramet_tuner_step(NULL, t, 1, 0, cancel_evaluation, NULL), RAMET_E_CANCELLED);
+    ramet_tuner_report r = stepped(t, 0, 0);
+    assert_true(r.step == 1 && !r.done && r.evaluations == 0);
+    r = stepped(t, 1, 0);
+    assert_true(r.step == 1 && r.done && r.evaluations == 1 && r.best_step == 1 && r.best_loss > 0);
+    ramet_tuner_free(t);
+    ramet_dataset_free(held_out);
 }
 
 /* The state after one step of plain descent, all of it proportional to the rates. */
@@ -635,6 +766,12 @@ static void test_refuses_bad_options(void **state) {
     REFUSED(p.warmup = 1.5f, "warmup");
     REFUSED(p.clip = NAN, "clip");
     REFUSED(p.optimizer = "lion", "no optimizer \"lion\"; there are adamw, adamw8, sgd, nesterov");
+    REFUSED(p.on_nonfinite = 2, "on_nonfinite 2");
+    REFUSED(p.spike_factor = 0.5f, "spike_factor");
+    REFUSED(p.evaluate_every = 1, "need an evaluation dataset");
+    REFUSED((p.evaluation = d, p.patience = 2), "patience needs evaluate_every");
+    REFUSED((p.evaluation = d, p.evaluate_every = -1), "evaluate_every is negative");
+    REFUSED(p.evaluation = empty, "evaluation dataset (0 tokens) has nothing to predict");
     REFUSED(p.groups = "blk.7.*=0", "\"blk.7.*\" matches nothing that is trained; a name is for example blk.0.");
     REFUSED(p.groups = "blk.*=0;", "freeze everything");
     REFUSED(p.groups = "blk.*", "is not PATTERN=FACTOR");
@@ -674,6 +811,9 @@ int main(void) {
         cmocka_unit_test(test_resume_is_identical_full),
         cmocka_unit_test(test_resume_is_identical_for_every_option),
         cmocka_unit_test(test_adamw8_tunes_as_adamw),
+        cmocka_unit_test(test_bad_steps_are_skipped),
+        cmocka_unit_test(test_evaluation_keeps_the_best),
+        cmocka_unit_test(test_cancelled_evaluation_is_made_again),
         cmocka_unit_test(test_groups_scale_and_freeze),
         cmocka_unit_test(test_average_is_given),
         cmocka_unit_test(test_rslora_is_saved_as_peft_has_it),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes as C
 import os
-from typing import Any, Iterator, NamedTuple, Optional, Sequence, Union
+from typing import Any, Iterator, Literal, NamedTuple, Optional, Sequence, Union
 
 import numpy as np
 import numpy.typing as npt
@@ -69,6 +69,11 @@ class Event(NamedTuple):
     learning_rate: float
     tokens: int
     seconds: float
+    skipped: int
+    evaluations: int
+    evaluation_loss: float
+    best_loss: float
+    best_step: int
 
 
 def schedule_number(name: str) -> int:
@@ -82,19 +87,24 @@ class Tuner(L.Handle):
     """A model being adapted; iterate to advance it.
 
     options (see ramet/train.h): full, rank, alpha, targets, window, batch, micro_batch, steps, epochs, learning_rate, warmup, schedule (a name),
-    weight_decay, clip, seed, teacher_weight, teacher_top, optimizer, rslora, lora_plus, groups, average, average_decay, average_start.
+    weight_decay, clip, seed, teacher_weight, teacher_top, optimizer, rslora, lora_plus, groups, average, average_decay, average_start, on_nonfinite
+    ("stop", "skip"), spike_factor, evaluate_every, patience.
     """
 
     _free = "ramet_tuner_free"
 
-    def __init__(self, model: Model, data: Union[Dataset, Path], *, mode: str = "balanced", teacher: Optional[Model] = None, initial: Optional[Adapter] = None, **options: Any) -> None:
+    def __init__(self, model: Model, data: Union[Dataset, Path], *, mode: str = "balanced", teacher: Optional[Model] = None, initial: Optional[Adapter] = None,
+                 evaluation: Union[Dataset, Path, None] = None, on_nonfinite: Literal["stop", "skip"] = "stop", **options: Any) -> None:
         self.model, self.data = model, as_dataset(model, data)
         if isinstance(options.get("targets"), (list, tuple)):
             options["targets"] = ",".join(options["targets"])
         if isinstance(options.get("schedule"), str):
             options["schedule"] = schedule_number(options["schedule"])
+        if on_nonfinite not in ("stop", "skip"):
+            raise ValueError(f"on_nonfinite is stop or skip, not {on_nonfinite!r}")
+        held_out = as_dataset(model, evaluation) if evaluation is not None else None
         o = L.options(L.TunerOptions, "ramet_tuner_options_init",
-                      {"mode": mode_number(mode), "teacher": teacher._pointer.value if teacher else None, "initial": initial._pointer.value if initial else None, **options})
+                      {"on_nonfinite": int(on_nonfinite == "skip"), "evaluation": held_out._pointer.value if held_out else None, "mode": mode_number(mode), "teacher": teacher._pointer.value if teacher else None, "initial": initial._pointer.value if initial else None, **options})
         super().__init__(make("ramet_tuner_create", model, self.data, C.byref(o)))
         self.done = False
 
@@ -103,7 +113,7 @@ class Tuner(L.Handle):
         r, work = L.TunerReport(C.sizeof(L.TunerReport)), L.Work(progress)
         work.call(lib.ramet_tuner_step, C.byref(r), self, max_steps, deadline, work.callback, None)
         self.done = bool(r.done)
-        return Event(r.step, r.steps, r.loss, r.gradient_norm, r.learning_rate, r.tokens, r.seconds)
+        return Event(*(getattr(r, field) for field in Event._fields))
 
     def __iter__(self) -> Iterator[Event]:
         while not self.done:

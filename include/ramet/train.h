@@ -31,6 +31,9 @@ RAMET_API ramet_status ramet_dataset_read(int32_t *ids, const ramet_dataset *dat
 #define RAMET_SCHEDULE_LINEAR 2
 #define RAMET_SCHEDULE_WSD 3 /**< warm-up, stable, in the last fifth down */
 
+/** values[i] := the sum of values[i] over all workers, the same bits for each. 0, or anything else: it failed. */
+typedef int32_t (*ramet_all_reduce_fn)(float *values, int64_t count, void *user);
+
 typedef struct ramet_tuner_options {
     uint32_t struct_size;
     int32_t full;            /**< 0 (default): LoRA; 1: every weight (F32 masters) */
@@ -68,6 +71,13 @@ typedef struct ramet_tuner_options {
     ramet_dataset *evaluation; /**< NULL, or: measured as RAMET_SCORE_ALL in windows of the tuner's; what the tuner gives is the best state measured */
     int64_t evaluate_every;  /**< steps; default 0: only after the last */
     int32_t patience;        /**< tuning ends after so many evaluations in a row without a new best; default 0: off */
+    ramet_all_reduce_fn all_reduce; /**< NULL, or: tuning by several processes, all with the same options, model and data. Called once a step, on the calling thread, between
+                                  the last micro-batch and the update, with the sums of this worker's batch / workers windows. All workers then hold the same weights: those of
+                                  one process bit for bit when the sums have the same order (one micro-batch a worker, added in the order of the workers), else within rounding.
+                                  A worker that fails or is cancelled leaves the others waiting: ending them is the host's part. Failed: E_IO, the step begins again */
+    void *all_reduce_user;
+    int32_t worker, workers; /**< this one, from 0, and how many; batch is the whole batch and a multiple of workers; default 0 of 1. With several, checkpoints are
+                                  written between steps alone (E_STATE) */
 } ramet_tuner_options;
 RAMET_API void ramet_tuner_options_init(ramet_tuner_options *options, uint32_t struct_size);
 

@@ -137,6 +137,8 @@ ramet_status ramet_tuner_save(ramet_tuner *t, const char *path) {
     ramet__shape shape;
     RAMET__TRY(usable(t, path, "ramet_tuner_save"));
     if (t->broken) return ramet__fail(RAMET_E_STATE, "ramet_tuner_save: an earlier resume was cut short; resume again");
+    if (t->o.workers > 1 && t->micro)
+        return ramet__fail(RAMET_E_STATE, "ramet_tuner_save: a step is under way, and its sums are this worker's alone; save between steps");
     RAMET__NEW(p, ramet__calloc(t->rt->mem, 1, sizeof *p));
     put(p, "ramet.kind", "checkpoint");
     put(p, "ramet.version", "1");
@@ -266,7 +268,7 @@ ramet_status ramet_tuner_resume(ramet_tuner *t, const char *path) {
     double real[RAMET__COUNT(doubles)];
     float history[2][RAMET__HISTORY] = {{0}};
     RAMET__TRY(usable(t, path, "ramet_tuner_resume"));
-    const int64_t micros = (t->o.batch + t->o.micro_batch - 1) / t->o.micro_batch;
+    const int64_t micros = t->o.workers > 1 ? 0 : ramet__tuner_micros(t);
     for (int64_t i = 0; i < t->params.n; i++) largest = RAMET__MAX(largest, t->params.param[i].count);
     RAMET__NEW(p, ramet__calloc(t->rt->mem, 1, sizeof *p));
     RAMET__NEW(room, ramet__alloc(t->rt->mem, (size_t)largest * sizeof(float)));

@@ -9,7 +9,7 @@ void ramet_tuner_options_init(ramet_tuner_options *options, uint32_t struct_size
     const ramet_tuner_options defaults = {
         .rank = 16, .alpha = 32.0f, .mode = RAMET_MODE_BALANCED, .window = 256, .batch = 4, .micro_batch = 2, .epochs = 1.0,
         .warmup = 0.03f, .schedule = RAMET_SCHEDULE_COSINE, .beta1 = 0.9f, .beta2 = 0.999f, .epsilon = 1e-8f, .clip = 1.0f,
-        .teacher_weight = 1.0f, .teacher_top = 64, .lora_plus = 1.0f, .average_decay = 0.999f, .average_start = -1.0f};
+        .teacher_weight = 1.0f, .teacher_top = 64, .lora_plus = 1.0f, .average_decay = 0.999f, .average_start = -1.0f, .workers = 1};
     ramet__options_init(options, struct_size, &defaults, sizeof defaults);
 }
 
@@ -58,6 +58,10 @@ ramet_status ramet__tuner_check(const ramet_tuner_options *o, const ramet_model 
     if (!within(o->average_decay, 0, 1)) return ramet__fail(RAMET_E_ARGUMENT, "%s: average_decay %g is not in 0..1", f, (double)o->average_decay);
     if (o->average_start != -1.0f && !within(o->average_start, 0, 1))
         return ramet__fail(RAMET_E_ARGUMENT, "%s: average_start %g is not in 0..1", f, (double)o->average_start);
+    if (!within(o->workers, 1, 65536) || o->worker < 0 || o->worker >= o->workers)
+        return ramet__fail(RAMET_E_ARGUMENT, "%s: worker %d of %d workers: workers count from 0", f, o->worker, o->workers);
+    if (o->batch % o->workers) return ramet__fail(RAMET_E_ARGUMENT, "%s: batch %d is no multiple of %d workers", f, o->batch, o->workers);
+    if (o->workers > 1 && !o->all_reduce) return ramet__fail(RAMET_E_ARGUMENT, "%s: %d workers need all_reduce", f, o->workers);
     if (o->on_nonfinite != RAMET_NONFINITE_STOP && o->on_nonfinite != RAMET_NONFINITE_SKIP)
         return ramet__fail(RAMET_E_ARGUMENT, "%s: on_nonfinite %d is none of RAMET_NONFINITE_*", f, o->on_nonfinite);
     if (o->spike_factor != 0.0f && !within(o->spike_factor, 1, 1e30))

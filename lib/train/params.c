@@ -17,7 +17,7 @@ static ramet_status section(ramet__params *p, int32_t i, ramet__layout layout) {
     ramet__section *s = &p->section[i];
     s->name = names[i];
     s->layout = layout;
-    s->data = ramet__calloc(p->mem, (size_t)(p->total / layout.every), (size_t)layout.size);
+    s->data = ramet__calloc(p->mem, (size_t)(p->total / layout.every + (i == RAMET__GRAD ? 2 : 0)), (size_t)layout.size);
     return s->data ? RAMET_OK : ramet__alloc_status();
 }
 

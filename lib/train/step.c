@@ -23,7 +23,9 @@ static int32_t watch_plan(double fraction, const char *what, void *user) {
     return w->fn(w->base + (fraction > 0 ? fraction * w->share : 0.0), "tuning", w->user);
 }
 
-static int64_t micro_count(const ramet_tuner *t) { return (t->o.batch + t->o.micro_batch - 1) / t->o.micro_batch; }
+static int64_t share(const ramet_tuner *t) { return t->o.batch / t->o.workers; } /* windows of this worker */
+
+int64_t ramet__tuner_micros(const ramet_tuner *t) { return (share(t) + t->o.micro_batch - 1) / t->o.micro_batch; }
 
 /* The batch's predictions, on which every micro-batch's weights depend. */
 static int64_t batch_predictions(const ramet_tuner *t) {
@@ -95,11 +97,12 @@ static int32_t is_spike(ramet_tuner *t, double loss, double norm) {
 
 static ramet_status micro_batch(ramet_tuner *t, watch *w) {
     ramet__run run = {0};
-    const int64_t first = t->micro * t->o.micro_batch, last = RAMET__MIN(first + t->o.micro_batch, t->o.batch);
+    const int64_t own = t->o.worker * share(t), first = own + t->micro * t->o.micro_batch;
+    const int64_t last = RAMET__MIN(first + t->o.micro_batch, own + share(t));
     int64_t from, to;
     ramet_progress_fn fn = w->fn ? watch_plan : NULL;
-    w->share = 1.0 / ((double)t->o.steps * (double)micro_count(t));
-    w->base = w->share * ((double)t->step * (double)micro_count(t) + (double)t->micro);
+    w->share = 1.0 / ((double)t->o.steps * (double)ramet__tuner_micros(t));
+    w->base = w->share * ((double)t->step * (double)ramet__tuner_micros(t) + (double)t->micro);
     RAMET__TRY(ramet__progress(w->fn, w->user, w->base, "tuning"));
     ramet__rows_clear(&t->rows);
     for (int64_t i = first; i < last; i++) {
@@ -125,15 +128,30 @@ static ramet_status micro_batch(ramet_tuner *t, watch *w) {
     RAMET__TRY(ramet__plan_run(t->plan, &run));
     const float *loss = ramet__plan_output(t->plan, "loss", NULL, NULL);
     if (!loss) return ramet__fail(RAMET_E_INTERNAL, "tuner: the plan lacks its loss");
-    if (!isfinite(*loss)) return not_finite(t, "loss");
+    if (!isfinite(*loss) && !t->o.all_reduce) return not_finite(t, "loss"); /* workers decide together, after their sums */
     t->loss_sum += *loss;
     t->step_tokens += t->rows.outs;
     t->micro++;
     return RAMET_OK;
 }
 
+/* The sums of all workers, with the loss as two floats behind the gradients; what is not finite reaches all of them. */
+static ramet_status reduce(ramet_tuner *t) {
+    float *tail = t->params.grad + t->params.total;
+    tail[0] = (float)t->loss_sum;
+    tail[1] = (float)(t->loss_sum - (double)tail[0]);
+    const int32_t failed = t->o.all_reduce(t->params.grad, t->params.total + 2, t->o.all_reduce_user);
+    t->loss_sum = (double)tail[0] + (double)tail[1];
+    t->step_tokens = batch_predictions(t);
+    if (!failed) return RAMET_OK;
+    restart_step(t);
+    return ramet__fail(RAMET_E_IO, "ramet_tuner_step: all_reduce answered %d in step %lld; no weight was changed", failed, (long long)t->step + 1);
+}
+
 static ramet_status update(ramet_tuner *t) {
     double norm = 0.0;
+    if (t->o.all_reduce) RAMET__TRY(reduce(t));
+    if (!isfinite(t->loss_sum)) return not_finite(t, "loss");
     RAMET__TRY(ramet__params_norm(&norm, &t->params, t->rt, t->step + 1));
     if (!isfinite(norm)) return not_finite(t, "gradients");
     const double rate = ramet__schedule(t->o.schedule, t->o.learning_rate, t->o.warmup, t->step, t->o.steps);
@@ -238,8 +256,8 @@ ramet_status ramet_tuner_step(ramet_tuner_report *report, ramet_tuner *t, int64_
     if (max_steps && evaluation_is_due(t)) st = evaluate(t, &w);
     while (!st && t->step < goal && !ramet__tuner_done(t) && (first || deadline == 0.0 || now() - begin < deadline)) {
         const int64_t step = t->step;
-        if (t->micro < micro_count(t)) st = micro_batch(t, &w);
-        if (!st && t->step == step && t->micro == micro_count(t)) st = update(t);
+        if (t->micro < ramet__tuner_micros(t)) st = micro_batch(t, &w);
+        if (!st && t->step == step && t->micro == ramet__tuner_micros(t)) st = update(t);
         if (!st && evaluation_is_due(t)) st = evaluate(t, &w);
         first = 0;
     }

@@ -99,7 +99,7 @@ typedef struct ramet__params {
     int64_t total, n_pieces;      /* floats of the pool (each parameter padded to STATE_BLOCK); pieces of constant size */
     struct ramet__params_piece { int64_t offset, count, param; } *piece;
     ramet__section section[RAMET__SECTIONS];
-    float *value, *grad;          /* those two sections */
+    float *value, *grad;          /* those two sections; behind the gradients is room for two numbers that are summed with them */
     double *partial;              /* [n_pieces] */
 } ramet__params;
 /* param[0..n) hold names (owned), shapes and decay flags; lays out and allocates zeroed pools. Free also after a failure. */
@@ -168,6 +168,7 @@ struct ramet_tuner {
     double seconds;
     int32_t busy, broken;
 };
+int64_t ramet__tuner_micros(const ramet_tuner *t);              /* micro-batches a step, of this worker */
 int32_t ramet__tuner_done(const ramet_tuner *t);
 /* ramet_tuner_adapter and ramet_tuner_model of a section of the pool. */
 ramet_status ramet__tuner_adapter(ramet_adapter **out, const ramet_tuner *t, const ramet__section *from);

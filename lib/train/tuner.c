@@ -184,7 +184,7 @@ static ramet_status set_up(ramet_tuner *t, const ramet_tuner_options *given) {
     t->params.average = o->average != NULL;
     t->params.best = t->evaluation != NULL;
     o->optimizer = given->optimizer ? ramet__optimizer_find(given->optimizer)->name : ramet__optimizer_adamw.name;
-    o->micro_batch = RAMET__MIN(o->micro_batch, o->batch);
+    o->micro_batch = RAMET__MIN(o->micro_batch, o->batch / o->workers);
     if (o->learning_rate == 0.0f) o->learning_rate = o->full ? 2e-5f : 2e-4f;
     if (!given->teacher) o->teacher_weight = 0.0f;
     if (given->targets) {

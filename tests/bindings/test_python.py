@@ -263,6 +263,12 @@ class Adapting(Case):
             self.tuner(on_nonfinite="go")
         last = list(self.tuner(steps=5, evaluation=self.held_out, evaluate_every=2, patience=4, on_nonfinite="skip", spike_factor=50.0))[-1]
         self.assertTrue(last.evaluations == 3 and 0 < last.best_loss <= last.evaluation_loss and last.skipped == 0)
+        counts = []
+        for event in self.tuner(steps=2, all_reduce=lambda values: counts.append(values.size)):  # one worker: the sum is what is there
+            self.assertTrue(event.loss > 0)
+        self.assertTrue(len(counts) == 2 and counts[0] == counts[1] > 1000)
+        with self.assertRaisesRegex(ZeroDivisionError, "zero"):
+            self.tuner(steps=2, all_reduce=lambda values: 1 // 0).step()
         rates = [e.learning_rate for e in self.tuner(steps=5, schedule="linear", warmup=0, optimizer="nesterov")]
         self.assertAlmostEqual(rates[4] / rates[0], 0.1, places=6)
         self.fails("RAMET_E_ARGUMENT", "no_proj", self.tuner, targets=["q_proj", "no_proj"])

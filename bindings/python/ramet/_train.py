@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes as C
 import os
-from typing import Any, Iterator, Literal, NamedTuple, Optional, Sequence, Union
+from typing import Any, Callable, Iterator, Literal, NamedTuple, Optional, Sequence, Union
 
 import numpy as np
 import numpy.typing as npt
@@ -88,13 +88,15 @@ class Tuner(L.Handle):
 
     options (see ramet/train.h): full, rank, alpha, targets, window, batch, micro_batch, steps, epochs, learning_rate, warmup, schedule (a name),
     weight_decay, clip, seed, teacher_weight, teacher_top, optimizer, rslora, lora_plus, groups, average, average_decay, average_start, on_nonfinite
-    ("stop", "skip"), spike_factor, evaluate_every, patience.
+    ("stop", "skip"), spike_factor, evaluate_every, patience; all_reduce: a function that sums an array over all workers in place, with
+    worker and workers.
     """
 
     _free = "ramet_tuner_free"
 
     def __init__(self, model: Model, data: Union[Dataset, Path], *, mode: str = "balanced", teacher: Optional[Model] = None, initial: Optional[Adapter] = None,
-                 evaluation: Union[Dataset, Path, None] = None, on_nonfinite: Literal["stop", "skip"] = "stop", **options: Any) -> None:
+                 evaluation: Union[Dataset, Path, None] = None, on_nonfinite: Literal["stop", "skip"] = "stop",
+                 all_reduce: Optional[Callable[[npt.NDArray[np.float32]], None]] = None, **options: Any) -> None:
         self.model, self.data = model, as_dataset(model, data)
         if isinstance(options.get("targets"), (list, tuple)):
             options["targets"] = ",".join(options["targets"])
@@ -102,6 +104,11 @@ class Tuner(L.Handle):
             options["schedule"] = schedule_number(options["schedule"])
         if on_nonfinite not in ("stop", "skip"):
             raise ValueError(f"on_nonfinite is stop or skip, not {on_nonfinite!r}")
+        if all_reduce is not None:
+            def reduce(values: Any, count: int, _user: Any) -> int:
+                return self._work.run(lambda: all_reduce(np.ctypeslib.as_array(values, (count,))))
+
+            self._all_reduce = options["all_reduce"] = L.AllReduce(reduce)  # as long as the tuner
         held_out = as_dataset(model, evaluation) if evaluation is not None else None
         o = L.options(L.TunerOptions, "ramet_tuner_options_init",
                       {"on_nonfinite": int(on_nonfinite == "skip"), "evaluation": held_out._pointer.value if held_out else None, "mode": mode_number(mode), "teacher": teacher._pointer.value if teacher else None, "initial": initial._pointer.value if initial else None, **options})
@@ -111,6 +118,7 @@ class Tuner(L.Handle):
     def step(self, max_steps: int = 1, deadline: float = 0.0, progress: Optional[ProgressFn] = None) -> Event:
         """Advance by at most max_steps, stopping when `deadline` seconds have passed (0: none)."""
         r, work = L.TunerReport(C.sizeof(L.TunerReport)), L.Work(progress)
+        self._work = work
         work.call(lib.ramet_tuner_step, C.byref(r), self, max_steps, deadline, work.callback, None)
         self.done = bool(r.done)
         return Event(*(getattr(r, field) for field in Event._fields))

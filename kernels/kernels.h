@@ -87,6 +87,21 @@ typedef struct ramet__kernels {
     void (*gelu)(float *y, const float *x, int64_t n);
     void (*gelu_grad)(float *dx, const float *x, const float *dy, int64_t n);
 
+    /* y = x where not negative, else 0; dx = dy where x > 0, else 0 */
+    void (*relu)(float *y, const float *x, int64_t n);
+    void (*relu_grad)(float *dx, const float *x, const float *dy, int64_t n);
+
+    /* n windows side by side, element i of window part t at at[t] + i: y = v where x is largest, the first among equals; and dx += dy there */
+    void (*max_pick)(float *y, const float *x, const float *v, const int64_t *at, int64_t count, int64_t n);
+    void (*max_place)(float *dx, const float *x, const float *dy, const int64_t *at, int64_t count, int64_t n);
+
+    /* One line of a convolution, channels last: y[m,n] = bias (or NULL) + sum over kernel lines l and depth d (kernel width x channels) of
+     * x[i * x_row + l * x_line + d] w[l * depth + d, n]. And dw[n, depth] (+)= sum over image lines l and i < m of dy[l * m + i, n] x[l * x_line + i * x_row + d].
+     * 32 floats after w (conv_row) and x (conv_dw) must be readable. */
+    void (*conv_row)(float *y, const float *x, int64_t x_row, int64_t x_line, const float *w, int64_t lines, int64_t depth, const float *bias, int64_t m, int64_t n);
+    void (*conv_dw)(float *dw, int64_t lddw, const float *dy, const float *x, int64_t x_row, int64_t x_line, int64_t lines, int64_t m, int64_t n, int64_t depth,
+                    int32_t accumulate);
+
     /* y = silu(g) * u; grad: dg, du */
     void (*silu)(float *y, const float *x, int64_t n);
     void (*silu_grad)(float *dx, const float *x, const float *dy, int64_t n);

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* tile.c - the register block of every fp32 product, compiled once a level. */
+#include "registry.h"
 #include "simd/tile.h"
 
 /* sum[r][v] += a[r * a_row + i * a_step] * b[i * ldb + v * VL] for i in 0..depth */
@@ -20,7 +21,9 @@ INLINE void tile_run(const int R, const int NV, float *c, int64_t ldc, int64_t c
     vf sum[TILE_R][TILE_NV];
     UNROLL for (int r = 0; r < R; r++)
         UNROLL for (int v = 0; v < NV; v++) sum[r][v] = t->start ? vget(c + r * ldc + v * VL, cols - v * VL) : vzero();
-    tile_fma(R, NV, sum, a, a_row, a_step, b, ldb, depth);
+    int64_t l = 0;
+    do tile_fma(R, NV, sum, a + l * t->a_line, a_row, a_step, b + l * t->b_line, ldb, depth);
+    while (++l < t->lines);
     UNROLL for (int v = 0; v < NV; v++) {
         int64_t left = cols - v * VL;
         vf bias = t->bias ? vget(t->bias + v * VL, left) : vzero();
@@ -71,4 +74,21 @@ void tile_turn(float *dst, int64_t ldd, const float *src, int64_t lds, int64_t r
         for (; i < depth; i++)
             for (int64_t j = 0; j < VL && j < left; j++) dst[i * ldd + r + j] = p[j][i];
     }
+}
+
+/* ---- convolution: the rows of a are an image's own, at the stride's distance; nothing is gathered ---- */
+static void convolve(float *y, int64_t ldy, int64_t m, int64_t n, const float *a, int64_t a_row, int64_t a_step, const float *b, int64_t ldb, int64_t depth, tile_out *t) {
+    for (int64_t j = 0; j < n; j += TILE_N) {
+        tile_rows(y + j, ldy, m, n - j < TILE_N ? n - j : TILE_N, a, a_row, a_step, b + j, ldb, depth, t);
+        if (t->bias) t->bias += TILE_N;
+    }
+}
+void FN(conv_row)(float *y, const float *x, int64_t x_row, int64_t x_line, const float *w, int64_t lines, int64_t depth, const float *bias, int64_t m, int64_t n) {
+    tile_out t = {1.0f, bias, 0, 0, lines, x_line, depth * n};
+    convolve(y, n, m, n, x, x_row, 1, w, n, depth, &t);
+}
+void FN(conv_dw)(float *dw, int64_t lddw, const float *dy, const float *x, int64_t x_row, int64_t x_line, int64_t lines, int64_t m, int64_t n, int64_t depth,
+                 int32_t accumulate) {
+    tile_out t = {1.0f, NULL, 0, accumulate, lines, m * n, x_line};
+    convolve(dw, lddw, n, depth, dy, 1, n, x, x_row, m, &t);
 }

@@ -19,6 +19,7 @@ typedef struct tile_out {
     const float *bias;  /* at the tile's first column, or NULL */
     int32_t add;        /* to what c holds */
     int32_t start;      /* the chain starts from c (an unfinished sum, or accumulation) instead of zero; then `add` is 0 */
+    int64_t lines, a_line, b_line; /* the chain goes through `lines` products, so far apart; 0: one */
 } tile_out;
 
 /* c[m, cols] from all m rows of a against one tile of columns; b is [depth][ldb] with TILE_N readable columns (VL are enough when

@@ -49,6 +49,7 @@ INLINE vf vdiv(vf a, vf b) { return _mm512_div_ps(a, b); }
 INLINE vf vsqrt(vf a) { return _mm512_sqrt_ps(a); }
 INLINE vf vmax(vf a, vf b) { return _mm512_max_ps(a, b); }
 INLINE vf vmin(vf a, vf b) { return _mm512_min_ps(a, b); }
+INLINE vf vwhere(vf a, vf b, vf yes, vf no) { return _mm512_mask_blend_ps(_mm512_cmp_ps_mask(a, b, _CMP_GT_OQ), no, yes); } /* a > b */
 INLINE vf vfma(vf a, vf b, vf c) { return _mm512_fmadd_ps(a, b, c); }
 INLINE vf vfnma(vf a, vf b, vf c) { return _mm512_fnmadd_ps(a, b, c); }
 INLINE vf vabs(vf a) { return _mm512_abs_ps(a); }
@@ -130,6 +131,7 @@ INLINE vf vdiv(vf a, vf b) { return simde_mm256_div_ps(a, b); }
 INLINE vf vsqrt(vf a) { return simde_mm256_sqrt_ps(a); }
 INLINE vf vmax(vf a, vf b) { return simde_mm256_max_ps(a, b); }
 INLINE vf vmin(vf a, vf b) { return simde_mm256_min_ps(a, b); }
+INLINE vf vwhere(vf a, vf b, vf yes, vf no) { return simde_mm256_blendv_ps(no, yes, simde_mm256_cmp_ps(a, b, SIMDE_CMP_GT_OQ)); }
 INLINE vf vfma(vf a, vf b, vf c) { return simde_mm256_fmadd_ps(a, b, c); }
 INLINE vf vfnma(vf a, vf b, vf c) { return simde_mm256_fnmadd_ps(a, b, c); }
 INLINE vi viload(const void *p) { return simde_mm256_loadu_si256(p); }

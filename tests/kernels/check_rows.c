@@ -125,6 +125,45 @@ static void check_activations(const ramet__kernels *ref, const ramet__kernels *k
     same(y2, z2, NULL, n, 16);
 }
 
+static void check_images(const ramet__kernels *ref, const ramet__kernels *k, int64_t n) {
+    static const int64_t at[4] = {0, 5, 2, 9};
+    float *x = check_floats(n + 9), *dy = check_floats(n + 9), *y = check_floats(n + 9), *z = check_floats(n + 9);
+    check_fill(x, n + 9, 3);
+    check_fill(dy, n + 9, 3);
+    for (int64_t i = 0; i + 1 < n + 9; i += 3) x[i] = i % 2 ? x[i + 1] : 0.0f; /* equals, zeros */
+    begin(k, "relu"); k->relu(y, x, n); ref->relu(z, x, n); same(y, z, NULL, n, 0);
+    begin(k, "relu_grad"); k->relu_grad(y, x, dy, n); ref->relu_grad(z, x, dy, n); same(y, z, NULL, n, 0);
+    begin(k, "max_pick"); k->max_pick(y, x, dy, at, 4, n); ref->max_pick(z, x, dy, at, 4, n); same(y, z, NULL, n, 0);
+    if (!n) return;
+    static const int64_t apart[3] = {0, 4099, 8198};
+    float *wide = check_floats(3 * 4099), *dx = check_floats(3 * 4099), *want = check_floats(3 * 4099);
+    check_fill(wide, 3 * 4099, 2);
+    for (int64_t i = 0; i < 3 * 4099; i++) dx[i] = want[i] = 0.5f;
+    begin(k, "max_place"); k->max_place(dx, wide, dy, apart, 3, n); ref->max_place(want, wide, dy, apart, 3, n); same(dx, want, NULL, 3 * 4099, 0);
+}
+/* m results of n channels from `lines` lines of `depth` */
+static void check_conv(const ramet__kernels *ref, const ramet__kernels *k, int64_t m, int64_t n, int64_t lines, int64_t depth, int64_t step) {
+    int64_t line = (m - 1) * step + depth, nx = lines * line + 32, nw = lines * depth * n + 32;
+    float *x = check_floats(nx), *w = check_floats(nw), *bias = check_floats(n), *y = check_floats(m * n), *z = check_floats(m * n), *size = check_floats(lines * n * depth + m * n);
+    check_fill(x, nx, 1);
+    check_fill(w, nw, 1);
+    check_fill(bias, n, 1);
+    for (int64_t i = 0; i < lines * n * depth + m * n; i++) size[i] = (float)(lines * depth + 1);
+    begin(k, "conv_row");
+    k->conv_row(y, x, step, line, w, lines, depth, bias, m, n); ref->conv_row(z, x, step, line, w, lines, depth, bias, m, n); same(y, z, size, m * n, 2);
+    k->conv_row(y, x, step, line, w, lines, depth, NULL, m, n); ref->conv_row(z, x, step, line, w, lines, depth, NULL, m, n); same(y, z, size, m * n, 2);
+    begin(k, "conv_dw");
+    float *dy = check_floats(lines * m * n), *dw = check_floats(n * (depth + 1)), *want = check_floats(n * (depth + 1));
+    check_fill(dy, lines * m * n, 1);
+    for (int64_t i = 0; i < n * (depth + 1); i++) dw[i] = want[i] = 0.25f;
+    for (int64_t i = 0; i < lines * n * depth + m * n; i++) size[i] = (float)(lines * m + 1);
+    for (int32_t more = 0; more < 2; more++) {
+        k->conv_dw(dw, depth + 1, dy, x, step, line, lines, m, n, depth, more); ref->conv_dw(want, depth + 1, dy, x, step, line, lines, m, n, depth, more);
+        for (int64_t j = 0; j < n; j++) same(dw + j * (depth + 1), want + j * (depth + 1), size, depth, 4);
+    }
+    for (int64_t j = 0; j < n; j++) CHECK(dw[j * (depth + 1) + depth] == 0.25f, "wrote beyond a row");
+}
+
 static void check_softmax(const ramet__kernels *ref, const ramet__kernels *k, int64_t n, float scale) {
     float *x = check_floats(n), *y = check_floats(n), *z = check_floats(n);
     check_fill(x, n, scale);
@@ -218,8 +257,14 @@ void check_rows(const ramet__kernels *ref, const ramet__kernels *k, int thorough
             check_release();
             check_activations(ref, k, lengths[i], 4);
             check_activations(ref, k, lengths[i], 60);
+            check_images(ref, k, lengths[i]);
             check_softmax(ref, k, lengths[i], 3);
             if (lengths[i]) check_softmax(ref, k, lengths[i], 60);
+            check_release();
+        }
+        static const int64_t sizes[][5] = {{1, 1, 1, 1, 1}, {3, 2, 2, 5, 1}, {24, 16, 5, 5, 1}, {8, 32, 5, 80, 16}, {13, 33, 3, 27, 18}, {5, 70, 3, 40, 8}, {17, 8, 1, 17, 3}, {12, 17, 2, 33, 33}};
+        for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
+            check_conv(ref, k, sizes[i][0], sizes[i][1], sizes[i][2], sizes[i][3], sizes[i][4]);
             check_release();
         }
         check_exp(k);

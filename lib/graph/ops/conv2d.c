@@ -1,14 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* conv2d.c - convolution of images, channels last: a row is one image [height, width, channels], the matrix is [outputs, kernel * kernel *
- * channels]. A piece gathers the patches of POSITIONS results into memory of its own and multiplies them (Chellapilla et al. 2006). The
- * form is linear in image, matrix and gradient, so conv2d, conv2d_dx and conv2d_dw are one another's derivatives. */
+ * channels]. An image is copied into a frame of zeros; there a line of results is a product whose rows lie at the stride's distance, and no
+ * patch is gathered. The form is linear in image, matrix and gradient, so conv2d, conv2d_dx and conv2d_dw are one another's derivatives. */
 #include "graph/op.h"
 #include <string.h>
 
 enum { HEIGHT, WIDTH, CHANNELS, KERNEL, STRIDE, PAD, OUTPUTS }; /* attr.i */
-#define PATCH_FLOATS 40960 /* of a piece: half a second-level cache of 512 KiB with room beside it */
-#define SLACK 8            /* floats that a short copy may write too far */
-#define REDUCE 8192        /* floats of a matrix that are added up at a time */
+#define SLACK 32    /* floats that kernels may read too far */
+#define REDUCE 8192 /* floats of a matrix that are added up at a time */
 
 static const ramet__gshape *shape(const ramet__graph *g, ramet__val v) { return ramet__graph_shape(g, v); }
 static int64_t side(int64_t n, const int64_t *a) { return (n + 2 * a[PAD] - a[KERNEL]) / a[STRIDE] + 1; }
@@ -58,7 +57,7 @@ static ramet__val conv_dw(ramet__graph *g, ramet__val dy, ramet__val x, const ra
 static void gradient(ramet__graph *g, const ramet__node *n, const ramet__val *dout, ramet__val *din) {
     if (ramet__needs(g, n, 0)) din[0] = conv_dx(g, dout[0], n->in[1], &n->attr);
     if (ramet__needs(g, n, 1)) din[1] = conv_dw(g, dout[0], n->in[0], &n->attr);
-    if (ramet__needs(g, n, 2)) din[2] = ramet__op_fold(g, ramet__op_sum_rows(g, dout[0]), n->attr.i[OUTPUTS]);
+    if (ramet__needs(g, n, 2)) din[2] = ramet__op_sum_rows(g, ramet__op_fold(g, dout[0], n->attr.i[OUTPUTS]));
 }
 static void dx_gradient(ramet__graph *g, const ramet__node *n, const ramet__val *dout, ramet__val *din) {
     if (ramet__needs(g, n, 0)) din[0] = conv(g, dout[0], n->in[1], n->attr.i);
@@ -69,103 +68,76 @@ static void dw_gradient(ramet__graph *g, const ramet__node *n, const ramet__val 
     if (ramet__needs(g, n, 1)) din[1] = conv_dx(g, n->in[0], dout[0], &n->attr);
 }
 
-/* ---- patches: row p of [positions, depth] is what result p of an image looks at ---- */
-static int64_t positions(const int64_t *a) { return RAMET__MAX(16, PATCH_FLOATS / depth(a) / 16 * 16); }
-static uint64_t patch_bytes(const int64_t *a) { return (uint64_t)(positions(a) * depth(a) + SLACK) * sizeof(float); }
-
-/* The columns of an image's row that kernel row ky covers at ox: from *ix, *n of them, beginning at *skip in the patch; 0: none. */
-typedef struct span { int64_t at, skip, n; } span;
-static span covered(const int64_t *a, int64_t oy, int64_t ox, int64_t ky) {
-    int64_t iy = oy * a[STRIDE] + ky - a[PAD], ix = ox * a[STRIDE] - a[PAD], end = RAMET__MIN(a[WIDTH], ix + a[KERNEL]), from = RAMET__MAX(0, ix);
-    if (iy < 0 || iy >= a[HEIGHT] || from >= end) return (span){0, 0, 0};
-    return (span){(iy * a[WIDTH] + from) * a[CHANNELS], (from - ix) * a[CHANNELS], (end - from) * a[CHANNELS]};
+/* ---- padded images in a worker's memory: what reaches over the edge reads zeros ---- */
+static int64_t padded_width(const ramet__step *s) {
+    return s->attr.i[WIDTH] + (s->op == &ramet__opdef_conv2d_dx ? s->attr.i[KERNEL] - 1 : 2 * s->attr.i[PAD]);
 }
-static void gather(float *to, const float *x, const int64_t *a, int64_t p0, int64_t p1) {
-    int64_t ow = out_width(a), per_image = out_height(a) * ow, image = a[HEIGHT] * a[WIDTH] * a[CHANNELS], line = a[KERNEL] * a[CHANNELS];
-    for (int64_t p = p0; p < p1; p++) {
-        int64_t at = p % per_image, oy = at / ow, ox = at % ow;
-        const float *from = x + p / per_image * image;
-        for (int64_t ky = 0; ky < a[KERNEL]; ky++, to += line) {
-            span s = covered(a, oy, ox, ky);
-            if (s.n == line && line <= SLACK && s.at + SLACK <= image) memcpy(to, from + s.at, SLACK * sizeof *to); /* the rest is overwritten */
-            else {
-                if (s.n < line) memset(to, 0, (size_t)line * sizeof *to);
-                memcpy(to + s.skip, from + s.at, (size_t)s.n * sizeof *to);
-            }
-        }
-    }
+static int64_t padded_floats(const ramet__step *s) {
+    int64_t height = padded_width(s) - s->attr.i[WIDTH] + s->attr.i[HEIGHT];
+    return height * padded_width(s) * s->attr.i[s->op == &ramet__opdef_conv2d_dx ? OUTPUTS : CHANNELS] + SLACK;
 }
-static void scatter(const ramet__kernels *k, float *x, const float *from, const int64_t *a, int64_t p0, int64_t p1) {
-    int64_t ow = out_width(a), per_image = out_height(a) * ow, image = a[HEIGHT] * a[WIDTH] * a[CHANNELS], line = a[KERNEL] * a[CHANNELS];
-    for (int64_t p = p0; p < p1; p++) {
-        int64_t at = p % per_image, oy = at / ow, ox = at % ow;
-        float *to = x + p / per_image * image;
-        for (int64_t ky = 0; ky < a[KERNEL]; ky++, from += line) {
-            span s = covered(a, oy, ox, ky);
-            if (s.n) k->add(to + s.at, to + s.at, from + s.skip, s.n);
-        }
+/* [height, width, depth] at (edge, edge) of a padded image of zeros, `apart` lines and columns from one another */
+static void pad(const ramet__step *s, float *to, const float *from, int64_t height, int64_t width, int64_t channels, int64_t edge, int64_t apart) {
+    int64_t line = padded_width(s) * channels;
+    to += (edge * padded_width(s) + edge) * channels;
+    for (int64_t y = 0; y < height; y++, to += line * apart) {
+        if (apart == 1) memcpy(to, from, (size_t)(width * channels) * sizeof *to);
+        else
+            for (int64_t x = 0; x < width; x++) memcpy(to + x * apart * channels, from + x * channels, (size_t)channels * sizeof *to);
+        from += width * channels;
     }
 }
 /* Images of a piece: enough work for a thread, never a matter of the number of threads. */
-static int64_t images(const int64_t *a) {
-    return RAMET__MAX(1, 2000000 / (out_height(a) * out_width(a) * depth(a) * a[OUTPUTS] + 1));
-}
+static int64_t images(const int64_t *a) { return RAMET__MAX(1, 2000000 / (out_height(a) * out_width(a) * depth(a) * a[OUTPUTS] + 1)); }
 
-/* ---- y = patches w^T: the matrix is turned over once in shared room ---- */
+/* ---- y, and dx, which is the same with the matrix the other way round: the matrix as conv_row reads it in shared room ---- */
 static ramet_status prepare(ramet__plan *p, ramet__step *s) {
     (void)p;
-    s->scratch_bytes = patch_bytes(s->attr.i);
-    if (s->op == &ramet__opdef_conv2d) s->shared_bytes = (uint64_t)(depth(s->attr.i) * s->attr.i[OUTPUTS]) * sizeof(float);
+    s->scratch_bytes = (uint64_t)padded_floats(s) * sizeof(float);
+    s->shared_bytes = (uint64_t)(depth(s->attr.i) * s->attr.i[OUTPUTS] + SLACK) * sizeof(float);
     return RAMET_OK;
 }
 static int64_t pieces(const ramet__step *s, const ramet__exec *x, int32_t phase) {
     return phase == 0 ? 1 : phase == 1 ? ramet__ceil_div(ramet__count(x, s->in[0]), images(s->attr.i)) : -1;
 }
+static void turn(const ramet__step *s) {
+    const int64_t *a = s->attr.i, k = depth(a), n = a[OUTPUTS], c = a[CHANNELS], taps = a[KERNEL] * a[KERNEL];
+    const float *w = s->in[1]->data;
+    float *to = s->shared;
+    for (int64_t o = 0; o < n; o++)
+        for (int64_t t = 0; t < taps; t++)
+            for (int64_t i = 0; i < c; i++) to[s->op == &ramet__opdef_conv2d ? (t * c + i) * n + o : ((taps - 1 - t) * n + o) * c + i] = w[o * k + t * c + i];
+}
 static void run(const ramet__step *s, const ramet__exec *x, int32_t phase, int64_t piece, void *scratch) {
-    const int64_t *a = s->attr.i, k = depth(a), n = a[OUTPUTS], per_image = out_height(a) * out_width(a), step = positions(a);
-    float *turned = s->shared, *patches = scratch;
     if (phase == 0) {
-        const float *w = s->in[1]->data;
-        for (int64_t i = 0; i < n; i++)
-            for (int64_t j = 0; j < k; j++) turned[j * n + i] = w[i * k + j];
+        turn(s);
         return;
     }
-    int64_t r0 = piece * images(a), r1 = RAMET__MIN(ramet__count(x, s->in[0]), r0 + images(a)), end = (r1 - r0) * per_image;
-    const float *from = ramet__row(s->in[0], r0), *bias = s->in[2] ? s->in[2]->data : NULL;
-    float *y = ramet__row(s->out[0], r0);
-    for (int64_t p = 0; p < end; p += step) {
-        int64_t m = RAMET__MIN(step, end - p);
-        gather(patches, from, a, p, p + m);
-        if (bias)
-            for (int64_t i = 0; i < m; i++) memcpy(y + (p + i) * n, bias, (size_t)n * sizeof *y);
-        x->k->gemm_nn(y + p * n, n, patches, k, turned, n, m, n, k, 1.0f, bias != NULL);
+    const int64_t *a = s->attr.i, back = s->op == &ramet__opdef_conv2d_dx, from = back ? a[OUTPUTS] : a[CHANNELS], n = back ? a[CHANNELS] : a[OUTPUTS];
+    int64_t lines = back ? a[HEIGHT] : out_height(a), m = back ? a[WIDTH] : out_width(a), stride = back ? 1 : a[STRIDE], line = padded_width(s) * from;
+    int64_t edge = back ? a[KERNEL] - 1 - a[PAD] : a[PAD], end = edge + (back ? (out_height(a) - 1) * a[STRIDE] + 1 : a[HEIGHT]);
+    const float *bias = !back && s->in[2] ? s->in[2]->data : NULL;
+    float *padded = scratch;
+    memset(padded, 0, (size_t)padded_floats(s) * sizeof *padded);
+    for (int64_t r = piece * images(a); r < RAMET__MIN(ramet__count(x, s->in[0]), (piece + 1) * images(a)); r++) {
+        if (back) pad(s, padded, ramet__row(s->in[0], r), out_height(a), out_width(a), from, edge, a[STRIDE]);
+        else pad(s, padded, ramet__row(s->in[0], r), a[HEIGHT], a[WIDTH], from, edge, 1);
+        for (int64_t y = 0; y < lines; y++) { /* lines first to last of the kernel see more than zeros; one at least is read */
+            int64_t top = y * stride, first = RAMET__MIN(RAMET__MAX(0, edge - top), a[KERNEL] - 1), last = RAMET__MAX(first + 1, RAMET__MIN(a[KERNEL], end - top));
+            x->k->conv_row(ramet__row(s->out[0], r) + y * m * n, padded + (top + first) * line, stride * from, line,
+                           (const float *)s->shared + first * a[KERNEL] * from * n, last - first, a[KERNEL] * from, bias, m, n);
+        }
     }
 }
 const ramet__op ramet__opdef_conv2d = {.name = "conv2d", .gradient = gradient, .prepare = prepare, .pieces = pieces, .run = run};
-
-/* ---- dx: patches of the gradient, added up where they came from ---- */
-static int64_t dx_pieces(const ramet__step *s, const ramet__exec *x, int32_t phase) { return phase ? -1 : pieces(s, x, 1); }
-static void dx_run(const ramet__step *s, const ramet__exec *x, int32_t phase, int64_t piece, void *scratch) {
-    (void)phase;
-    const int64_t *a = s->attr.i, k = depth(a), n = a[OUTPUTS], per_image = out_height(a) * out_width(a), step = positions(a);
-    int64_t r0 = piece * images(a), r1 = RAMET__MIN(ramet__count(x, s->in[0]), r0 + images(a)), end = (r1 - r0) * per_image;
-    const float *dy = ramet__row(s->in[0], r0);
-    float *to = ramet__row(s->out[0], r0), *patches = scratch;
-    memset(to, 0, (size_t)((r1 - r0) * s->out[0]->cols) * sizeof *to);
-    for (int64_t p = 0; p < end; p += step) {
-        int64_t m = RAMET__MIN(step, end - p);
-        x->k->gemm_nn(patches, k, dy + p * n, n, s->in[1]->data, k, m, k, n, 1.0f, 0);
-        scatter(x->k, to, patches, a, p, p + m);
-    }
-}
-const ramet__op ramet__opdef_conv2d_dx = {.name = "conv2d_dx", .gradient = dx_gradient, .prepare = prepare, .pieces = dx_pieces, .run = dx_run};
+const ramet__op ramet__opdef_conv2d_dx = {.name = "conv2d_dx", .gradient = dx_gradient, .prepare = prepare, .pieces = pieces, .run = run};
 
 /* ---- dw: a sum for each constant group of images, then the sums in order ---- */
 #define GROUPS 16 /* at most: what they take is 16 matrices */
 static int64_t group_rows(const ramet__step *s) { return RAMET__MAX(ramet__ceil_div(s->in[0]->fixed, GROUPS), images(s->attr.i)); }
 static ramet_status dw_prepare(ramet__plan *p, ramet__step *s) {
     (void)p;
-    s->scratch_bytes = patch_bytes(s->attr.i);
+    s->scratch_bytes = (uint64_t)padded_floats(s) * sizeof(float);
     s->shared_bytes = (uint64_t)(GROUPS * depth(s->attr.i) * s->attr.i[OUTPUTS]) * sizeof(float);
     return RAMET_OK;
 }
@@ -175,8 +147,8 @@ static int64_t dw_pieces(const ramet__step *s, const ramet__exec *x, int32_t pha
                         : -1;
 }
 static void dw_run(const ramet__step *s, const ramet__exec *x, int32_t phase, int64_t piece, void *scratch) {
-    const int64_t *a = s->attr.i, k = depth(a), n = a[OUTPUTS], per_image = out_height(a) * out_width(a), step = positions(a);
-    float *parts = s->shared, *patches = scratch;
+    const int64_t *a = s->attr.i, k = depth(a), n = a[OUTPUTS], line = padded_width(s) * a[CHANNELS], tap = a[KERNEL] * a[CHANNELS];
+    float *parts = s->shared, *padded = scratch;
     if (phase == 1) {
         int64_t from = piece * REDUCE, count = RAMET__MIN(REDUCE, k * n - from), groups = dw_pieces(s, x, 0);
         float *y = (float *)s->out[0]->data + from;
@@ -184,12 +156,13 @@ static void dw_run(const ramet__step *s, const ramet__exec *x, int32_t phase, in
         for (int64_t i = 0; i < groups; i++) x->k->add(y, y, parts + i * k * n + from, count);
         return;
     }
-    int64_t r0 = piece * group_rows(s), r1 = RAMET__MIN(ramet__count(x, s->in[0]), r0 + group_rows(s)), end = (r1 - r0) * per_image;
-    const float *dy = ramet__row(s->in[0], r0), *from = ramet__row(s->in[1], r0);
-    for (int64_t p = 0; p < end; p += step) {
-        int64_t m = RAMET__MIN(step, end - p);
-        gather(patches, from, a, p, p + m);
-        x->k->gemm_tn(parts + piece * k * n, k, dy + p * n, n, patches, k, n, k, m, 1.0f, p > 0);
+    memset(padded, 0, (size_t)padded_floats(s) * sizeof *padded);
+    int64_t r0 = piece * group_rows(s);
+    for (int64_t r = r0; r < RAMET__MIN(ramet__count(x, s->in[0]), r0 + group_rows(s)); r++) {
+        pad(s, padded, ramet__row(s->in[1], r), a[HEIGHT], a[WIDTH], a[CHANNELS], a[PAD], 1);
+        for (int64_t ky = 0; ky < a[KERNEL]; ky++)
+            x->k->conv_dw(parts + piece * k * n + ky * tap, k, ramet__row(s->in[0], r), padded + ky * line, a[STRIDE] * a[CHANNELS], a[STRIDE] * line,
+                          out_height(a), out_width(a), n, tap, r > r0);
     }
 }
 const ramet__op ramet__opdef_conv2d_dw = {.name = "conv2d_dw", .gradient = dw_gradient, .prepare = dw_prepare, .pieces = dw_pieces, .run = dw_run};

@@ -262,14 +262,11 @@ static void step_run(const ramet__step *s, const ramet__exec *x, int64_t r0, int
 }
 static void relu_run(const ramet__step *s, const ramet__exec *x, int64_t r0, int64_t r1, void *scratch) {
     SPAN();
-    (void)x;
-    for (int64_t i = 0; i < n; i++) y[i] = v[i] < 0 ? 0.0f : v[i]; /* NaN stays */
+    x->k->relu(y, v, n);
 }
 static void relu_grad_run(const ramet__step *s, const ramet__exec *x, int64_t r0, int64_t r1, void *scratch) {
     SPAN();
-    (void)x;
-    const float *dy = ramet__row(s->in[1], r0);
-    for (int64_t i = 0; i < n; i++) y[i] = v[i] > 0 ? dy[i] : 0.0f;
+    x->k->relu_grad(y, v, ramet__row(s->in[1], r0), n);
 }
 static void tanh_run(const ramet__step *s, const ramet__exec *x, int64_t r0, int64_t r1, void *scratch) {
     SPAN();

@@ -6,7 +6,6 @@
 #include <string.h>
 
 enum { HEIGHT, WIDTH, CHANNELS, DOWN, ACROSS, STRIDE }; /* attr.i */
-#define LANES 64 /* channels at a time */
 
 static const ramet__gshape *shape(const ramet__graph *g, ramet__val v) { return ramet__graph_shape(g, v); }
 static int64_t out_height(const int64_t *a) { return (a[HEIGHT] - a[DOWN]) / a[STRIDE] + 1; }
@@ -49,67 +48,28 @@ static void spread_gradient(ramet__graph *g, const ramet__node *n, const ramet__
     din[0] = node(g, &ramet__opdef_pool_sum, dout[0], -1, &n->attr, 1);
 }
 
-/* One window of `n` channels: `big` at the window's first element in an image, `small` at its result. */
-typedef void (*window_fn)(const int64_t *a, const float *x, const float *v, float *y, int64_t n);
 #define WINDOW(a, t)                                                                                                                        \
     for (int64_t iy_ = 0; iy_ < (a)[DOWN]; iy_++)                                                                                           \
         for (int64_t ix_ = 0, t = iy_ * (a)[WIDTH] * (a)[CHANNELS]; ix_ < (a)[ACROSS]; ix_++, t += (a)[CHANNELS])
-static void largest(float *most, const int64_t *a, const float *x, int64_t n) {
-    memcpy(most, x, (size_t)n * sizeof *most);
-    WINDOW(a, t)
-    for (int64_t i = 0; i < n; i++) most[i] = x[t + i] > most[i] ? x[t + i] : most[i];
+static ramet_status max_prepare(ramet__plan *p, ramet__step *s) { /* where the elements of a window are */
+    int64_t *at = s->extra = ramet__arena_alloc(&p->names, (size_t)(s->attr.i[DOWN] * s->attr.i[ACROSS]) * sizeof *at);
+    if (!at) return ramet__alloc_status();
+    WINDOW(s->attr.i, t) *at++ = t;
+    return RAMET_OK;
 }
-static void pick_window(const int64_t *a, const float *x, const float *v, float *y, int64_t n) {
-    float most[LANES];
-    largest(most, a, x, n);
-    if (v == x) {
-        memcpy(y, most, (size_t)n * sizeof *y);
-        return;
-    }
-    int32_t open[LANES];
-    for (int64_t i = 0; i < n; i++) open[i] = 1, y[i] = v[i];
-    WINDOW(a, t)
-    for (int64_t i = 0; i < n; i++) {
-        int32_t hit = open[i] & (x[t + i] == most[i]);
-        y[i] = hit ? v[t + i] : y[i];
-        open[i] -= hit;
-    }
-}
-static void place_window(const int64_t *a, const float *x, const float *dy, float *y, int64_t n) {
-    float most[LANES];
-    int32_t open[LANES];
-    largest(most, a, x, n);
-    for (int64_t i = 0; i < n; i++) open[i] = 1;
-    WINDOW(a, t)
-    for (int64_t i = 0; i < n; i++) {
-        int32_t hit = open[i] & (x[t + i] == most[i]);
-        y[t + i] += hit ? dy[i] : 0.0f;
-        open[i] -= hit;
-    }
-}
-static void each(const ramet__step *s, int64_t r0, int64_t r1, window_fn fn, int32_t small_out, int32_t small_v) {
+static void max_run(const ramet__step *s, const ramet__exec *x, int64_t r0, int64_t r1, void *scratch) {
+    (void)scratch;
     const int64_t *a = s->attr.i, oh = out_height(a), ow = out_width(a), channels = a[CHANNELS];
     for (int64_t r = r0; r < r1; r++) {
-        const float *x = ramet__row(s->in[0], r), *v = ramet__row(s->in[1], r);
+        const float *from = ramet__row(s->in[0], r), *v = ramet__row(s->in[1], r);
         float *y = ramet__row(s->out[0], r);
-        if (!small_out) memset(y, 0, (size_t)s->out[0]->cols * sizeof *y);
-        for (int64_t oy = 0; oy < oh; oy++)
-            for (int64_t ox = 0; ox < ow; ox++)
-                for (int64_t c = 0; c < channels; c += LANES) {
-                    int64_t big = (oy * a[WIDTH] + ox) * a[STRIDE] * channels + c, small = (oy * ow + ox) * channels + c;
-                    fn(a, x + big, v + (small_v ? small : big), y + (small_out ? small : big), RAMET__MIN(LANES, channels - c));
-                }
+        if (s->op == &ramet__opdef_max_place) memset(y, 0, (size_t)s->out[0]->cols * sizeof *y);
+        for (int64_t o = 0; o < oh * ow; o++) {
+            int64_t big = (o / ow * a[WIDTH] + o % ow) * a[STRIDE] * channels, small = o * channels;
+            if (s->op == &ramet__opdef_max_place) x->k->max_place(y + big, from + big, v + small, s->extra, a[DOWN] * a[ACROSS], channels);
+            else x->k->max_pick(y + small, from + big, v + big, s->extra, a[DOWN] * a[ACROSS], channels);
+        }
     }
-}
-static void pick_run(const ramet__step *s, const ramet__exec *x, int64_t r0, int64_t r1, void *scratch) {
-    (void)x;
-    (void)scratch;
-    each(s, r0, r1, pick_window, 1, 0);
-}
-static void place_run(const ramet__step *s, const ramet__exec *x, int64_t r0, int64_t r1, void *scratch) {
-    (void)x;
-    (void)scratch;
-    each(s, r0, r1, place_window, 0, 1);
 }
 static void sum_run(const ramet__step *s, const ramet__exec *x, int64_t r0, int64_t r1, void *scratch) {
     (void)scratch;
@@ -126,7 +86,7 @@ static void sum_run(const ramet__step *s, const ramet__exec *x, int64_t r0, int6
             }
     }
 }
-const ramet__op ramet__opdef_max_pick = {.name = "max_pick", .gradient = pick_gradient, .rows = pick_run};
-const ramet__op ramet__opdef_max_place = {.name = "max_place", .gradient = place_gradient, .rows = place_run};
+const ramet__op ramet__opdef_max_pick = {.name = "max_pick", .gradient = pick_gradient, .prepare = max_prepare, .rows = max_run};
+const ramet__op ramet__opdef_max_place = {.name = "max_place", .gradient = place_gradient, .prepare = max_prepare, .rows = max_run};
 const ramet__op ramet__opdef_pool_sum = {.name = "pool_sum", .gradient = sum_gradient, .rows = sum_run};
 const ramet__op ramet__opdef_pool_spread = {.name = "pool_spread", .gradient = spread_gradient, .rows = sum_run};

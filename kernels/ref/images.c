@@ -1,0 +1,42 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* images.c - the definition of rectifiers, the largest of windows, and convolution by rows. */
+#include "registry.h"
+
+void ramet__relu_ref(float *y, const float *x, int64_t n) {
+    for (int64_t i = 0; i < n; i++) y[i] = x[i] < 0 ? 0.0f : x[i];
+}
+void ramet__relu_grad_ref(float *dx, const float *x, const float *dy, int64_t n) {
+    for (int64_t i = 0; i < n; i++) dx[i] = x[i] > 0 ? dy[i] : 0.0f;
+}
+static int64_t largest(const float *x, const int64_t *at, int64_t count, int64_t i) {
+    int64_t best = 0;
+    for (int64_t t = 1; t < count; t++)
+        if (x[at[t] + i] > x[at[best] + i]) best = t;
+    return at[best] + i;
+}
+void ramet__max_pick_ref(float *y, const float *x, const float *v, const int64_t *at, int64_t count, int64_t n) {
+    for (int64_t i = 0; i < n; i++) y[i] = v[largest(x, at, count, i)];
+}
+void ramet__max_place_ref(float *dx, const float *x, const float *dy, const int64_t *at, int64_t count, int64_t n) {
+    for (int64_t i = 0; i < n; i++) dx[largest(x, at, count, i)] += dy[i];
+}
+void ramet__conv_row_ref(float *y, const float *x, int64_t x_row, int64_t x_line, const float *w, int64_t lines, int64_t depth, const float *bias, int64_t m,
+                         int64_t n) {
+    for (int64_t i = 0; i < m; i++)
+        for (int64_t j = 0; j < n; j++) {
+            double s = bias ? bias[j] : 0.0;
+            for (int64_t l = 0; l < lines; l++)
+                for (int64_t d = 0; d < depth; d++) s += (double)x[i * x_row + l * x_line + d] * (double)w[(l * depth + d) * n + j];
+            y[i * n + j] = (float)s;
+        }
+}
+void ramet__conv_dw_ref(float *dw, int64_t lddw, const float *dy, const float *x, int64_t x_row, int64_t x_line, int64_t lines, int64_t m, int64_t n, int64_t depth,
+                        int32_t accumulate) {
+    for (int64_t j = 0; j < n; j++)
+        for (int64_t d = 0; d < depth; d++) {
+            double s = accumulate ? dw[j * lddw + d] : 0.0;
+            for (int64_t l = 0; l < lines; l++)
+                for (int64_t i = 0; i < m; i++) s += (double)dy[(l * m + i) * n + j] * (double)x[l * x_line + i * x_row + d];
+            dw[j * lddw + d] = (float)s;
+        }
+}

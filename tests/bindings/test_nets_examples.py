@@ -1,0 +1,81 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""test_nets_examples.py PROGRAM-TABLE FOLDER: the examples of small nets learn, on made-up data.    FOLDER: examples/nets"""
+import json
+import pathlib
+import re
+import subprocess
+import sys
+import tempfile
+import unittest
+
+try:
+    import numpy as np
+except ImportError:
+    print("skipped: no numpy")
+    sys.exit(77)
+table, folder = pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2])
+sys.path[:0] = [str(folder), str(pathlib.Path(__file__).resolve().parents[1] / "tools")]
+import convnet  # noqa: E402
+import make_bert  # noqa: E402
+import ramet  # noqa: E402
+
+
+class Examples(unittest.TestCase):
+    def setUp(self):
+        scratch = tempfile.TemporaryDirectory()
+        self.addCleanup(scratch.cleanup)
+        self.scratch = pathlib.Path(scratch.name)
+
+    def run_it(self, *command):
+        done = subprocess.run(list(map(str, command)), capture_output=True, text=True)
+        self.assertEqual(done.returncode, 0, done.stderr)
+        return done.stdout
+
+    def test_table(self):
+        rng = np.random.default_rng(0)
+        x = rng.uniform(-1, 1, (1500, 4))
+        y = np.sin(3 * x[:, 0]) + x[:, 1] * x[:, 2] + 0.05 * rng.normal(size=1500)
+        np.savetxt(self.scratch / "t.csv", np.column_stack([x, y]), delimiter=",", header="a,b,c,d,y", comments="")
+        output = self.run_it(table, self.scratch / "t.csv", self.scratch / "net.safetensors")
+        self.assertGreater(float(re.search(r"300 rows held out: R\^2 (\S+)", output).group(1)), 0.95, output)
+        self.assertEqual(ramet.Variables(self.scratch / "net.safetensors")["w1"].shape, (32, 4))
+        self.assertEqual(subprocess.run([table, self.scratch / "none.csv"], capture_output=True).returncode, 2)
+
+    def test_convnet(self):
+        rng = np.random.default_rng(0)
+        def images(n):
+            y = rng.integers(0, 10, n)
+            x = rng.uniform(0, 0.4, (n, 28, 28))
+            for i, k in enumerate(y):  # a bar at one of ten places
+                x[i, 4 + 4 * (k % 5):7 + 4 * (k % 5), 6 + 8 * (k // 5):12 + 8 * (k // 5)] += 0.6
+            return x.reshape(n, 784).astype(np.float32), y.astype(np.int32)
+        v = convnet.variables()
+        train, test = convnet.programs(v, 32)
+        x, y = images(500)
+        before = convnet.accuracy(test, x, y)
+        for _ in range(60):
+            a, b = images(32)
+            train.run(x=a, y=b)
+            v.step(learning_rate=2e-3)
+        self.assertLess(before, 0.4)
+        self.assertGreater(convnet.accuracy(test, x, y), 0.95)
+
+    def test_texts(self):
+        make_bert.main(self.scratch / "bert")
+        rng, files = np.random.default_rng(1), []
+        for n in (120, 60):
+            files.append(self.scratch / f"{n}.jsonl")
+            rows = []
+            for i in range(n):
+                words = list(rng.choice(["the", "river", "flows", "."], 3)) + (["fish"] if i % 2 else [])
+                rng.shuffle(words)
+                rows.append(json.dumps({"text": " ".join(words), "label": "animal" if i % 2 else "water"}))
+            files[-1].write_text("\n".join(rows))
+        output = self.run_it(sys.executable, folder / "texts.py", self.scratch / "bert", *files, "--save", self.scratch / "head.safetensors")
+        self.assertGreater(float(re.search(r"2 labels, .* test accuracy (\S+) of 60", output).group(1)), 0.9, output)
+        self.assertIn("out.weight", list(ramet.Variables(self.scratch / "head.safetensors")))
+
+
+if __name__ == "__main__":
+    unittest.main(argv=sys.argv[:1])

@@ -101,7 +101,7 @@ int cmd_tune(cli *c, int argc, char **argv) {
     ramet_tuner_options o;
     ramet_tuner_options_init(&o, sizeof o);
     list data = {0}, held_out = {0};
-    double alpha = o.alpha, lr = 0, warmup = o.warmup, clip = o.clip, decay = o.weight_decay, plus = o.lora_plus, average_decay = o.average_decay, average_start = o.average_start, spike = 0;
+    double alpha = o.alpha, lr = 0, warmup = o.warmup, clip = o.clip, decay = o.weight_decay, plus = o.lora_plus, average_decay = o.average_decay, average_start = o.average_start, spike = 0, skew = 0;
     int64_t seed = 0, every = 0;
     int skip = 0;
     const char *teacher = NULL, *resume = NULL, *checkpoint = NULL, *out = NULL, *mode = "balanced", *type = NULL, *lora = NULL, *schedule = "cosine", *path;
@@ -120,7 +120,8 @@ int cmd_tune(cli *c, int argc, char **argv) {
                         {"--eval", OPT_LIST, &held_out, "FILE", "measure on it; the result is the best state measured"}, {"--eval-every", OPT_LONG, &o.evaluate_every, "N", "steps (default 0: after the last)"},
                         {"--patience", OPT_INT, &o.patience, "N", "end after N evaluations without a new best"}, {"--skip-nonfinite", OPT_FLAG, &skip, NULL, "go on after a step with NaN or infinity, without it"},
                         {"--spike-factor", OPT_DOUBLE, &spike, "X", "skip steps whose loss or gradient norm is beyond X times the median"},
-                        {"--teacher", OPT_TEXT, &teacher, "PARENT", "distil: match this model's predictions"}, {"--lora", OPT_TEXT, &lora, "A", "start from this adapter"}, {"--mode", OPT_TEXT, &mode, "MODE", "exact, balanced (default), fast"},
+                        {"--teacher", OPT_TEXT, &teacher, "PARENT", "distil: match this model's predictions"}, {"--reverse", OPT_FLAG, &o.teacher_divergence, NULL, "by KL(student || teacher)"},
+                        {"--skew", OPT_DOUBLE, &skew, "A", "mix so much of the first distribution into the second (default 0)"}, {"--lora", OPT_TEXT, &lora, "A", "start from this adapter"}, {"--mode", OPT_TEXT, &mode, "MODE", "exact, balanced (default), fast"},
                         {"--checkpoint", OPT_TEXT, &checkpoint, "FILE", "write the tuner's state here, at the end and on Ctrl-C"}, {"--every", OPT_LONG, &every, "N", "and every N steps"}, {"--resume", OPT_TEXT, &resume, "CKPT", "continue from it"},
                         {NULL, OPT_FLAG, NULL, NULL, NULL}};
     int done, code = cli_parse(c, argc, argv, opts, &path, 1, 1, NULL, &done);
@@ -137,6 +138,7 @@ int cmd_tune(cli *c, int argc, char **argv) {
     o.weight_decay = (float)decay;
     o.lora_plus = (float)plus;
     o.spike_factor = (float)spike;
+    o.teacher_skew = (float)skew;
     o.on_nonfinite = skip ? RAMET_NONFINITE_SKIP : RAMET_NONFINITE_STOP;
     o.average_decay = (float)average_decay;
     o.average_start = (float)average_start;

@@ -78,9 +78,13 @@ typedef struct ramet_tuner_options {
     void *all_reduce_user;
     int32_t worker, workers; /**< this one, from 0, and how many; batch is the whole batch and a multiple of workers; default 0 of 1. With several, checkpoints are
                                   written between steps alone (E_STATE) */
+    int32_t teacher_divergence; /**< RAMET_DIVERGENCE_*; default FORWARD: KL(teacher || student); REVERSE: KL(student || teacher), which seeks the teacher's modes */
+    float teacher_skew;      /**< 0 (default) to below 1: the second distribution is mixed with so much of the first (DistiLLM), which bounds the loss; REVERSE wants some, say .1 */
 } ramet_tuner_options;
 RAMET_API void ramet_tuner_options_init(ramet_tuner_options *options, uint32_t struct_size);
 
+#define RAMET_DIVERGENCE_FORWARD 0
+#define RAMET_DIVERGENCE_REVERSE 1
 #define RAMET_NONFINITE_STOP 0
 #define RAMET_NONFINITE_SKIP 1
 

@@ -153,7 +153,8 @@ static void fuse_head(ramet__work *w) {
             .n_in = 6,
             .n_out = dx ? 3 : 2,
             .in = {product->in[0], product->in[1], l->in[1], l->in[2], kl ? l->in[3] : -1, grad ? grad->in[2] : -1},
-            .out = {l->out[0], l->out[1], dx ? dx->out[0] : -1}};
+            .out = {l->out[0], l->out[1], dx ? dx->out[0] : -1},
+            .attr = l->attr};
         product->op = NULL;
         if (grad) grad->op = dx->op = NULL;
         *l = n;

@@ -117,6 +117,8 @@ ramet__val ramet__op_sum_rows(ramet__graph *g, ramet__val x);            /* [R,n
 ramet__val ramet__op_cross_entropy(ramet__graph *g, ramet__val logits, ramet__val labels, ramet__val weight, ramet__val *row); /* label < 0: term 0 */
 /* KL(t || softmax(logits)) in nats against targets given on `top` ids a row plus one bin for the rest: ids [O,top] (negative:
  * unused; no id twice in a row), p [O,top]; what is missing to 1 is the rest's mass. No derivative for p. */
+/* The same skewed: KL(t || skew t + (1 - skew) q), or reverse: KL(q || (1 - skew) t + skew q). */
+ramet__val ramet__op_kl_skewed(ramet__graph *g, ramet__val logits, ramet__val ids, ramet__val p, ramet__val weight, int32_t reverse, float skew, ramet__val *row);
 ramet__val ramet__op_kl_top(ramet__graph *g, ramet__val logits, ramet__val ids, ramet__val p, ramet__val weight, ramet__val *row);
 ramet__val ramet__op_kl(ramet__graph *g, ramet__val logits, ramet__val target_logits, ramet__val weight, ramet__val *row);
 ramet__val ramet__op_mse(ramet__graph *g, ramet__val x, ramet__val y, ramet__val weight, ramet__val *row); /* mean over columns */

@@ -72,6 +72,8 @@ static ramet_status identity(pairs *p, const ramet_tuner *t) {
     put(p, "ramet.tuner.patience", "%d", o->patience);
     put(p, "ramet.tuner.teacher", "%s", t->teacher_digest);
     put(p, "ramet.tuner.teacher_weight", "%.9g", (double)o->teacher_weight);
+    put(p, "ramet.tuner.teacher_divergence", "%d", t->teacher ? o->teacher_divergence : 0);
+    put(p, "ramet.tuner.teacher_skew", "%.9g", t->teacher ? (double)o->teacher_skew : 0.0);
     put(p, "ramet.tuner.teacher_top", "%d", t->teacher ? o->teacher_top : 0);
     return RAMET_OK;
 }

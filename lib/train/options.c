@@ -90,6 +90,10 @@ ramet_status ramet__tuner_check(const ramet_tuner_options *o, const ramet_model 
     if (!within(o->teacher_top, 1, (double)RAMET__MIN(4096, model->h.n_vocab)))
         return ramet__fail(RAMET_E_ARGUMENT, "%s: teacher_top %d is not in 1..%lld", f, o->teacher_top,
                            (long long)RAMET__MIN(4096, model->h.n_vocab));
+    if (o->teacher_divergence != RAMET_DIVERGENCE_FORWARD && o->teacher_divergence != RAMET_DIVERGENCE_REVERSE)
+        return ramet__fail(RAMET_E_ARGUMENT, "%s: teacher_divergence %d is none of RAMET_DIVERGENCE_*", f, o->teacher_divergence);
+    if (!within(o->teacher_skew, 0, 0.999))
+        return ramet__fail(RAMET_E_ARGUMENT, "%s: teacher_skew %g is not in 0...999", f, (double)o->teacher_skew);
     if (o->window > o->teacher->h.n_ctx)
         return ramet__fail(RAMET_E_ARGUMENT, "%s: window %d is beyond the teacher's context %lld", f, o->window,
                            (long long)o->teacher->h.n_ctx);

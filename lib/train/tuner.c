@@ -113,7 +113,7 @@ static ramet__val loss_of(const ramet_tuner *t, ramet__graph *g, ramet__val logi
     if (soft <= 0.0f) return hard;
     const ramet__val ids = ramet__graph_input(g, "teacher_ids", RAMET__TYPE_I32, RAMET__AXIS_OUTS, t->o.teacher_top);
     const ramet__val p = ramet__graph_input(g, "teacher_p", RAMET__TYPE_F32, RAMET__AXIS_OUTS, t->o.teacher_top);
-    kl = ramet__op_kl_top(g, logits, ids, p, weight, NULL);
+    kl = ramet__op_kl_skewed(g, logits, ids, p, weight, t->teacher && t->o.teacher_divergence == RAMET_DIVERGENCE_REVERSE, t->teacher ? t->o.teacher_skew : 0.0f, NULL);
     if (soft >= 1.0f) return kl;
     return ramet__op_add(g, ramet__op_scale(g, kl, soft), ramet__op_scale(g, hard, 1.0f - soft));
 }

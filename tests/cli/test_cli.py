@@ -176,7 +176,7 @@ class Commands(Case):
         self.assertEqual(self.json("info", self.path("int.ckpt"))["kind"], "checkpoint")
         self.assertFalse(os.path.exists(self.path("never.gguf")))
         self.tune(self.model, self.path("y.gguf"), "--optimizer", "adamw8", "--schedule", "wsd", "--rslora", "--lora-plus", 4, "--groups", "blk.0.*=0;*=1@2", "--average", "ema", "--average-decay", ".9")
-        told = self.tune(self.model, self.path("y.gguf"), "--eval", self.held_out, "--eval-every", 2, "--patience", 9, "--spike-factor", 50, "--skip-nonfinite")
+        told = self.tune(self.model, self.path("y.gguf"), "--eval", self.held_out, "--eval-every", 2, "--patience", 9, "--spike-factor", 50, "--skip-nonfinite", "--teacher", self.model, "--reverse", "--skew", .1)
         self.assertTrue(told["skipped"] == 0 and told["best_loss"] <= told["evaluation_loss"] and told["best_step"] % 2 == 0, told)
         self.assertIn("list schedules", self.ramet("tune", self.model, "--data", self.own, "-o", rest, "--schedule", "sometimes", code=2)[1])
         self.assertIn("adamw8", self.ramet("tune", self.model, "--data", self.own, "-o", rest, "--optimizer", "adan", code=1)[1])

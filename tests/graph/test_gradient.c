@@ -243,6 +243,13 @@ static ramet__val case_kl_top(scene *s) {
     ramet__val l = ramet__op_kl_top(s->g, picked(s, "a"), k, p, loss_weight(s), &row);
     return ramet__op_add(s->g, l, ramet__op_sum(s->g, ramet__op_mul(s->g, row, row)));
 }
+static ramet__val skewed(scene *s, ramet__val logits, int32_t reverse, float skew) {
+    ramet__val row, k = ramet__graph_input(s->g, "top_ids", RAMET__TYPE_I32, RAMET__AXIS_OUTS, 3),
+                    p = ramet__graph_input(s->g, "top_p", RAMET__TYPE_F32, RAMET__AXIS_OUTS, 3);
+    return ramet__op_kl_skewed(s->g, logits, k, p, loss_weight(s), reverse, skew, &row);
+}
+static ramet__val case_kl_skewed(scene *s) { return skewed(s, picked(s, "a"), 0, 0.25f); }
+static ramet__val case_kl_reverse(scene *s) { return skewed(s, picked(s, "a"), 1, 0.25f); }
 static ramet__val case_kl(scene *s) { return ramet__op_kl(s->g, picked(s, "a"), picked(s, "b"), loss_weight(s), NULL); }
 static ramet__val case_mse(scene *s) {
     return ramet__op_mse(s->g, picked(s, "a"), picked(s, "b"), loss_weight(s), NULL);
@@ -258,6 +265,10 @@ static ramet__val case_head_kl(scene *s) {
                p = ramet__graph_input(s->g, "top_p", RAMET__TYPE_F32, RAMET__AXIS_OUTS, 3);
     return ramet__op_kl_top(s->g, ramet__op_linear(s->g, x, encoded(s, 0, "W", 48, 32), -1, NULL), k, p, loss_weight(s),
                             NULL);
+}
+static ramet__val case_head_reverse(scene *s) {
+    ramet__val x = ramet__op_gather(s->g, rows_of(s, "a", 32), in_outs(s, "outs"));
+    return skewed(s, ramet__op_linear(s->g, x, encoded(s, 0, "W", 48, 32), -1, NULL), 1, 0.5f);
 }
 /* One whole layer: every fusion at once. */
 static ramet__val case_layer(scene *s) {
@@ -336,10 +347,13 @@ static const test_case cases[] = {
     {"shift", case_shift, 1, 0},
     {"cross_entropy", case_cross_entropy, 1, 0},
     {"kl_top", case_kl_top, 1, 0},
+    {"kl skewed", case_kl_skewed, 1, 0},
+    {"kl reverse", case_kl_reverse, 1, 0},
     {"kl", case_kl, 1, 0},
     {"mse", case_mse, 1, 0},
     {"head_loss", case_head, 0, 1},
     {"head_loss kl_top", case_head_kl, 0, 1},
+    {"head_loss reverse", case_head_reverse, 0, 1},
     {"head_loss twice", case_head, 1, 0},
     {"head_loss kl_top twice", case_head_kl, 1, 0},
     {"layer", case_layer, 0, 1},

@@ -73,6 +73,13 @@ static void test_student_moves_to_teacher(void **state) {
     assert_true(kl > 0.05);
     if (!(after < 0.6 * kl)) print_error("KL %g -> %g\n", kl, after);
     assert_true(after < 0.6 * kl);
+    for (int32_t i = 0; i < 3; i++) { /* and so it does by the other divergences, each below the forward one by the skew */
+        o.teacher_divergence = i ? RAMET_DIVERGENCE_REVERSE : RAMET_DIVERGENCE_FORWARD;
+        o.teacher_skew = i == 1 ? 0.0f : 0.25f;
+        const double first = run(m, &o, 1, NULL).loss, last = run(m, &o, 25, NULL).loss;
+        if (!(last < 0.8 * first)) print_error("divergence %d: %g -> %g\n", i, first, last);
+        assert_true(first > 0.01 && last < 0.8 * first && (i == 1 || first < kl));
+    }
     o = soft(NULL, 1.0f);
     const double hard = run(m, &o, 1, NULL).loss;
     o = soft(teacher, 0.0f);

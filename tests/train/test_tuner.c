@@ -787,6 +787,8 @@ static void test_refuses_bad_options(void **state) {
     REFUSED(p.targets = "nobody", "nobody");
     REFUSED((p.teacher = m, p.teacher_top = 0), "teacher_top 0");
     REFUSED((p.teacher = m, p.teacher_weight = 2), "teacher_weight");
+    REFUSED((p.teacher = m, p.teacher_divergence = 2), "teacher_divergence 2");
+    REFUSED((p.teacher = m, p.teacher_skew = 1), "teacher_skew");
     REFUSED((p.full = 1, p.targets = "q_proj"), "targets");
     ramet_tuner_options e = small(0);
     e.steps = 0;

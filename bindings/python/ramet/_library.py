@@ -34,7 +34,8 @@ TunerOptions = _structure("TunerOptions", ("full", i32), ("rank", i32), ("alpha"
                           ("steps", i64), ("epochs", f64), ("learning_rate", f32), ("warmup", f32), ("schedule", i32), ("weight_decay", f32), ("beta1", f32), ("beta2", f32),
                           ("epsilon", f32), ("clip", f32), ("seed", u64), ("teacher", ptr), ("teacher_weight", f32), ("teacher_top", i32), ("initial", ptr), ("optimizer", text),
                           ("rslora", i32), ("lora_plus", f32), ("groups", text), ("average", text), ("average_decay", f32), ("average_start", f32), ("on_nonfinite", i32),
-                          ("spike_factor", f32), ("evaluation", ptr), ("evaluate_every", i64), ("patience", i32), ("all_reduce", AllReduce), ("all_reduce_user", ptr), ("worker", i32), ("workers", i32))
+                          ("spike_factor", f32), ("evaluation", ptr), ("evaluate_every", i64), ("patience", i32), ("all_reduce", AllReduce), ("all_reduce_user", ptr), ("worker", i32), ("workers", i32),
+                          ("teacher_divergence", i32), ("teacher_skew", f32))
 TunerReport = _structure("TunerReport", ("done", i32), ("step", i64), ("steps", i64), ("loss", f64), ("gradient_norm", f64), ("learning_rate", f64), ("tokens", i64), ("seconds", f64),
                          ("skipped", i64), ("evaluations", i64), ("evaluation_loss", f64), ("best_loss", f64), ("best_step", i64))
 EvaluateOptions = _structure("EvaluateOptions", ("window", i32), ("score", i32), ("mode", i32), ("max_tokens", i64), ("adapter", ptr), ("adapter_scale", f32), ("losses", ptr),

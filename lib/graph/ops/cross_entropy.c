@@ -4,6 +4,8 @@
  * cross_entropy: -log softmax(logits)[label]. kl_top: KL(t || q), t given on some classes plus one bin for all others:
  *   sum_i p_i (log p_i - log q_i) + r (log r - log(1 - Q)),  r = 1 - sum p,  Q = sum of q over the given classes.
  *   d/dz_i = q_i - p_i on a given class, q_i (P - r Q / (1 - Q)) elsewhere (P = sum p).
+ * Its attributes skew it (Ko et al. 2024, arXiv:2402.03898): i[0] 0: KL(t || a t + (1-a) q), 1: KL(q || (1-a) t + a q), a = f[0], over the same bins.
+ *   With g_b = d(term)/dq_b for bin b and G = sum_b q_b g_b: d/dz_i = q_i (g_b - G), b the bin of class i.
  * head_loss: logits only ever exist for a few rows in a worker's scratch (product, loss, gradient in place, transposed
  * product). coef[r] = d(loss)/d(row r's term): the seed of the gradient. */
 #include "graph/op.h"
@@ -35,9 +37,10 @@ static int32_t check(ramet__graph *g, ramet__val logits, ramet__val ids, ramet__
         return 0;
     return ramet__want(g, ramet__same_shape(&row, shape(g, weight)), op, "needs one weight a row");
 }
-static ramet__val loss(ramet__graph *g, const ramet__op *op, const ramet__val *in, int32_t n, ramet__val *row) {
+static ramet__val loss(ramet__graph *g, const ramet__op *op, const ramet__val *in, int32_t n, const ramet__attr *attr,
+                       ramet__val *row) {
     ramet__gshape out[2] = {ramet__gshape1(1), ramet__row_shape(shape(g, in[0]))};
-    ramet__val l = ramet__node_add(g, op, in, n, out, 2, NULL);
+    ramet__val l = ramet__node_add(g, op, in, n, out, 2, attr);
     if (l >= 0 && row) *row = g->nodes[g->n_nodes - 1].out[1];
     return l;
 }
@@ -45,15 +48,20 @@ ramet__val ramet__op_cross_entropy(ramet__graph *g, ramet__val logits, ramet__va
                                    ramet__val *row) {
     if (!check(g, logits, labels, -1, weight, "cross_entropy")) return -1;
     ramet__val in[3] = {logits, labels, weight};
-    return loss(g, &ramet__opdef_cross_entropy, in, 3, row);
+    return loss(g, &ramet__opdef_cross_entropy, in, 3, NULL, row);
 }
 ramet__val ramet__op_kl_top(ramet__graph *g, ramet__val logits, ramet__val ids, ramet__val p, ramet__val weight,
                             ramet__val *row) {
+    return ramet__op_kl_skewed(g, logits, ids, p, weight, 0, 0.0f, row);
+}
+ramet__val ramet__op_kl_skewed(ramet__graph *g, ramet__val logits, ramet__val ids, ramet__val p, ramet__val weight,
+                               int32_t reverse, float skew, ramet__val *row) {
     if (!ramet__want(g, ramet__is_val(g, p), "kl_top", "needs the target's probabilities") ||
         !check(g, logits, ids, p, weight, "kl_top"))
         return -1;
     ramet__val in[4] = {logits, ids, weight, p};
-    return loss(g, &ramet__opdef_kl_top, in, 4, row);
+    ramet__attr attr = {.i = {reverse}, .f = {skew}};
+    return loss(g, &ramet__opdef_kl_top, in, 4, &attr, row);
 }
 
 /* Both: d(loss) -> coef = weight * dloss (+ drow) */
@@ -70,7 +78,7 @@ static void loss_gradient(ramet__graph *g, const ramet__node *n, const ramet__va
         ramet__val in[4] = {n->in[0], n->in[1], coefficient(g, n, dout), kl ? n->in[3] : -1};
         ramet__gshape out = *shape(g, n->in[0]);
         din[0] = ramet__node_add(g, kl ? &ramet__opdef_kl_top_grad : &ramet__opdef_cross_entropy_grad, in, 3 + kl, &out,
-                                 1, NULL);
+                                 1, kl ? &n->attr : NULL);
     }
     if (ramet__needs(g, n, 2) && dout[0] >= 0) din[2] = ramet__op_mul(g, n->out[1], dout[0]);
     if (kl && ramet__needs(g, n, 3))
@@ -84,6 +92,15 @@ static void grad_expand(ramet__graph *g, const ramet__node *n, ramet__val *out) 
 }
 /* coef (q c + onehot(q (P + r - c) - p)), c = P - r Q / U; U, what q leaves to all other classes, is summed over them
  */
+static ramet__val floored(ramet__graph *g, ramet__val v) { return ramet__op_add(g, v, ramet__graph_const(g, FLOOR)); }
+/* g of a bin, as slope() has it */
+static ramet__val slope_of(ramet__graph *g, const ramet__attr *attr, ramet__val p, ramet__val q) {
+    float a = attr->f[0], of_p = attr->i[0] ? 1.0f - a : a, of_q = 1.0f - of_p;
+    ramet__val m = floored(g, ramet__op_add(g, ramet__op_scale(g, p, of_p), ramet__op_scale(g, q, of_q)));
+    ramet__val top = ramet__op_mul(g, ramet__op_scale(g, attr->i[0] ? q : p, of_q), ramet__op_recip(g, m));
+    if (!attr->i[0]) return ramet__op_scale(g, top, -1.0f);
+    return ramet__op_sub(g, ramet__op_sub(g, ramet__op_log(g, floored(g, q)), ramet__op_log(g, m)), top);
+}
 static void kl_grad_expand(ramet__graph *g, const ramet__node *n, ramet__val *out) {
     ramet__val ids = n->in[1], p = n->in[3], q = ramet__op_softmax(g, n->in[0], 1), qk = ramet__op_pick(g, q, ids);
     int64_t cols = ramet__gcols(shape(g, q));
@@ -91,6 +108,14 @@ static void kl_grad_expand(ramet__graph *g, const ramet__node *n, ramet__val *ou
     ramet__val r = ramet__op_scale(g, ramet__op_sub(g, P, ramet__graph_const(g, 1.0f)), -1.0f);
     r = ramet__op_mul(g, r, ramet__op_step(g, ramet__op_sub(g, r, ramet__graph_const(g, REST))));
     ramet__val U = ramet__op_row_sum(g, ramet__op_sub(g, q, ramet__op_onehot(g, qk, ids, cols)));
+    if (n->attr.i[0] || n->attr.f[0] != 0.0f) {
+        ramet__val s = slope_of(g, &n->attr, p, qk), rest = slope_of(g, &n->attr, r, U), sq = ramet__op_mul(g, qk, s);
+        ramet__val G = ramet__op_add(g, ramet__op_row_sum(g, sq), ramet__op_mul(g, U, rest));
+        ramet__val at = ramet__op_sub(g, sq, ramet__op_row_scale(g, qk, rest));
+        out[0] = ramet__op_row_scale(g, ramet__op_add(g, ramet__op_row_scale(g, q, ramet__op_sub(g, rest, G)), ramet__op_onehot(g, at, ids, cols)),
+                                     n->in[2]);
+        return;
+    }
     ramet__val ratio = ramet__op_mul(g, ramet__op_row_sum(g, qk),
                                      ramet__op_recip(g, ramet__op_add(g, U, ramet__graph_const(g, FLOOR))));
     ramet__val c = ramet__op_sub(g, P, ramet__op_mul(g, r, ratio));
@@ -110,8 +135,48 @@ static float entropy_row(const ramet__kernels *k, float *z, int64_t n, int32_t l
     if (grad) k->softmax_minus_onehot(z, lse, label, coef, n);
     return term;
 }
+/* A bin's part of the skewed divergence, and its derivative for q up to a constant, which the softmax takes out again. */
+static double slope(double *g, const ramet__attr *attr, double p, double q) {
+    const double a = attr->f[0], m = (attr->i[0] ? (1 - a) * p + a * q : a * p + (1 - a) * q) + FLOOR;
+    if (!attr->i[0]) {
+        *g = -(1 - a) * p / m;
+        return p > 0 ? p * log(p / m) : 0;
+    }
+    const double l = log((q + FLOOR) / m);
+    *g = l - a * q / m;
+    return q * l;
+}
+static float skewed_row(const ramet__kernels *k, float *z, int64_t n, const int32_t *ids, const float *p, int64_t top,
+                        float *saved, int32_t grad, float coef, const ramet__attr *attr) {
+    double mass = 0, term = 0, G = 0, g, rest;
+    float lse = k->logsumexp(z, n);
+    for (int64_t i = 0; i < top; i++) {
+        if (ids[i] < 0) continue;
+        saved[i] = z[ids[i]];
+        z[ids[i]] = MASKED;
+        const double q = exp((double)saved[i] - lse);
+        mass += p[i];
+        term += slope(&g, attr, p[i], q);
+        G += q * g;
+    }
+    const double U = exp(k->logsumexp(z, n) - (double)lse), r = 1.0 - mass < REST ? 0.0 : 1.0 - mass;
+    for (int64_t i = 0; i < top; i++)
+        if (ids[i] >= 0) z[ids[i]] = saved[i];
+    term += slope(&rest, attr, r, U);
+    G += U * rest;
+    if (!grad) return (float)term;
+    k->softmax_minus_onehot(z, lse, -1, (float)((rest - G) * coef), n);
+    for (int64_t i = 0; i < top; i++) {
+        if (ids[i] < 0) continue;
+        const double q = exp((double)saved[i] - lse);
+        slope(&g, attr, p[i], q);
+        z[ids[i]] = (float)(q * (g - G) * coef);
+    }
+    return (float)term;
+}
 static float kl_row(const ramet__kernels *k, float *z, int64_t n, const int32_t *ids, const float *p, int64_t top,
-                    float *saved, int32_t grad, float coef) {
+                    float *saved, int32_t grad, float coef, const ramet__attr *attr) {
+    if (attr->i[0] || attr->f[0] != 0.0f) return skewed_row(k, z, n, ids, p, top, saved, grad, coef, attr);
     double mass = 0, Q = 0, term = 0;
     float lse = k->logsumexp(z, n);
     for (int64_t i = 0; i < top; i++) {
@@ -168,7 +233,7 @@ static void loss_run(const ramet__step *s, const ramet__exec *x, int32_t phase, 
         return;
     }
     memcpy(z, ramet__row(s->in[0], r), (size_t)n * sizeof *z);
-    *row = kl_row(x->k, z, n, ids, ramet__row(s->in[3], r), top, z + n, 0, 0.0f);
+    *row = kl_row(x->k, z, n, ids, ramet__row(s->in[3], r), top, z + n, 0, 0.0f, &s->attr);
 }
 static void grad_rows(const ramet__step *s, const ramet__exec *x, int64_t r0, int64_t r1, void *scratch) {
     int64_t n = s->in[0]->cols, top = s->in[1]->cols;
@@ -180,7 +245,7 @@ static void grad_rows(const ramet__step *s, const ramet__exec *x, int64_t r0, in
         if (s->op == &ramet__opdef_cross_entropy_grad)
             entropy_row(x->k, z, n, *ids, 1, coef[r]);
         else
-            kl_row(x->k, z, n, ids, ramet__row(s->in[3], r), top, scratch, 1, coef[r]);
+            kl_row(x->k, z, n, ids, ramet__row(s->in[3], r), top, scratch, 1, coef[r], &s->attr);
     }
 }
 const ramet__op ramet__opdef_cross_entropy = {.name = "cross_entropy",
@@ -250,7 +315,7 @@ static void head_run(const ramet__step *s, const ramet__exec *x, int32_t phase, 
     for (int64_t r = 0; r < m; r++) {
         const int32_t *ids = (const int32_t *)s->in[2]->data + (r0 + r) * top;
         float coef = grad ? ((const float *)s->in[5]->data)[r0 + r] : 0.0f;
-        row[r] = p ? kl_row(x->k, z + r * n, n, ids, ramet__row(p, r0 + r), top, saved, grad, coef)
+        row[r] = p ? kl_row(x->k, z + r * n, n, ids, ramet__row(p, r0 + r), top, saved, grad, coef, &s->attr)
                    : entropy_row(x->k, z + r * n, n, *ids, grad, coef);
     }
     if (!grad) return;

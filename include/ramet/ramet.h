@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/** ramet/ramet.h - everything that is promised. What is not yet promised is in ramet/experimental.h alone. */
+/** ramet/ramet.h - everything that is promised. What is not yet promised is in ramet/experimental.h and ramet/graph.h alone. */
 #ifndef RAMET_H
 #define RAMET_H
 #include "base.h"

@@ -30,7 +30,8 @@ static inline int64_t p16_scales(int enc) { return !p16_is_k(enc) && p16_has_min
 static inline int64_t p16_super(int enc) { return p16_is_k(enc) ? 64 : 0; }
 static inline int p16_unit(int enc) { return p16_is_k(enc) ? 8 : 2; } /* blocks */
 static inline int64_t p16_unit_bytes(int enc) { return p16_unit(enc) * (p16_quants(enc) + p16_high(enc) + p16_scales(enc)) + p16_super(enc); }
-static inline int64_t p16_bytes(int enc, int64_t k) { return (k / 32 + p16_unit(enc) - 1) / p16_unit(enc) * p16_unit_bytes(enc); } /* of a panel, whole lines of 64 */
+/* Of a panel, whole lines of 64. */
+static inline int64_t p16_bytes(int enc, int64_t k) { return (k / 32 + p16_unit(enc) - 1) / p16_unit(enc) * p16_unit_bytes(enc); }
 
 /* Where the parts of block b lie. */
 typedef struct p16_place { const uint8_t *quants, *high, *scales, *super; } p16_place;

@@ -38,7 +38,8 @@ static void decode_BF16(float *dst, const uint8_t *row, int64_t k0, int64_t coun
 }
 #ifndef RAMET__VEC512 /* AVX2's serve there too: decoding takes most of the time */
 /* Elements k0.. of a row whose blocks can only be decoded whole, by the definition. */
-static void decode_part(void (*decode)(float *, const void *, int64_t), int64_t block, int64_t bytes, float *dst, const uint8_t *row, int64_t k0, int64_t count) {
+static void decode_part(void (*decode)(float *, const void *, int64_t), int64_t block, int64_t bytes, float *dst, const uint8_t *row, int64_t k0,
+                        int64_t count) {
     while (count > 0) {
         int64_t at = k0 % block, n = block - at < count ? block - at : count;
         const uint8_t *from = row + k0 / block * bytes;

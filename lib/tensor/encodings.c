@@ -301,8 +301,9 @@ int32_t ramet__encoded_finite(ramet__enc enc, const void *data, int64_t n) {
         return 1;
     }
     /* where blocks have fp16 scales: at their beginning, some a minimum after it, but for these */
-    static const uint8_t at[RAMET__ENC_COUNT][2] = {[RAMET__ENC_Q4_1] = {0, 2}, [RAMET__ENC_Q5_1] = {0, 2}, [RAMET__ENC_Q4_K] = {0, 2}, [RAMET__ENC_Q5_K] = {0, 2},
-        [RAMET__ENC_Q6_K] = {208, 208}, [RAMET__ENC_Q2_K] = {80, 82}, [RAMET__ENC_Q3_K] = {108, 108}, [RAMET__ENC_TQ1_0] = {52, 52}, [RAMET__ENC_TQ2_0] = {64, 64}};
+    static const uint8_t at[RAMET__ENC_COUNT][2] = {
+        [RAMET__ENC_Q4_1] = {0, 2},     [RAMET__ENC_Q5_1] = {0, 2},   [RAMET__ENC_Q4_K] = {0, 2},     [RAMET__ENC_Q5_K] = {0, 2},   [RAMET__ENC_Q6_K] = {208, 208},
+        [RAMET__ENC_Q2_K] = {80, 82},   [RAMET__ENC_Q3_K] = {108, 108}, [RAMET__ENC_TQ1_0] = {52, 52}, [RAMET__ENC_TQ2_0] = {64, 64}};
     for (int64_t i = 0; i < n / e->block; i++, s += e->bytes) {
         uint32_t d = load16(s + at[enc][0]), m = load16(s + at[enc][1]);
         if (enc == RAMET__ENC_IQ1_M) d = m = (uint32_t)(s[53] >> 4) << 8 | (uint32_t)(s[55] >> 4) << 12; /* upper nibbles of the scales; exponent only */

@@ -46,7 +46,9 @@ void ramet_program_free(ramet_program *p) {
 ramet_status ramet_program_run(ramet_program *p, int64_t rows, int64_t outs, const char *const *names, const void *const *data, int32_t n, ramet_progress_fn progress, void *user) {
     if (!p || (n && (!names || !data))) return ramet__fail(RAMET_E_ARGUMENT, "run: the %s NULL", p ? "inputs are" : "program is");
     ramet__run run = {.rows = rows, .outs = outs, .n_inputs = n, .progress = progress, .progress_user = user};
-    for (int32_t i = 0; i < n && i < RAMET__COUNT(run.input); i++) {
+    if (n < 0 || n > RAMET__COUNT(run.input))
+        return ramet__fail(RAMET_E_ARGUMENT, "run: %d inputs are not in 0..%d", n, RAMET__COUNT(run.input));
+    for (int32_t i = 0; i < n; i++) {
         run.input[i].name = names[i];
         run.input[i].data = data[i];
     }

@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <stdarg.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #define MESSAGE_BYTES 1024
@@ -101,4 +102,23 @@ ramet_status ramet__fail_errno(int code, const char *format, ...) {
     set_message(text, more < 0 ? n : RAMET__MIN(n + (size_t)more, sizeof text - 1));
     if (code == ENOENT || code == ENOTDIR) return RAMET_E_NOT_FOUND;
     return code == ENOMEM ? RAMET_E_MEMORY : RAMET_E_IO;
+}
+
+double ramet__number(const char *text, char **end) {
+    char copy[64], sample[16], *dot, *stop;
+    const size_t n = strspn(text, "+-.0123456789abcdefABCDEFxXpP");
+    *end = (char *)(uintptr_t)text;
+    if (n >= sizeof copy) return 0.0;
+    memcpy(copy, text, n);
+    copy[n] = 0;
+    dot = strchr(copy, '.');
+    if (dot && snprintf(sample, sizeof sample, "%.1f", 0.5) == 3) *dot = sample[1]; /* locales have a point of one byte in practice ("0,5") */
+    const double value = strtod(copy, &stop);
+    *end += stop - copy;
+    return value;
+}
+
+void ramet__number_point(char *printed) {
+    for (; *printed; printed++)
+        if (*printed == ',') *printed = '.';
 }

@@ -25,5 +25,10 @@ ramet_status ramet__fail_errno(int code, const char *format, ...) RAMET__PRINTF(
 #define RAMET__MAX(a, b) ((a) > (b) ? (a) : (b))
 #define RAMET__COUNT(array) ((int32_t)(sizeof(array) / sizeof((array)[0])))
 
+/* strtod with a '.' whatever the host's locale is; finite, a number of 63 bytes at most, else *end is `text`. And a number that printf
+ * made: its decimal comma becomes a '.'. */
+double ramet__number(const char *text, char **end);
+void ramet__number_point(char *printed);
+
 #define RAMET__ROUND_UP(x, to) (((x) + (to) - 1) / (to) * (to))
 #endif

@@ -21,7 +21,7 @@ static ramet_status read_number(double *out, const ramet__update *u, const char 
     const char *text;
     char *end;
     RAMET__TRY(read_text(&text, u, key));
-    *out = strtod(text, &end);
+    *out = ramet__number(text, &end);
     if (end == text || *end || !isfinite(*out)) return ramet__fail(RAMET_E_FORMAT, "%s: metadata %s is \"%.32s\", not a number", u->path, key, text);
     return RAMET_OK;
 }

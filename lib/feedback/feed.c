@@ -47,7 +47,7 @@ static ramet_status parse_options(double *value, const ramet__method *m, const c
             if (strlen(m->options[i].name) == (size_t)(eq - p) && !strncmp(m->options[i].name, p, (size_t)(eq - p))) o = &m->options[i];
         if (!o) return ramet__fail(RAMET_E_ARGUMENT, "method %s has no option \"%.*s\"%s%s", m->name, (int)(eq - p), p, m->n_options ? "; it has " : "", m->n_options ? m->options[0].name : "");
         char *end;
-        double v = strtod(eq + 1, &end);
+        double v = ramet__number(eq + 1, &end);
         if (end == eq + 1 || (*end && *end != ',')) return ramet__fail(RAMET_E_ARGUMENT, "option %s of method %s needs a number", o->name, m->name);
         if (!(v >= o->min && v <= o->max)) return ramet__fail(RAMET_E_ARGUMENT, "option %s of method %s is %g, outside %g..%g", o->name, m->name, v, o->min, o->max);
         value[o - m->options] = v;

@@ -119,6 +119,7 @@ out:
 static ramet_status meta_number(ramet__st_writer *w, const char *key, double value) {
     char text[40];
     snprintf(text, sizeof text, "%.9g", value);
+    ramet__number_point(text);
     return ramet__st_meta(w, key, text);
 }
 

@@ -113,7 +113,8 @@ static ramet_status parse(parsed *p, const char *name, const char *detail, const
         }
         key[sets] = at;
         length[sets] = base;
-        p->set[sets] = base + 1 < n ? strtod(at + base + 1, NULL) : NAN;
+        char *end;
+        p->set[sets] = base + 1 < n ? ramet__number(at + base + 1, &end) : NAN;
         sets++;
     }
     if (n_in > inputs) return ramet__fail(RAMET_E_ARGUMENT, "graph: %s: %d inputs are too many: %s", name, n_in, detail);
@@ -122,7 +123,7 @@ static ramet_status parse(parsed *p, const char *name, const char *detail, const
         int32_t i = 0;
         while (i < sets && (length[i] != base || strncmp(key[i], rest, base))) i++;
         char *end = NULL;
-        double x = rest[base] == '=' ? strtod(rest + base + 1, &end) : 0;
+        double x = rest[base] == '=' ? ramet__number(rest + base + 1, &end) : 0;
         if (i == sets || !end || end == rest + base + 1 || (*end && *end != ',') || !isfinite(x) || given[i] || fabs(x) > 9e15)
             return ramet__fail(RAMET_E_ARGUMENT, "graph: %s: the setting '%.40s' is unknown, given twice or no number: %s", name, rest, detail);
         p->set[i] = x;

@@ -75,7 +75,7 @@ static ramet_status fill(const ramet__param *p, float *to, const char *rule, uin
     size_t n = strcspn(rule, ":");
     while (kind < RAMET__COUNT(rules) && (strlen(rules[kind]) != n || strncmp(rules[kind], rule, n))) kind++;
     char *end = NULL;
-    double size = rule[n] ? strtod(rule + n + 1, &end) : 1.0;
+    double size = rule[n] ? ramet__number(rule + n + 1, &end) : 1.0;
     if (kind == RAMET__COUNT(rules) || (rule[n] && (end == rule + n + 1 || *end || !isfinite(size))))
         return ramet__fail(RAMET_E_ARGUMENT, "variables: '%s': the rule '%.64s' is none of zeros, ones, normal, uniform, he, glorot, or its number is wrong",
                            p->name, rule);

@@ -21,6 +21,7 @@ static void put(pairs *p, const char *key, const char *format, ...) {
     snprintf(p->key[p->n], sizeof p->key[0], "%s", key);
     vsnprintf(p->value[p->n], sizeof p->value[0], format, args);
     va_end(args);
+    if (strcmp(format, "%s")) ramet__number_point(p->value[p->n]);
     p->n++;
 }
 
@@ -97,6 +98,7 @@ static void state(pairs *p, const ramet_tuner *t) { /* %a: they come back with t
         text[0] = 0;
         for (int64_t j = 0; j < RAMET__MIN(t->n_history, RAMET__HISTORY); j++)
             at += (size_t)snprintf(text + at, sizeof text - at, " %a", (double)t->history[i][j]);
+        ramet__number_point(text);
         put(p, history_key[i], "%s", text);
     }
 }
@@ -189,7 +191,7 @@ static ramet_status read_integer(int64_t *out, const ramet__safetensors *f, cons
 static ramet_status read_double(double *out, const ramet__safetensors *f, const char *key) {
     const char *text = ramet__safetensors_meta(f, key);
     char *end = NULL;
-    const double v = text ? strtod(text, &end) : 0;
+    const double v = text ? ramet__number(text, &end) : 0;
     if (!text || end == text || *end || !(v - v == 0.0)) return ramet__fail(RAMET_E_FORMAT, "metadata \"%s\" is not a finite number", key);
     *out = v;
     return RAMET_OK;
@@ -199,7 +201,8 @@ static ramet_status read_history(float *out, const ramet__safetensors *f, const 
     const char *text = ramet__safetensors_meta(f, key);
     char *end = NULL;
     for (int32_t i = 0; text && *text && i < RAMET__HISTORY; i++, text = end) {
-        out[i] = strtof(text, &end);
+        text += *text == ' ';
+        out[i] = (float)ramet__number(text, &end);
         if (end == text || !(out[i] - out[i] == 0.0f)) break;
     }
     return text && !*text ? RAMET_OK : ramet__fail(RAMET_E_FORMAT, "metadata \"%s\" is no list of at most %d finite numbers", key, RAMET__HISTORY);

@@ -81,6 +81,8 @@ ramet_status ramet__tuner_check(const ramet_tuner_options *o, const ramet_model 
     if (data->model->h.n_vocab > model->h.n_vocab)
         return ramet__fail(RAMET_E_INCONSISTENT, "%s: the data's model has %lld tokens, this one %lld", f,
                            (long long)data->model->h.n_vocab, (long long)model->h.n_vocab);
+    if (!o->teacher && (o->teacher_divergence != RAMET_DIVERGENCE_FORWARD || o->teacher_skew != 0.0f))
+        return ramet__fail(RAMET_E_ARGUMENT, "%s: teacher_divergence and teacher_skew need a teacher", f);
     if (!o->teacher) return RAMET_OK;
     if (!within(o->teacher_weight, 0, 1))
         return ramet__fail(RAMET_E_ARGUMENT, "%s: teacher_weight %g is not in 0..1", f, (double)o->teacher_weight);
@@ -93,7 +95,7 @@ ramet_status ramet__tuner_check(const ramet_tuner_options *o, const ramet_model 
     if (o->teacher_divergence != RAMET_DIVERGENCE_FORWARD && o->teacher_divergence != RAMET_DIVERGENCE_REVERSE)
         return ramet__fail(RAMET_E_ARGUMENT, "%s: teacher_divergence %d is none of RAMET_DIVERGENCE_*", f, o->teacher_divergence);
     if (!within(o->teacher_skew, 0, 0.999))
-        return ramet__fail(RAMET_E_ARGUMENT, "%s: teacher_skew %g is not in 0...999", f, (double)o->teacher_skew);
+        return ramet__fail(RAMET_E_ARGUMENT, "%s: teacher_skew %g is not in 0 to .999", f, (double)o->teacher_skew);
     if (o->window > o->teacher->h.n_ctx)
         return ramet__fail(RAMET_E_ARGUMENT, "%s: window %d is beyond the teacher's context %lld", f, o->window,
                            (long long)o->teacher->h.n_ctx);
@@ -127,7 +129,7 @@ static ramet_status read_group(group *g, const char **at) {
     long long from = 0;
     int32_t good = equals && *equals == '=' && equals > p;
     if (good) {
-        factor = strtod(equals + 1, &end);
+        factor = ramet__number(equals + 1, &end);
         good = end > equals + 1 && within(factor, 0, 1e6);
         if (good && *end == '@') {
             from = strtoll(end + 1, &after, 10);

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "base_test.h"
 #include "base/alloc.h"
+#include <locale.h>
 #include <errno.h>
 #include <pthread.h>
 
@@ -77,6 +78,25 @@ static void test_message_belongs_to_its_thread(void **state) {
     assert_string_equal(ramet_last_error(), "mine");
 }
 
+static void test_numbers_do_not_follow_the_locale(void **state) {
+    static const struct { const char *text; double value; int32_t used; } rows[] = {
+        {"1.5", 1.5, 3}, {"-.25e2;x", -25, 6}, {"0x1.8p+3", 12, 8}, {"2,pad=1", 2, 1}, {"x", 0, 0}, {"", 0, 0}, {"nan", 0, 0}, {"inf", 0, 0},
+        {"0000000000000000000000000000000000000000000000000000000000000001", 0, 0}};
+    (void)state;
+    for (int32_t comma = 0; comma < 2; comma++) {
+        if (comma && !setlocale(LC_NUMERIC, "de_DE.UTF-8") && !setlocale(LC_NUMERIC, "de_DE")) break;
+        for (int32_t i = 0; i < RAMET__COUNT(rows); i++) {
+            char *end, printed[32];
+            const double value = ramet__number(rows[i].text, &end);
+            if (value != rows[i].value || end - rows[i].text != rows[i].used) fail_msg("%s reads as %g, %d bytes", rows[i].text, value, (int)(end - rows[i].text));
+            snprintf(printed, sizeof printed, "%.9g", 0.5);
+            ramet__number_point(printed);
+            assert_string_equal(printed, "0.5");
+        }
+    }
+    setlocale(LC_NUMERIC, "C");
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_status_names_are_pinned),
@@ -86,6 +106,7 @@ int main(void) {
         cmocka_unit_test(test_long_message_is_cut_between_characters),
         cmocka_unit_test(test_errno_picks_the_status),
         cmocka_unit_test(test_message_belongs_to_its_thread),
+        cmocka_unit_test(test_numbers_do_not_follow_the_locale),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

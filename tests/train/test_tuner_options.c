@@ -289,6 +289,8 @@ static void test_refuses_bad_options(void **state) {
         fails(ramet_tuner_create(&t, m, d, &p), RAMET_E_ARGUMENT, part);                                                                   \
         assert_null(t);                                                                                                                    \
     } while (0)
+    REFUSED(p.teacher_skew = 0.1f, "need a teacher");
+    REFUSED(p.teacher_divergence = RAMET_DIVERGENCE_REVERSE, "need a teacher");
     REFUSED(p.rank = 0, "rank 0");
     REFUSED(p.alpha = NAN, "alpha");
     REFUSED(p.window = 257, "window 257");

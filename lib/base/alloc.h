@@ -38,6 +38,8 @@ ramet_status ramet__grow(ramet__mem *mem, void *items_ptr, int64_t *capacity, in
 /* A growing text, always NUL-terminated once written. Zero it, set mem; free with ramet__text_free. */
 typedef struct ramet__text { ramet__mem *mem; char *data; size_t len, cap; ramet_status status; } ramet__text;
 void ramet__text_add(ramet__text *text, const char *format, ...) RAMET__PRINTF(2, 3); /* a failure sticks in status */
+/* `before`, then one number in %g with so many digits and a '.' in every locale, as files need it. */
+void ramet__text_float(ramet__text *text, const char *before, int32_t digits, double value);
 void ramet__text_bytes(ramet__text *text, const void *bytes, size_t n);
 void ramet__text_free(ramet__text *text);
 /* The text as a string of its own (then the caller's); resets the text. NULL with status set on an earlier failure. */

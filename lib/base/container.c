@@ -158,3 +158,10 @@ void ramet__arena_free(ramet__arena *arena) {
     arena->first = NULL;
     arena->used = 0;
 }
+
+void ramet__text_float(ramet__text *text, const char *before, int32_t digits, double value) {
+    char number[40];
+    snprintf(number, sizeof number, "%.*g", digits, value);
+    ramet__number_point(number);
+    ramet__text_add(text, "%s%s", before, number);
+}

@@ -101,22 +101,32 @@ static ramet_status make_record(char **record, char **ledger, const ramet__feed 
     RAMET__TRY(ramet_model_number(&bytes, result, "bytes"));
     RAMET__TRY(ramet_model_number(&parent_bytes, f->parent, "bytes"));
     ramet__text_add(&r, "\"method\":\"%s\",\"options\":{", m->name);
-    for (int32_t i = 0; i < m->n_options; i++) ramet__text_add(&r, "%s\"%s\":%.6g", i ? "," : "", m->options[i].name, f->option[i]);
+    for (int32_t i = 0; i < m->n_options; i++) {
+        ramet__text_add(&r, "%s\"%s\"", i ? "," : "", m->options[i].name);
+        ramet__text_float(&r, ":", 6, f->option[i]);
+    }
     ramet__text_add(&r, "},\"base_version\":%lld,\"updates\":[", (long long)f->store->head);
     for (int32_t i = 0; i < f->n; i++) {
         const ramet__update *u = &f->updates[i];
         ramet__text_add(&r, "%s{\"digest\":\"%s\",\"task\":", i ? "," : "", u->digest);
         ramet__json_quote(&r, u->task, strlen(u->task));
-        ramet__text_add(&r, ",\"examples\":%lld,\"loss_before\":%.6g,\"loss_after\":%.6g,\"weight\":%.6g,\"commits_old\":%d,\"norm\":%.6g}", (long long)u->examples,
-                        u->loss_before, u->loss_after, u->weight, u->gap, u->norm);
+        ramet__text_add(&r, ",\"examples\":%lld", (long long)u->examples);
+        ramet__text_float(&r, ",\"loss_before\":", 6, u->loss_before);
+        ramet__text_float(&r, ",\"loss_after\":", 6, u->loss_after);
+        ramet__text_float(&r, ",\"weight\":", 6, u->weight);
+        ramet__text_add(&r, ",\"commits_old\":%d", u->gap);
+        ramet__text_float(&r, ",\"norm\":", 6, u->norm);
+        ramet__text_add(&r, "}");
     }
     ramet__text_add(&r, "],\"nonces\":[");
     for (int32_t i = 0; i < f->n; i++) {
         ramet__text_add(&r, "%s", i ? "," : "");
         ramet__json_quote(&r, f->updates[i].nonce, strlen(f->updates[i].nonce));
     }
-    ramet__text_add(&r, "],\"changed_weights\":%lld,\"change_norm\":%.6g,\"rounding_norm\":%.6g,\"bytes\":%lld,\"parent_bytes\":%lld", (long long)f->changed, f->change,
-                    f->rounding, (long long)bytes, (long long)parent_bytes);
+    ramet__text_add(&r, "],\"changed_weights\":%lld", (long long)f->changed);
+    ramet__text_float(&r, ",\"change_norm\":", 6, f->change);
+    ramet__text_float(&r, ",\"rounding_norm\":", 6, f->rounding);
+    ramet__text_add(&r, ",\"bytes\":%lld,\"parent_bytes\":%lld", (long long)bytes, (long long)parent_bytes);
     ramet_status st = r.status;
     if (!st && !(*ledger = ramet__strdup(mem, r.data))) st = ramet__alloc_status();
     if (!st && !(*record = ramet__format(mem, "{%s}", r.data))) st = ramet__alloc_status();

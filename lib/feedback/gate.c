@@ -140,7 +140,7 @@ double ramet__t95(int64_t df) {
 }
 
 static void number_or_null(ramet__text *t, double v) {
-    if (isfinite(v)) ramet__text_add(t, "%.6g", v);
+    if (isfinite(v)) ramet__text_float(t, "", 6, v);
     else ramet__text_add(t, "null");
 }
 
@@ -177,14 +177,20 @@ ramet_status ramet_gate(int32_t *passed, char **json, ramet_store *store, ramet_
         if (!guard) gain += p.parent - p.candidate;
         ramet__text_add(&r, "%s{\"task\":", i ? "," : "");
         ramet__json_quote(&r, name, strlen(name));
-        ramet__text_add(&r, ",\"guard\":%s,\"parent\":%.6g,\"candidate\":%.6g,\"difference\":%.6g,\"interval\":[", guard ? "true" : "false", p.parent, p.candidate, p.candidate - p.parent);
+        ramet__text_add(&r, ",\"guard\":%s", guard ? "true" : "false");
+        ramet__text_float(&r, ",\"parent\":", 6, p.parent);
+        ramet__text_float(&r, ",\"candidate\":", 6, p.candidate);
+        ramet__text_float(&r, ",\"difference\":", 6, p.candidate - p.parent);
+        ramet__text_add(&r, ",\"interval\":[");
         number_or_null(&r, p.low);
         ramet__text_add(&r, ",");
         number_or_null(&r, p.high);
         ramet__text_add(&r, "],\"tokens\":%lld,\"windows\":%d,\"worse\":%s}", (long long)p.tokens, p.windows, worse ? "true" : "false");
     }
     ok &= gain > 0;
-    ramet__text_add(&r, "],\"max_worse\":%.6g,\"mean_gain\":%.6g,\"passed\":%s", o.max_worse, gain / (count - o.guards), ok ? "true" : "false");
+    ramet__text_float(&r, "],\"max_worse\":", 6, o.max_worse);
+    ramet__text_float(&r, ",\"mean_gain\":", 6, gain / (count - o.guards));
+    ramet__text_add(&r, ",\"passed\":%s", ok ? "true" : "false");
     RAMET__GO(r.status);
     RAMET__GO(ramet__store_lock(store));
     RAMET__GO(check_base(store, candidate));

@@ -7,7 +7,7 @@
 static void quote(ramet__text *t, const char *s) { ramet__json_quote(t, s, strlen(s)); }
 
 static void number(ramet__text *t, double f) {
-    if (isfinite(f)) ramet__text_add(t, "%.9g", f);
+    if (isfinite(f)) ramet__text_float(t, "", 9, f);
     else ramet__text_add(t, "null");
 }
 
@@ -77,7 +77,9 @@ ramet_status ramet_model_describe(char **json, const ramet_model *model) {
     quote(&t, model->name);
     ramet__text_add(&t, ",\"architecture\":\"%s\",\"layers\":%d,\"width\":%lld,\"heads\":%d,\"kv_heads\":%d,\"head_width\":%d,\"ffn_width\":%lld,\"vocabulary\":%lld,\"context\":%lld", model->arch->name, h->n_layer,
                     (long long)h->n_embd, h->n_head, h->n_kv, h->head_dim, (long long)h->n_ff, (long long)h->n_vocab, (long long)h->n_ctx);
-    ramet__text_add(&t, ",\"rope_base\":%.9g,\"norm_epsilon\":%.9g,\"tied\":%s", (double)h->rope_base, (double)h->eps, h->tied ? "true" : "false");
+    ramet__text_float(&t, ",\"rope_base\":", 9, (double)h->rope_base);
+    ramet__text_float(&t, ",\"norm_epsilon\":", 9, (double)h->eps);
+    ramet__text_add(&t, ",\"tied\":%s", h->tied ? "true" : "false");
     sizes(&t, model);
     ramet__text_add(&t, ",\"tokens\":%d,\"lineage\":", model->tokenizer ? ramet__tokenizer_size(model->tokenizer) : 0);
     if (model->lineage) ramet__lineage_json(&t, model->lineage);
@@ -118,7 +120,9 @@ static ramet_status describe_adapter(char **json, ramet_runtime *rt, const char 
     quote(&t, path);
     ramet__text_add(&t, ",\"architecture\":");
     quote(&t, a->arch);
-    ramet__text_add(&t, ",\"rank\":%d,\"alpha\":%.9g,\"pairs\":%lld,\"parameters\":%lld,\"bytes\":%lld,\"base\":", rank, (double)a->alpha, (long long)a->n, (long long)parameters, 4 * (long long)parameters);
+    ramet__text_add(&t, ",\"rank\":%d", rank);
+    ramet__text_float(&t, ",\"alpha\":", 9, (double)a->alpha);
+    ramet__text_add(&t, ",\"pairs\":%lld,\"parameters\":%lld,\"bytes\":%lld,\"base\":", (long long)a->n, (long long)parameters, 4 * (long long)parameters);
     if (a->base_digest[0]) quote(&t, a->base_digest);
     else ramet__text_add(&t, "null");
     ramet__text_add(&t, ",\"targets\":{");

@@ -212,7 +212,9 @@ ramet_status ramet_variables_step(double *norm, ramet_variables *v, const ramet_
     ramet_step_options o = defaults;
     RAMET__TRY(ramet__options(&o, sizeof o, options, "ramet_variables_step"));
     const ramet__optimizer *optimizer = ramet__optimizer_find(o.optimizer ? o.optimizer : "adamw");
-    if (!optimizer) return ramet__fail(RAMET_E_NOT_FOUND, "variables: there is no optimizer '%.64s'", o.optimizer);
+    char names[128];
+    if (!optimizer)
+        return ramet__fail(RAMET_E_NOT_FOUND, "variables: no optimizer '%.64s'; there are %s", o.optimizer, ramet__names(names, ramet__optimizer_list));
     if (!(o.learning_rate >= 0 && o.beta1 >= 0 && o.beta1 < 1 && o.beta2 >= 0 && o.beta2 < 1 && o.epsilon >= 0 && o.weight_decay >= 0 && o.clip >= 0))
         return ramet__fail(RAMET_E_ARGUMENT, "variables: a rate, beta, epsilon, decay or clip of the step is out of range");
     double sum = 0, one;

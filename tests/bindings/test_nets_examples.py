@@ -61,6 +61,21 @@ class Examples(unittest.TestCase):
         self.assertLess(before, 0.4)
         self.assertGreater(convnet.accuracy(test, x, y), 0.95)
 
+    def test_readme(self):
+        """The README's program learns which of ten columns is bright."""
+        page = (folder.parents[1] / "README.md").read_text(encoding="utf-8")
+        program = re.search(r"```python\n(v, g = ramet.Variables.*?)```", page, re.S).group(1)
+        self.assertIn('"digits.safetensors"', program)
+        program = program.replace("digits.safetensors", str(self.scratch / "digits.safetensors"))
+        y = np.arange(64, dtype=np.int32) % 10
+        x = np.random.default_rng(0).random((64, 784), np.float32) * 0.1
+        x[np.arange(64)[:, None], 28 * np.arange(28) + 2 * y[:, None] + 4] = 1
+        losses = []
+        exec(program, {"ramet": ramet, "batches": [(x, y)] * 30, "print": lambda loss: losses.append(float(loss[0, 0]))})
+        self.assertEqual(len(losses), 30)
+        self.assertLess(losses[-1], 0.5 * losses[0])
+        self.assertIn("out.weight", list(ramet.Variables(self.scratch / "digits.safetensors")))
+
     def test_texts(self):
         make_bert.main(self.scratch / "bert")
         rng, files = np.random.default_rng(1), []

@@ -17,8 +17,8 @@
  * (bytes() is 0, pack is NULL, `packed` is the rows themselves). All readers take panel ranges that are multiples of
  * n_block (forward) or k_block (transposed), except that the last range may end at n or k. */
 typedef struct ramet__packing {
-    const char *name;         /* "rows", "panel16", "tile16x64" */
-    const char *encoding;     /* "Q4_0": the encoding of the source rows */
+    char name[12];            /* "rows", "panel16", "tile16x64"; names stand inside: a pointer to each would cost more */
+    char encoding[12];        /* "Q4_0": the encoding of the source rows */
     int32_t n_block, k_block; /* ranges given to readers are multiples of these */
     int32_t in_place;
     uint64_t (*bytes)(int64_t n, int64_t k);                                   /* of the packed form */
@@ -46,7 +46,7 @@ enum { RAMET__REDUCED, RAMET__EXACT, RAMET__BRAIN };
 
 /* One way to multiply: a packing plus an arithmetic. */
 typedef struct ramet__product {
-    const char *name;         /* "panel16_q8" */
+    char name[20];            /* "panel16_int8" */
     const ramet__packing *packing;
     int32_t arithmetic;       /* RAMET__REDUCED, RAMET__EXACT or RAMET__BRAIN */
     uint64_t (*prepared_bytes)(int64_t k);                       /* of one prepared row of activations, a multiple of 64 */
@@ -145,15 +145,16 @@ typedef struct ramet__kernels {
      * c1 = 1/(1-beta1^t), c2 = 1/(1-beta2^t). */
     void (*adamw)(float *p, float *m, float *v, float *g, int64_t n, float lr, float beta1, float beta2, float eps, float decay, float c1, float c2, float g_scale);
 
-    /* Products by encoding name, best first; NULL-terminated. Use ramet__kernels_product. */
-    const ramet__product *const *products;
+    uint32_t table; /* which products it has: ramet__kernels_products */
 } ramet__kernels;
 
 /* The table for a level (RAMET_ISA_* number) and CPU flags (RAMET__CPU_*). Static storage. Levels not built: the next lower. */
 const ramet__kernels *ramet__kernels_get(int32_t isa, uint32_t cpu);
 /* The best product for an encoding in the wanted arithmetic; brain falls back to reduced, reduced to exact. Never NULL for an encoding
  * that ref has. The answers for one encoding share one packing, so one packed copy serves all. */
-const ramet__product *ramet__kernels_product(const ramet__kernels *k, const char *encoding, int32_t arithmetic, int64_t n, int64_t kdim);
+const ramet__product *ramet__kernels_product(const ramet__kernels *k, const char *encoding, int32_t arithmetic);
+/* All products of a table, best first: begin with *i = 0; NULL after the last. */
+const ramet__product *ramet__kernels_products(const ramet__kernels *k, int32_t *i);
 /* For ramet_list("kernels", i): name "avx512/linear/Q4_0/panel16/exact", detail; 0 when i is past the end. */
 int32_t ramet__kernels_list(int32_t i, const char **name, const char **detail);
 #endif

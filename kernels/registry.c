@@ -1,17 +1,16 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* registry.c - the tables of kernels, generated from registry.def: ref fills a table, each level overwrites what it does
- * better (of two initializers of a field the later wins). Everything is static const. The build defines RAMET__BUILD_SIMD,
+/* registry.c - the tables of kernels and the list of products, generated from registry.def: ref fills a table, each level overwrites
+ * what it does better (of two initializers of a field the later wins). Everything is static const. The build defines RAMET__BUILD_SIMD,
  * RAMET__BUILD_AVX2, RAMET__BUILD_AVX512 and RAMET__BUILD_DOTPROD for the libraries it links. */
 #include "registry.h"
 #include <string.h>
 
 #ifdef __GNUC__
 #pragma GCC diagnostic ignored "-Woverride-init"
+#pragma GCC diagnostic ignored "-Woverlength-strings"
 #endif
 
 #define FIELD(op, level) .op = ramet__##op##_##level,
-#define ITEM(name, level) &ramet__product_##name##_##level,
-#define DROP(name, level)
 
 /* <table>_<level of the line>: what a line becomes in a table. */
 #define ref_ref(f, x) f(x, ref)
@@ -45,54 +44,64 @@
 #define dotprod_avx512(f, x)
 #define dotprod_dotprod(f, x) f(x, dotprod)
 
-/* ---- lists of products: what the CPU must have beside its level decides which lines are in ------------------------- */
-#define RAMET__KERNEL(level, op, types)
-#define WITH_base ITEM
-#define WITH_vnni ITEM
-#define WITH_bf16 ITEM
-#define RAMET__PRODUCT(level, needs, packing, encoding, arithmetic) ref_##level(WITH_##needs, packing##_##encoding##_##arithmetic)
-static const ramet__product *const products_ref[] = {
-#include "registry.def"
-    NULL};
-#undef RAMET__PRODUCT
+/* ---- lists: an entry for every level that a line is compiled for; each table reads one list of products under its bit */
+enum { IN_REF = 1, IN_SIMD = 2, IN_DOTPROD = 4, IN_AVX2 = 8, IN_AVX512 = 16, IN_AVX512_VNNI = 32, IN_AVX512_BF16 = 64, IN_ALL = 127 };
+#define IN_base (IN_AVX512 | IN_AVX512_VNNI | IN_AVX512_BF16)
+#define IN_vnni (IN_AVX512_VNNI | IN_AVX512_BF16)
+#define IN_bf16 IN_AVX512_BF16
+#define NONE(level, ...)
 #ifdef RAMET__BUILD_SIMD
-#define RAMET__PRODUCT(level, needs, packing, encoding, arithmetic) simd_##level(WITH_##needs, packing##_##encoding##_##arithmetic)
-static const ramet__product *const products_simd[] = {
-#include "registry.def"
-    NULL};
-#undef RAMET__PRODUCT
-#endif
-#ifdef RAMET__BUILD_DOTPROD
-#define RAMET__PRODUCT(level, needs, packing, encoding, arithmetic) dotprod_##level(WITH_##needs, packing##_##encoding##_##arithmetic)
-static const ramet__product *const products_dotprod[] = {
-#include "registry.def"
-    NULL};
-#undef RAMET__PRODUCT
+#define SIMD(f, ...) f(simd, IN_SIMD | IN_DOTPROD, __VA_ARGS__)
+#else
+#define SIMD(f, ...)
 #endif
 #ifdef RAMET__BUILD_AVX2
-#define RAMET__PRODUCT(level, needs, packing, encoding, arithmetic) avx2_##level(WITH_##needs, packing##_##encoding##_##arithmetic)
-static const ramet__product *const products_avx2[] = {
-#include "registry.def"
-    NULL};
-#undef RAMET__PRODUCT
+#define AVX2(f, in, ...) f(avx2, in, __VA_ARGS__)
+#else
+#define AVX2(f, in, ...)
 #endif
 #ifdef RAMET__BUILD_AVX512
-#define RAMET__PRODUCT(level, needs, packing, encoding, arithmetic) avx512_##level(WITH_##needs, packing##_##encoding##_##arithmetic)
-static const ramet__product *const products_avx512_bf16[] = {
-#include "registry.def"
-    NULL};
-#undef WITH_bf16
-#define WITH_bf16 DROP
-static const ramet__product *const products_avx512_vnni[] = {
-#include "registry.def"
-    NULL};
-#undef WITH_vnni
-#define WITH_vnni DROP
-static const ramet__product *const products_avx512[] = {
-#include "registry.def"
-    NULL};
-#undef RAMET__PRODUCT
+#define AVX512(f, in, ...) f(avx512, in, __VA_ARGS__)
+#else
+#define AVX512(f, in, ...)
 #endif
+#ifdef RAMET__BUILD_DOTPROD
+#define DOTPROD(f, ...) f(dotprod, IN_DOTPROD, __VA_ARGS__)
+#else
+#define DOTPROD(f, ...)
+#endif
+#define EACH_ref(f, needs, ...) f(ref, IN_ALL, __VA_ARGS__)
+#define EACH_simd(f, needs, ...) SIMD(f, __VA_ARGS__) AVX2(f, IN_AVX2 | IN_base, __VA_ARGS__)
+#define EACH_vec(f, needs, ...) SIMD(f, __VA_ARGS__) AVX2(f, IN_AVX2, __VA_ARGS__) AVX512(f, IN_##needs, __VA_ARGS__)
+#define EACH_avx2(f, needs, ...) AVX2(f, IN_AVX2 | IN_base, __VA_ARGS__)
+#define EACH_avx512(f, needs, ...) AVX512(f, IN_##needs, __VA_ARGS__)
+#define EACH_dotprod(f, needs, ...) DOTPROD(f, __VA_ARGS__)
+
+#define RAMET__KERNEL(level, op, types)
+#define RAMET__PRODUCT(level, needs, packing, encoding, arithmetic) EACH_##level(ITEM, needs, packing##_##encoding##_##arithmetic)
+#define ITEM(level, in, name) &ramet__product_##name##_##level,
+static const ramet__product *const products[] = {
+#include "registry.def"
+};
+#undef ITEM
+#define ITEM(level, in, name) in,
+static const uint8_t product_in[] = {
+#include "registry.def"
+};
+#undef RAMET__PRODUCT
+#undef RAMET__KERNEL
+
+#define NEEDS_base ""
+#define NEEDS_vnni " with VNNI"
+#define NEEDS_bf16 " with BF16"
+#define ENTRY(level, in, name, detail) #level "/" name "\0" detail "\0"
+#define RAMET__KERNEL(level, op, types) EACH_##level(ENTRY, base, #op, types)
+#define RAMET__PRODUCT(level, needs, packing, encoding, arithmetic) \
+    EACH_##level(ENTRY, needs, "linear/" #encoding "/" #packing "/" #arithmetic, "product" NEEDS_##needs)
+static const char listing[] = /* name, detail, name ...: one string wants no pointers that a loader would have to set */
+#include "registry.def"
+    ;
+#undef RAMET__PRODUCT
 #undef RAMET__KERNEL
 
 /* ---- tables ------------------------------------------------------------------------------------------------------- */
@@ -100,40 +109,40 @@ static const ramet__product *const products_avx512[] = {
 #define RAMET__KERNEL(level, op, types) ref_##level(FIELD, op)
 static const ramet__kernels table_ref = {
 #include "registry.def"
-    .isa = "ref", .products = products_ref};
+    .isa = "ref", .table = IN_REF};
 #undef RAMET__KERNEL
 #ifdef RAMET__BUILD_SIMD
 #define RAMET__KERNEL(level, op, types) simd_##level(FIELD, op)
 static const ramet__kernels table_simd = {
 #include "registry.def"
-    .isa = "simd", .products = products_simd};
+    .isa = "simd", .table = IN_SIMD};
 #undef RAMET__KERNEL
 #endif
 #ifdef RAMET__BUILD_DOTPROD
 #define RAMET__KERNEL(level, op, types) dotprod_##level(FIELD, op)
 static const ramet__kernels table_dotprod = {
 #include "registry.def"
-    .isa = "dotprod", .products = products_dotprod};
+    .isa = "dotprod", .table = IN_DOTPROD};
 #undef RAMET__KERNEL
 #endif
 #ifdef RAMET__BUILD_AVX2
 #define RAMET__KERNEL(level, op, types) avx2_##level(FIELD, op)
 static const ramet__kernels table_avx2 = {
 #include "registry.def"
-    .isa = "avx2", .products = products_avx2};
+    .isa = "avx2", .table = IN_AVX2};
 #undef RAMET__KERNEL
 #endif
 #ifdef RAMET__BUILD_AVX512
 #define RAMET__KERNEL(level, op, types) avx512_##level(FIELD, op)
 static const ramet__kernels table_avx512 = {
 #include "registry.def"
-    .isa = "avx512", .products = products_avx512};
+    .isa = "avx512", .table = IN_AVX512};
 static const ramet__kernels table_avx512_vnni = {
 #include "registry.def"
-    .isa = "avx512", .products = products_avx512_vnni};
+    .isa = "avx512", .table = IN_AVX512_VNNI};
 static const ramet__kernels table_avx512_bf16 = {
 #include "registry.def"
-    .isa = "avx512", .products = products_avx512_bf16};
+    .isa = "avx512", .table = IN_AVX512_BF16};
 #undef RAMET__KERNEL
 #endif
 #undef RAMET__PRODUCT
@@ -155,58 +164,29 @@ const ramet__kernels *ramet__kernels_get(int32_t isa, uint32_t cpu) {
     return &table_ref;
 }
 
-const ramet__product *ramet__kernels_product(const ramet__kernels *k, const char *encoding, int32_t arithmetic, int64_t n, int64_t kdim) {
-    const ramet__product *const *p = k->products, *of[3] = {NULL, NULL, NULL};
-    while (*p && strcmp((*p)->packing->encoding, encoding)) p++;
-    if (!*p) return NULL;
-    /* The first line of an encoding decides the packing; all arithmetics are taken from it. */
-    for (const ramet__packing *packing = (*p)->packing; *p; p++)
-        if ((*p)->packing == packing && !of[(*p)->arithmetic]) of[(*p)->arithmetic] = *p;
+const ramet__product *ramet__kernels_products(const ramet__kernels *k, int32_t *i) {
+    for (; *i < (int32_t)sizeof product_in; ++*i)
+        if (product_in[*i] & k->table) return products[(*i)++];
+    return NULL;
+}
+
+const ramet__product *ramet__kernels_product(const ramet__kernels *k, const char *encoding, int32_t arithmetic) {
+    const ramet__product *p, *of[3] = {NULL, NULL, NULL};
+    const ramet__packing *packing = NULL; /* that of the encoding's first line: all arithmetics are taken from it */
+    for (int32_t i = 0; (p = ramet__kernels_products(k, &i));) {
+        if (packing ? p->packing != packing : strcmp(p->packing->encoding, encoding)) continue;
+        packing = p->packing;
+        if (!of[p->arithmetic]) of[p->arithmetic] = p;
+    }
     if (arithmetic == RAMET__BRAIN && !of[RAMET__BRAIN]) arithmetic = RAMET__REDUCED;
     return of[arithmetic] ? of[arithmetic] : of[RAMET__EXACT];
 }
 
-/* ---- listing ------------------------------------------------------------------------------------------------------- */
-#define ENTRY(name, detail) {name, detail},
-#ifdef RAMET__BUILD_SIMD
-#define ENTRY_SIMD(post, detail) ENTRY("simd/" post, detail)
-#else
-#define ENTRY_SIMD(post, detail)
-#endif
-#ifdef RAMET__BUILD_AVX2
-#define ENTRY_AVX2(post, detail) ENTRY("avx2/" post, detail)
-#else
-#define ENTRY_AVX2(post, detail)
-#endif
-#ifdef RAMET__BUILD_AVX512
-#define ENTRY_AVX512(post, detail) ENTRY("avx512/" post, detail)
-#else
-#define ENTRY_AVX512(post, detail)
-#endif
-#ifdef RAMET__BUILD_DOTPROD
-#define ENTRY_DOTPROD(post, detail) ENTRY("dotprod/" post, detail)
-#else
-#define ENTRY_DOTPROD(post, detail)
-#endif
-#define LIST_ref(post, detail) ENTRY("ref/" post, detail)
-#define LIST_simd(post, detail) ENTRY_SIMD(post, detail) ENTRY_AVX2(post, detail)
-#define LIST_vec(post, detail) ENTRY_SIMD(post, detail) ENTRY_AVX2(post, detail) ENTRY_AVX512(post, detail)
-#define LIST_avx2(post, detail) ENTRY_AVX2(post, detail)
-#define LIST_avx512(post, detail) ENTRY_AVX512(post, detail)
-#define LIST_dotprod(post, detail) ENTRY_DOTPROD(post, detail)
-#define NEEDS_base ""
-#define NEEDS_vnni " with VNNI"
-#define NEEDS_bf16 " with BF16"
-static const struct { const char *name, *detail; } listing[] = {
-#define RAMET__KERNEL(level, op, types) LIST_##level(#op, types)
-#define RAMET__PRODUCT(level, needs, packing, encoding, arithmetic) \
-    LIST_##level("linear/" #encoding "/" #packing "/" #arithmetic, #arithmetic " product of packing " #packing NEEDS_##needs)
-#include "registry.def"
-};
-
 int32_t ramet__kernels_list(int32_t i, const char **name, const char **detail) {
-    if (i < 0 || i >= (int32_t)(sizeof listing / sizeof *listing)) return 0;
-    *name = listing[i].name;
-    *detail = listing[i].detail;
+    const char *at = listing, *end = listing + sizeof listing - 1;
+    for (int64_t skip = 2 * (int64_t)i; skip > 0 && at < end; skip--) at += strlen(at) + 1;
+    if (i < 0 || at >= end) return 0;
+    *name = at;
+    *detail = at + strlen(at) + 1;
     return 1;
 }

@@ -351,15 +351,18 @@ void ramet__graph_output(ramet__graph *g, const char *name, ramet__val v) {
 
 /* ---- the list ---- */
 int32_t ramet__op_list(int32_t i, const char **name, const char **detail) {
-    static const struct {
-        const char *name, *detail;
-    } ops[] = {
-#define RAMET__OP(op, summary) {#op, summary},
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Woverlength-strings"
+    static const char ops[] = /* name, summary, name ... */
+#define RAMET__OP(op, summary) #op "\0" summary "\0"
 #include "graph/ops.def"
 #undef RAMET__OP
-    };
-    if (i < 0 || i >= RAMET__COUNT(ops)) return 0;
-    *name = ops[i].name;
-    if (detail) *detail = ops[i].detail;
+        ;
+#pragma GCC diagnostic pop
+    const char *at = ops, *end = ops + sizeof ops - 1;
+    for (int64_t skip = 2 * (int64_t)i; skip > 0 && at < end; skip--) at += strlen(at) + 1;
+    if (i < 0 || at >= end) return 0;
+    *name = at;
+    *detail = at + strlen(at) + 1;
     return 1;
 }

@@ -184,7 +184,7 @@ static ramet_status pack_locked(ramet__weight *w) {
     int64_t n = ramet__shape_rows(&w->shape), k = ramet__shape_cols(&w->shape);
     const char *encoding = ramet__encoding_get(w->enc)->name;
     for (int32_t i = 0; i < RAMET__COUNT(w->product); i++) {
-        w->product[i] = ramet__kernels_product(w->rt->kernels, encoding, i, n, k);
+        w->product[i] = ramet__kernels_product(w->rt->kernels, encoding, i);
         if (!w->product[i])
             return ramet__fail(RAMET_E_UNSUPPORTED, "weight \"%s\": no kernel multiplies %s", w->name, encoding);
     }

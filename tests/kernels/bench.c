@@ -242,14 +242,15 @@ void bench(const ramet__kernels *const *tables, int count, uint32_t cpu, const c
             if (!only || strstr("attention", only)) bench_attention(k, &l);
             if (!only || strstr("rows", only)) bench_rows(k);
         }
-        for (const ramet__product *const *p = k->products; *p; p++) {
+        const ramet__product *p, *q;
+        for (int32_t at = 0; (p = ramet__kernels_products(k, &at));) {
             char name[96];
-            snprintf(name, sizeof name, "%s/linear/%s/%s", k->isa, (*p)->packing->encoding, (*p)->name);
+            snprintf(name, sizeof name, "%s/linear/%s/%s", k->isa, p->packing->encoding, p->name);
             int seen = 0; /* tables of higher levels list the products of lower ones too */
             for (int j = 0; j < i; j++)
-                for (const ramet__product *const *q = tables[j]->products; *q; q++) seen |= *q == *p;
-            if (seen || !strcmp((*p)->name, "tile16x64") || (only && !strstr(name, only))) continue;
-            bench_product(*p, &l, memory, bytes, 0);
+                for (int32_t below = 0; (q = ramet__kernels_products(tables[j], &below));) seen |= q == p;
+            if (seen || !strcmp(p->name, "tile16x64") || (only && !strstr(name, only))) continue;
+            bench_product(p, &l, memory, bytes, 0);
         }
     }
     free(memory);

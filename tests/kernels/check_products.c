@@ -234,18 +234,19 @@ void check_products(const ramet__kernels *ref, const ramet__kernels *k, int thor
     static char name[96];
     static const ramet__product *done[160];
     static int count;
-    for (const ramet__product *const *p = k->products; *p; p++) {
+    const ramet__product *p;
+    for (int32_t at = 0; (p = ramet__kernels_products(k, &at));) {
         int seen = 0;
-        for (int i = 0; i < count; i++) seen |= done[i] == *p;
+        for (int i = 0; i < count; i++) seen |= done[i] == p;
         if (seen) continue; /* tables of higher levels list those of lower ones too */
-        if (count < 160) done[count++] = *p;
-        snprintf(name, sizeof name, "%s/linear/%s/%s", k->isa, (*p)->packing->encoding, (*p)->name);
+        if (count < 160) done[count++] = p;
+        snprintf(name, sizeof name, "%s/linear/%s/%s", k->isa, p->packing->encoding, p->name);
         check_name = name;
-        check_product(*p, thorough);
+        check_product(p, thorough);
     }
     /* Both arithmetics of an encoding read one packing. */
     for (int e = 0; e < ENCODINGS; e++) {
-        const ramet__product *a = ramet__kernels_product(k, encodings[e].name, 0, 64, 64), *b = ramet__kernels_product(k, encodings[e].name, 1, 64, 64);
+        const ramet__product *a = ramet__kernels_product(k, encodings[e].name, 0), *b = ramet__kernels_product(k, encodings[e].name, 1);
         snprintf(name, sizeof name, "%s/linear/%s", k->isa, encodings[e].name);
         check_name = name;
         CHECK(a && b && b->arithmetic == RAMET__EXACT && a->packing == b->packing, "choice of product");

@@ -18,8 +18,17 @@ RAMET_API ramet_status ramet_dataset_add_text(ramet_dataset *dataset, const char
 RAMET_API ramet_status ramet_dataset_add_ids(ramet_dataset *dataset, const int32_t *ids, const uint8_t *predict, int64_t count);
 /** Append one chat; only assistant turns are predicted. */
 RAMET_API ramet_status ramet_dataset_add_chat(ramet_dataset *dataset, int32_t count, const char *const *roles, const char *const *contents);
-/** Append a file: .jsonl: a document a line ({"text"}, {"prompt","completion"} or {"messages":[{"role","content"}]}); anything else: one document of text. */
+/** Append a file: .jsonl: a document a line ({"text"}, {"prompt","completion"} or {"messages":[{"role","content"}]}); .u16, .u32: ids of 2 or 4 bytes, little-endian; .npy:
+ * NumPy's, one dimension of integers; of ids a document ends after each end-of-text id; anything else: one document of text. All of a file or nothing. */
 RAMET_API ramet_status ramet_dataset_add_file(ramet_dataset *dataset, const char *path);
+/** ids[0..count) := tokens from.. of a stream; predict[i], 1 before the call, := 0 for a token that is not to be learned. 0, or anything else: it failed. */
+typedef int32_t (*ramet_tokens_fn)(int32_t *ids, uint8_t *predict, int64_t from, int64_t count, void *user);
+/**
+ * A dataset of `tokens` tokens that the host keeps: `read` is asked for each window just before its use, on the calling thread, always with the same answer; a
+ * document ends after each end-of-text id. Nothing can be added. `name` (NULL: "") stands for the data in checkpoints: resume wants the same name and size.
+ * `read` and `user` are in use until the dataset and every tuner of it is freed. Errors while reading: E_IO, it failed; E_INCONSISTENT, an id outside the vocabulary. Since 0.1.
+ */
+RAMET_API ramet_status ramet_dataset_create_source(ramet_dataset **out, ramet_model *model, int64_t tokens, const char *name, ramet_tokens_fn read, void *user);
 RAMET_API void ramet_dataset_free(ramet_dataset *dataset);
 RAMET_API int64_t ramet_dataset_tokens(const ramet_dataset *dataset);
 RAMET_API int64_t ramet_dataset_documents(const ramet_dataset *dataset);

@@ -34,6 +34,7 @@ void ramet_dataset_free(ramet_dataset *d) {
     ramet__free(d->ids);
     ramet__free(d->predict);
     ramet__free(d->docs);
+    ramet__free(d->name);
     ramet_model_free(d->model);
     ramet__free(d);
     ramet_runtime_free(rt);
@@ -52,8 +53,13 @@ void ramet__dataset_digest(char hex[65], const ramet_dataset *d) {
     ramet__sha256 s;
     ramet__sha256_init(&s);
     for (int64_t i = 0; i < d->n_docs; i++) ramet__sha256_add(&s, &d->docs[i].start, sizeof d->docs[i].start);
-    ramet__sha256_add(&s, d->ids, (size_t)d->n * sizeof *d->ids);
-    ramet__sha256_add(&s, d->predict, (size_t)d->n);
+    if (d->read) {
+        ramet__sha256_add(&s, &d->n, sizeof d->n);
+        ramet__sha256_add(&s, d->name, strlen(d->name));
+    } else {
+        ramet__sha256_add(&s, d->ids, (size_t)d->n * sizeof *d->ids);
+        ramet__sha256_add(&s, d->predict, (size_t)d->n);
+    }
     ramet__sha256_hex(&s, hex);
 }
 
@@ -68,7 +74,7 @@ static ramet_status check(const ramet_dataset *d, const char *function) {
     if (!d) return ramet__fail(RAMET_E_ARGUMENT, "%s: dataset is NULL", function);
     RAMET__TRY(ramet__runtime_check(d->rt));
     if (__atomic_load_n(&d->sealed, __ATOMIC_RELAXED))
-        return ramet__fail(RAMET_E_STATE, "%s: the dataset is in use by a tuner or an evaluation; make another", function);
+        return ramet__fail(RAMET_E_STATE, "%s: the dataset is a host's source, or in use by a tuner or an evaluation; make another", function);
     return RAMET_OK;
 }
 
@@ -225,6 +231,12 @@ ramet_status ramet_dataset_read(int32_t *ids, const ramet_dataset *dataset, int6
     if (from < 0 || count < 0 || from > dataset->n || count > dataset->n - from)
         return ramet__fail(RAMET_E_ARGUMENT, "ramet_dataset_read: tokens %lld..%lld are outside 0..%lld", (long long)from,
                            (long long)(from + count), (long long)dataset->n);
+    if (count && dataset->read) {
+        uint8_t *predict = ramet__alloc(dataset->rt->mem, (size_t)count);
+        const ramet_status st = predict ? ramet__source_read(ids, predict, dataset, from, count) : ramet__alloc_status();
+        ramet__free(predict);
+        return st;
+    }
     if (count) memcpy(ids, dataset->ids + from, (size_t)count * sizeof *ids);
     return RAMET_OK;
 }

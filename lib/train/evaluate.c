@@ -18,6 +18,7 @@ typedef struct measure {
     ramet_runtime *rt;
     ramet_model *model;
     const ramet_dataset *data;
+    ramet_dataset *stage;             /* of a source */
     ramet_evaluate_options o;
     int64_t stream, windows, per_run; /* tokens; windows; windows a run */
     int32_t first_id;                 /* takes the place of each window's first token; -1: none */
@@ -109,18 +110,22 @@ static int32_t watch(double fraction, const char *what, void *user) {
 }
 
 /* The next windows as rows; their number in *n. Windows without a scored row are counted as done. */
-static void take_windows(measure *m, int64_t *n) {
+static ramet_status take_windows(measure *m, int64_t *n) {
+    const ramet_dataset *d;
     ramet__rows_clear(&m->rows);
+    if (m->stage) ramet__dataset_cut(m->stage, 0, 0);
     for (*n = 0; *n < m->per_run && m->done + *n < m->windows; ++*n) {
-        const int64_t from = (m->done + *n) * m->o.window, to = RAMET__MIN(from + m->o.window, m->stream);
+        int64_t from = (m->done + *n) * m->o.window, to = RAMET__MIN(from + m->o.window, m->stream);
         const int64_t left = m->o.max_tokens ? m->o.max_tokens - m->scored - m->rows.outs : INT64_MAX, before = m->rows.outs;
         if (left <= 0) break;
+        RAMET__TRY(ramet__dataset_view(&d, &from, &to, m->stage, m->data));
         if (m->o.score == RAMET_SCORE_HALF)
-            ramet__rows_add_whole(&m->rows, m->data, from, to, m->o.window / 2, m->o.window - 2, m->first_id);
-        else ramet__rows_add(&m->rows, m->data, from, to);
+            ramet__rows_add_whole(&m->rows, d, from, to, m->o.window / 2, m->o.window - 2, m->first_id);
+        else ramet__rows_add(&m->rows, d, from, to);
         m->outs_of[*n] = RAMET__MIN(m->rows.outs - before, left);
         m->rows.outs = before + m->outs_of[*n];
     }
+    return RAMET_OK;
 }
 
 static ramet_status run_windows(measure *m) {
@@ -128,7 +133,7 @@ static ramet_status run_windows(measure *m) {
         .adapters = m->adapter, .n_adapters = m->o.adapter ? 1 : 0, .progress = m->o.progress ? watch : NULL, .progress_user = m};
     int64_t n = 0, outs = 0;
     RAMET__TRY(ramet__progress(m->o.progress, m->o.progress_user, (double)m->done / (double)m->windows, "evaluating"));
-    take_windows(m, &n);
+    RAMET__TRY(take_windows(m, &n));
     m->share = (double)n;
     if (m->rows.outs) {
         ramet__rows_bind(&m->rows, &run, 1);
@@ -198,6 +203,7 @@ ramet_status ramet_evaluate(ramet_evaluation *out, ramet_model *model, ramet_dat
     RAMET__NEW(m.outs_of, ramet__calloc(mem, (size_t)m.per_run, sizeof *m.outs_of));
     RAMET__GO(ramet__rows_init(&m.rows, mem, m.per_run * m.o.window));
     RAMET__GO(make_plan(&m));
+    if (data->read) RAMET__GO(ramet_dataset_create(&m.stage, data->model));
     while (m.done < m.windows && (!m.o.max_tokens || m.scored < m.o.max_tokens)) RAMET__GO(run_windows(&m));
     if (!m.scored) {
         st = ramet__fail(RAMET_E_ARGUMENT, "ramet_evaluate: the data has nothing to score");
@@ -209,6 +215,7 @@ ramet_status ramet_evaluate(ramet_evaluation *out, ramet_model *model, ramet_dat
     ramet__options_init(out, out->struct_size, &result, sizeof result);
 out:
     ramet__plan_free(m.plan);
+    ramet_dataset_free(m.stage);
     ramet__rows_free(&m.rows);
     ramet__free(m.entries);
     ramet__free(m.outs_of);

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* jsonl.c - a file as documents: JSON lines {"text"}, {"prompt","completion"} or {"messages":[{"role","content"}]}, or one plain
- * text. All of a file is added or nothing. */
+/* jsonl.c - a file as documents: JSON lines {"text"}, {"prompt","completion"} or {"messages":[{"role","content"}]}, one plain
+ * text, or ids (tokens.c). All of a file is added or nothing. */
 #include <string.h>
 #include "format/json.h"
 #include "train/train.h"
@@ -76,11 +76,17 @@ ramet_status ramet_dataset_add_file(ramet_dataset *d, const char *path) {
     if (!d || !path) return ramet__fail(RAMET_E_ARGUMENT, "ramet_dataset_add_file: %s is NULL", d ? "path" : "dataset");
     RAMET__TRY(ramet__runtime_check(d->rt));
     if (d->sealed)
-        return ramet__fail(RAMET_E_STATE, "ramet_dataset_add_file: the dataset is in use by a tuner or an evaluation; make another");
-    if (!d->model->tokenizer) return ramet__fail(RAMET_E_STATE, "ramet_dataset_add_file: the model was loaded without a tokenizer");
+        return ramet__fail(RAMET_E_STATE, "ramet_dataset_add_file: the dataset is a host's source, or in use by a tuner or an evaluation; make another");
+    const int32_t tokens = ramet__is_token_file(path);
+    if (!tokens && !d->model->tokenizer) return ramet__fail(RAMET_E_STATE, "ramet_dataset_add_file: the model was loaded without a tokenizer");
     const int64_t n = d->n, n_docs = d->n_docs;
     RAMET__TRY(ramet__file_read_all(&data, &size, d->rt->mem, path, 0));
     const size_t name = strlen(path);
+    if (tokens) {
+        st = ramet__dataset_add_tokens(d, path, data, size);
+        if (st) st = ramet__prefix(st, "%s: ", path);
+        goto out;
+    }
     if (name < 6 || strcmp(path + name - 6, ".jsonl")) {
         st = ramet_dataset_add_text(d, data, size);
         if (st) st = ramet__prefix(st, "%s: ", path);

@@ -106,27 +106,58 @@ void ramet__rows_bind(const ramet__rows *r, ramet__run *run, int32_t loss) {
 
 ramet_status ramet__windows_init(ramet__windows *w, ramet__mem *mem, const ramet_dataset *d, int64_t width) {
     ramet_status st = RAMET_OK;
-    const int64_t all = (d->n + width - 1) / width;
+    const int64_t all = (d->n - (d->read != NULL) + width - 1) / width; /* nothing is predicted from the last token */
+    memset(w, 0, sizeof *w);
     w->data = d;
     w->width = width;
-    w->n = 0;
+    if (d->read) RAMET__GO(ramet_dataset_create(&w->stage, d->model));
     RAMET__NEW(w->start, ramet__calloc(mem, (size_t)RAMET__MAX(all, 1), sizeof *w->start));
     for (int64_t i = 0; i < all; i++)
-        if (ramet__rows_count(d, i * width, RAMET__MIN((i + 1) * width, d->n)) > 0) w->start[w->n++] = i * width;
+        if (d->read || ramet__rows_count(d, i * width, RAMET__MIN((i + 1) * width, d->n)) > 0) w->start[w->n++] = i * width;
 out:
     return st;
 }
 
 void ramet__windows_free(ramet__windows *w) {
     ramet__free(w->start);
+    ramet__free(w->place);
+    ramet_dataset_free(w->stage);
     memset(w, 0, sizeof *w);
 }
 
 #define STREAM_WINDOWS 0x77696e646f777300u /* counter streams of the order of windows: this + epoch */
 
-void ramet__windows_at(int64_t *from, int64_t *to, const ramet__windows *w, uint64_t seed, int64_t index) {
+static void window_at(int64_t *from, int64_t *to, const ramet__windows *w, uint64_t seed, int64_t index) {
     const int64_t epoch = index / w->n;
     const uint64_t drawn = ramet__rng_permute(seed, STREAM_WINDOWS + (uint64_t)epoch, (uint64_t)(index % w->n), (uint64_t)w->n);
     *from = w->start[drawn];
     *to = RAMET__MIN(*from + w->width, w->data->n);
+}
+
+ramet_status ramet__windows_hold(ramet__windows *w, uint64_t seed, int64_t first, int64_t count) {
+    ramet_status st = RAMET_OK;
+    const ramet_dataset *view;
+    if (!w->stage || (w->held && w->first == first)) return RAMET_OK;
+    if (!w->place) RAMET__NEW(w->place, ramet__calloc(w->data->rt->mem, (size_t)count, 2 * sizeof *w->place));
+    ramet__dataset_cut(w->stage, 0, 0);
+    w->held = 0;
+    for (int64_t i = 0; i < count; i++) {
+        int64_t *p = w->place + 2 * i;
+        window_at(&p[0], &p[1], w, seed, first + i);
+        RAMET__GO(ramet__dataset_view(&view, &p[0], &p[1], w->stage, w->data));
+    }
+    w->first = first;
+    w->held = count;
+out:
+    return st;
+}
+
+const ramet_dataset *ramet__windows_at(int64_t *from, int64_t *to, const ramet__windows *w, uint64_t seed, int64_t index) {
+    if (!w->stage) {
+        window_at(from, to, w, seed, index);
+        return w->data;
+    }
+    *from = w->place[2 * (index - w->first)];
+    *to = w->place[2 * (index - w->first) + 1];
+    return w->stage;
 }

@@ -31,8 +31,8 @@ int64_t ramet__tuner_micros(const ramet_tuner *t) { return (share(t) + t->o.micr
 static int64_t batch_predictions(const ramet_tuner *t) {
     int64_t count = 0, from, to;
     for (int64_t i = 0; i < t->o.batch; i++) {
-        ramet__windows_at(&from, &to, &t->windows, t->o.seed, t->step * t->o.batch + i);
-        count += ramet__rows_count(t->data, from, to);
+        const ramet_dataset *d = ramet__windows_at(&from, &to, &t->windows, t->o.seed, t->step * t->o.batch + i);
+        count += ramet__rows_count(d, from, to);
     }
     return count;
 }
@@ -104,15 +104,16 @@ static ramet_status micro_batch(ramet_tuner *t, watch *w) {
     w->share = 1.0 / ((double)t->o.steps * (double)ramet__tuner_micros(t));
     w->base = w->share * ((double)t->step * (double)ramet__tuner_micros(t) + (double)t->micro);
     RAMET__TRY(ramet__progress(w->fn, w->user, w->base, "tuning"));
+    RAMET__TRY(ramet__windows_hold(&t->windows, t->o.seed, t->step * t->o.batch, t->o.batch));
     ramet__rows_clear(&t->rows);
     for (int64_t i = first; i < last; i++) {
-        ramet__windows_at(&from, &to, &t->windows, t->o.seed, t->step * t->o.batch + i);
+        const ramet_dataset *d = ramet__windows_at(&from, &to, &t->windows, t->o.seed, t->step * t->o.batch + i);
         const int64_t at = t->rows.outs * t->o.teacher_top;
-        ramet__rows_add(&t->rows, t->data, from, to);
-        if (t->teacher) RAMET__TRY(ramet__teacher_run(t->teacher, t->teacher_ids + at, t->teacher_p + at, t->data, from, to, fn, w));
-        if (t->labels.give) RAMET__TRY(t->labels.give(t->teacher_ids + at, t->teacher_p + at, t->data, from, to, t->labels.user));
+        ramet__rows_add(&t->rows, d, from, to);
+        if (t->teacher) RAMET__TRY(ramet__teacher_run(t->teacher, t->teacher_ids + at, t->teacher_p + at, d, from, to, fn, w));
+        if (t->labels.give) RAMET__TRY(t->labels.give(t->teacher_ids + at, t->teacher_p + at, d, from, to, t->labels.user));
     }
-    const float weight = (float)(1.0 / (double)batch_predictions(t));
+    const float weight = (float)(1.0 / (double)RAMET__MAX(batch_predictions(t), 1)); /* a source's batch may have none: its gradients are zero */
     for (int64_t i = 0; i < t->rows.outs; i++) t->rows.weight[i] = weight;
     ramet__rows_bind(&t->rows, &run, 1);
     if (t->teacher_ids) {

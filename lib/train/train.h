@@ -9,7 +9,7 @@
 #include "model/model.h"
 #include "ramet/train.h"
 
-/* ---- data (dataset.c, jsonl.c) ---- */
+/* ---- data (dataset.c, jsonl.c, tokens.c) ---- */
 typedef struct ramet__document { int64_t start; int32_t closed; } ramet__document; /* closed: its last token is an end-of-text id that we added */
 struct ramet_dataset {
     ramet_runtime *rt;
@@ -17,6 +17,7 @@ struct ramet_dataset {
     int32_t refs, sealed, end;    /* end: the id that closes a document, -1: none */
     int64_t n, ids_cap, predict_cap; int32_t *ids; uint8_t *predict;
     int64_t n_docs, docs_cap; ramet__document *docs;
+    ramet_tokens_fn read; void *user; char *name; /* of a host's source: n tokens that are not here */
 };
 ramet_dataset *ramet__dataset_retain(ramet_dataset *d);
 void ramet__dataset_seal(ramet_dataset *d);                       /* no more documents from here on */
@@ -24,6 +25,11 @@ void ramet__dataset_cut(ramet_dataset *d, int64_t n, int64_t n_docs); /* back to
 void ramet__dataset_digest(char hex[65], const ramet_dataset *d); /* SHA-256 over documents, ids and flags */
 /* A document from pieces of text; predict[i]: whether piece i is predicted. Empty text adds nothing. */
 typedef struct ramet__piece_text { const char *text; size_t len; int32_t special, predict; } ramet__piece_text;
+int32_t ramet__is_token_file(const char *path);
+ramet_status ramet__dataset_add_tokens(ramet_dataset *d, const char *path, const char *data, size_t size);
+ramet_status ramet__source_read(int32_t *ids, uint8_t *predict, const ramet_dataset *d, int64_t from, int64_t count);
+/* Stream tokens [from, to) where they can be read: d itself, or of a source a stage that they are read into, behind what it has. */
+ramet_status ramet__dataset_view(const ramet_dataset **view, int64_t *from, int64_t *to, ramet_dataset *stage, const ramet_dataset *d);
 ramet_status ramet__dataset_add_pieces(ramet_dataset *d, const ramet__piece_text *piece, int32_t n, int32_t close);
 
 /* ---- rows of one run (rows.c) ---- */
@@ -48,11 +54,17 @@ int64_t ramet__rows_count(const ramet_dataset *d, int64_t from, int64_t to); /* 
 void ramet__rows_bind(const ramet__rows *r, ramet__run *run, int32_t loss);
 
 /* Windows with at least one prediction, in stream order; drawn in an order that (seed, index) give. */
-typedef struct ramet__windows { const ramet_dataset *data; int64_t width, n; int64_t *start; } ramet__windows;
+typedef struct ramet__windows {
+    const ramet_dataset *data;
+    int64_t width, n, *start;
+    ramet_dataset *stage; int64_t first, held, *place; /* of a source: windows first .. first + held of the sequence, each at two numbers of place */
+} ramet__windows;
 ramet_status ramet__windows_init(ramet__windows *w, ramet__mem *mem, const ramet_dataset *d, int64_t width);
 void ramet__windows_free(ramet__windows *w);
-/* The index-th window of an endless sequence of shuffled epochs: stream tokens [*from, *to). */
-void ramet__windows_at(int64_t *from, int64_t *to, const ramet__windows *w, uint64_t seed, int64_t index);
+/* Windows [first, first + count) of an endless sequence of shuffled epochs are there for ramet__windows_at until the next call; count: always the same. */
+ramet_status ramet__windows_hold(ramet__windows *w, uint64_t seed, int64_t first, int64_t count);
+/* The index-th: tokens [*from, *to) of the answer. */
+const ramet_dataset *ramet__windows_at(int64_t *from, int64_t *to, const ramet__windows *w, uint64_t seed, int64_t index);
 
 /* ---- optimizers (optimizers.def, optimizers/<name>.c) ---- */
 typedef struct ramet__optimizer_step { /* one step's settings, the same for every piece */

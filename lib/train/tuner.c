@@ -201,7 +201,7 @@ static ramet_status set_up(ramet_tuner *t, const ramet_tuner_options *given) {
     if (!o->steps) o->steps = RAMET__MAX(1, (int64_t)ceil(o->epochs * (double)t->windows.n / (double)o->batch));
     ramet__dataset_digest(t->data_digest, t->data);
     if (t->evaluation) {
-        if (!t->evaluation->n || !ramet__rows_count(t->evaluation, 0, t->evaluation->n))
+        if (!t->evaluation->n || (!t->evaluation->read && !ramet__rows_count(t->evaluation, 0, t->evaluation->n)))
             return ramet__fail(RAMET_E_ARGUMENT, "ramet_tuner_create: the evaluation dataset (%lld tokens) has nothing to predict", (long long)t->evaluation->n);
         ramet__dataset_digest(t->evaluation_digest, t->evaluation);
     }

@@ -236,6 +236,19 @@ class Adapting(Case):
         self.assertTrue(self.model.tokenizer.decode(d.ids()[:n]).startswith(texts.paragraphs("stories", 1, 20)[0]))
         self.fails("RAMET_E_NOT_FOUND", "/no/text", ramet.Dataset, self.model, "/no/text")
 
+    def test_tokens_that_stay_where_they_are(self):
+        ids = ramet.Dataset(self.model, self.train).ids()
+        np.save(os.path.join(self.folder, "ids.npy"), ids.astype(np.uint16))
+        self.assertTrue((ramet.Dataset(self.model, os.path.join(self.folder, "ids.npy")).ids() == ids).all())
+        losses = [[e.loss for e in ramet.Tuner(self.model, data, steps=2, window=64, batch=2, rank=4)]
+                  for data in (ramet.Dataset.stream(self.model, np.load(os.path.join(self.folder, "ids.npy"), mmap_mode="r")),
+                               ramet.Dataset.stream(self.model, len(ids), lambda start, count: (ids[start : start + count], 1), name="again"))]
+        self.assertEqual(losses[0], losses[1])
+        with self.assertRaises(ZeroDivisionError):
+            list(ramet.Tuner(self.model, ramet.Dataset.stream(self.model, 100, lambda start, count: 1 // 0), window=64))
+        with self.assertRaises(ValueError):
+            ramet.Dataset.stream(self.model, np.ones((2, 2)))
+
     def test_tuner(self):
         before = self.model.evaluate(self.held_out, window=64)
         tuner = self.tuner(steps=10)

@@ -4,12 +4,19 @@
 #include "support.h"
 #include "../tools/failing.h"
 
+static int32_t count_up(int32_t *ids, uint8_t *predict, int64_t from, int64_t count, void *user) {
+    (void)user;
+    (void)predict;
+    for (int64_t i = 0; i < count; i++) ids[i] = (int32_t)((from + i) % 50);
+    return 0;
+}
+
 static ramet_status tune(ramet_runtime *rt, void *user) {
     (void)user;
     ramet_status st;
     ramet_model *model = NULL, *merged = NULL;
-    ramet_dataset *data = NULL;
-    ramet_tuner *tuner = NULL;
+    ramet_dataset *data = NULL, *ids = NULL;
+    ramet_tuner *tuner = NULL, *other = NULL;
     ramet_adapter *adapter = NULL;
     ramet_tuner_options o;
     const float scale = 1;
@@ -28,6 +35,10 @@ static ramet_status tune(ramet_runtime *rt, void *user) {
     o.evaluate_every = 1;
     MAKE(tuner, ramet_tuner_create(&tuner, model, data, &o));
     GO(ramet_tuner_step(NULL, tuner, 1, 0, NULL, NULL));
+    MAKE(ids, ramet_dataset_create_source(&ids, model, 40, "up", count_up, NULL));
+    o.evaluation = ids;
+    MAKE(other, ramet_tuner_create(&other, model, ids, &o));
+    GO(ramet_tuner_step(NULL, other, 1, 0, NULL, NULL));
     MAKE(adapter, ramet_tuner_adapter(&adapter, tuner));
     MAKE(merged, ramet_model_merge(&merged, model, (const ramet_adapter *const[]){adapter}, &scale, 1, NULL, NULL, NULL));
     GO(ramet_adapter_save(adapter, text));
@@ -38,6 +49,8 @@ out:
     ramet_adapter_free(adapter);
     ramet_model_free(merged);
     ramet_tuner_free(tuner);
+    ramet_tuner_free(other);
+    ramet_dataset_free(ids);
     ramet_dataset_free(data);
     ramet_model_free(model);
     return st;

@@ -71,7 +71,7 @@ static void test_windows_visit_all_in_every_epoch(void **state) {
     for (int32_t epoch = 0; epoch < 3; epoch++) {
         int64_t seen = 0;
         for (int64_t i = 0; i < 12; i++) {
-            ramet__windows_at(&from, &to, &w, 7, epoch * 12 + i);
+            assert_ptr_equal(ramet__windows_at(&from, &to, &w, 7, epoch * 12 + i), d);
             assert_true(from % 8 == 0 && from != 40 && to == (from == 96 ? 103 : from + 8));
             order[epoch][i] = from;
             seen |= (int64_t)1 << from / 8;
@@ -195,6 +195,67 @@ static void test_lines(void **state) {
     ramet_dataset_free(d);
 }
 
+/* Ids in files: documents end after end-of-text, here 0. */
+static void test_files_of_tokens(void **state) {
+    ramet_dataset *d = NULL;
+    const uint16_t two[] = {5, 6, 0, 7, 319, 0, 8};
+    const uint32_t four[] = {9, 0};
+    const int64_t start[] = {0, 3, 6, 7, 9};
+    char npy[256] = "\x93NUMPY\x01";
+    const struct { const char *head; int32_t size; const void *data; size_t bytes; int32_t status; const char *part; } bad[] = {
+        {"{'descr': '<f4', 'fortran_order': False, 'shape': (2,), }", 0, four, 8, RAMET_E_UNSUPPORTED, "integers"},
+        {"{'descr': '>u4', 'fortran_order': False, 'shape': (2,), }", 0, four, 8, RAMET_E_UNSUPPORTED, "little-endian"},
+        {"{'descr': '<u4', 'fortran_order': False, 'shape': (1, 2), }", 0, four, 8, RAMET_E_UNSUPPORTED, "one dimension"},
+        {"{'descr': '<u4', 'fortran_order': False, 'shape': (3,), }", 0, four, 8, RAMET_E_FORMAT, "do not fill"},
+        {"{'descr': '<u4', 'fortran_order': False, 'shape': (2,), }", 0, four, 7, RAMET_E_FORMAT, "do not fill"},
+        {"{'descr': '<u4', 'fortran_order': False, 'shape': (2,), }", 300, four, 8, RAMET_E_FORMAT, "past the end"},
+        {"{'descr': '<i4', 'fortran_order': False, 'shape': (1,), }", 0, "\xff\xff\xff\xff", 4, RAMET_E_INCONSISTENT, "token 0 is -1"},
+        {"{'descr': '<u8', 'fortran_order': False, 'shape': (1,), }", 0, "\xff\xff\xff\xff\xff\xff\xff\xff", 8, RAMET_E_INCONSISTENT, "token 0 is 9223372036854775807"},
+    };
+    ok(ramet_dataset_create(&d, *state));
+    const char *u16 = scratch(".u16"), *u32 = scratch(".u32"), *array = scratch(".npy");
+    write_file(u16, two, sizeof two);
+    write_file(u32, four, sizeof four);
+    ok(ramet_dataset_add_file(d, u16));
+    ok(ramet_dataset_add_file(d, u32));
+    for (int32_t size = 2; size <= 8; size *= 2) { /* the same two ids in the three sizes */
+        uint8_t data[16] = {9};
+        const int32_t n = snprintf(npy + 10, sizeof npy - 10, "{'descr': '<i%d', 'fortran_order': False, 'shape': (2,), }\n", size);
+        npy[8] = (char)n;
+        memcpy(npy + 10 + n, data, 2 * (size_t)size);
+        write_file(array, npy, 10 + (size_t)n + 2 * (size_t)size);
+        ok(ramet_dataset_add_file(d, array));
+        assert_memory_equal(d->ids + d->n - 2, ((int32_t[]){9, 0}), 8);
+    }
+    assert_int_equal(d->n_docs, 7);
+    for (int32_t i = 0; i < 5; i++) assert_int_equal(d->docs[i].start, start[i]);
+    assert_true(d->ids[4] == 319 && d->ids[7] == 9 && d->predict[0]);
+    const int64_t n = d->n;
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
+        const size_t head = strlen(bad[i].head);
+        npy[8] = (char)(bad[i].size ? bad[i].size - 256 : (int32_t)head);
+        npy[9] = bad[i].size > 255;
+        memcpy(npy + 10, bad[i].head, head);
+        memcpy(npy + 10 + head, bad[i].data, bad[i].bytes);
+        write_file(array, npy, 10 + head + bad[i].bytes);
+        fails(ramet_dataset_add_file(d, array), bad[i].status, bad[i].part);
+        assert_int_equal(d->n, n);
+    }
+    for (size_t cut = 0; cut < 10; cut++) {
+        write_file(array, npy, cut);
+        fails(ramet_dataset_add_file(d, array), RAMET_E_FORMAT, array);
+    }
+    write_file(u16, two, 3);
+    fails(ramet_dataset_add_file(d, u16), RAMET_E_FORMAT, "whole number");
+    write_file(u16, "\x40\x01", 2);
+    fails(ramet_dataset_add_file(d, u16), RAMET_E_INCONSISTENT, "token 0 is 320");
+    assert_int_equal(d->n_docs, 7);
+    unlink(u16);
+    unlink(u32);
+    unlink(array);
+    ramet_dataset_free(d);
+}
+
 static void test_refuses_bad_arguments(void **state) {
     ramet_dataset *d = NULL;
     const int32_t ids[] = {1, 2, 320}, negative[] = {-1};
@@ -219,6 +280,7 @@ int main(void) {
         cmocka_unit_test(test_text_is_closed),
         cmocka_unit_test(test_chat_predicts_replies),
         cmocka_unit_test(test_lines),
+        cmocka_unit_test(test_files_of_tokens),
         cmocka_unit_test(test_refuses_bad_arguments),
     };
     return cmocka_run_group_tests(tests, setup, teardown);

@@ -14,6 +14,7 @@ from typing import Any, Callable, Optional
 i32, u32, i64, u64, f32, f64, text, ptr = C.c_int32, C.c_uint32, C.c_int64, C.c_uint64, C.c_float, C.c_double, C.c_char_p, C.c_void_p
 Progress = C.CFUNCTYPE(i32, f64, text, ptr)
 AllReduce = C.CFUNCTYPE(i32, C.POINTER(f32), i64, ptr)
+Tokens = C.CFUNCTYPE(i32, C.POINTER(i32), C.POINTER(C.c_uint8), i64, i64, ptr)
 Token = C.CFUNCTYPE(i32, i32, i32, ptr, C.c_size_t, ptr)
 
 
@@ -104,7 +105,7 @@ _rows: list[tuple[Any, ...]] = [
     (i32, "ramet_session_generate", _I64, _H, i32, _ids, i64, i64, ptr, Token, Progress, ptr),
     (None, "ramet_quantize_options_init", ptr, u32), (i32, "ramet_quantize", _OUT, _H, ptr), (None, "ramet_prune_options_init", ptr, u32), (i32, "ramet_prune", _OUT, _H, ptr),
     (i32, "ramet_rebase", _OUT, _H, _H, Progress, ptr), (i32, "ramet_adapter_lift", _OUT, _H, _H, _H),
-    (i32, "ramet_dataset_create", _OUT, _H), (i32, "ramet_dataset_add_text", _H, text, C.c_size_t), (i32, "ramet_dataset_add_ids", _H, _ids, ptr, i64),
+    (i32, "ramet_dataset_create", _OUT, _H), (i32, "ramet_dataset_create_source", _OUT, _H, i64, text, Tokens, ptr), (i32, "ramet_dataset_add_text", _H, text, C.c_size_t), (i32, "ramet_dataset_add_ids", _H, _ids, ptr, i64),
     (i32, "ramet_dataset_add_chat", _H, i32, C.POINTER(text), C.POINTER(text)), (i32, "ramet_dataset_add_file", _H, text), (None, "ramet_dataset_free", _H), (i64, "ramet_dataset_tokens", _H),
     (i64, "ramet_dataset_documents", _H), (i32, "ramet_dataset_read", ptr, _H, i64, i64),
     (None, "ramet_tuner_options_init", ptr, u32), (i32, "ramet_tuner_create", _OUT, _H, _H, ptr), (None, "ramet_tuner_free", _H), (i32, "ramet_tuner_step", ptr, _H, i64, f64, Progress, ptr),

@@ -21,8 +21,41 @@ class Dataset(L.Handle):
 
     def __init__(self, model: Model, *files: Path) -> None:
         super().__init__(make("ramet_dataset_create", model))
+        self._raised: Optional[BaseException] = None
         for file in files:
             self.add_file(file)
+
+    @classmethod
+    def stream(cls, model: Model, tokens: Any, read: Optional[Callable[[int, int], Any]] = None, *, name: str = "") -> Dataset:
+        """Tokens that stay where they are, read window by window: an array of ids (a numpy.memmap too), or how many there are and
+        read(start, count), which answers their ids, or ids and flags "predict this"; always the same. name: what checkpoints call the data."""
+        self = cls.__new__(cls)
+        self._raised = None
+        if read is None:
+            array = np.asarray(tokens)
+            if array.ndim != 1 or array.dtype.kind not in "iu":
+                raise ValueError(f"tokens must be whole numbers in one dimension, not {array.dtype} of shape {array.shape}")
+            tokens, read = array.size, lambda start, count: array[start : start + count]
+
+        def fill(ids: Any, predict: Any, start: int, count: int, _user: Any) -> int:
+            try:
+                found = read(start, count)
+                if isinstance(found, tuple):
+                    found, np.ctypeslib.as_array(predict, (count,))[:] = found
+                np.ctypeslib.as_array(ids, (count,))[:] = found
+                return 0
+            except BaseException as error:
+                self._raised = error
+                return 1
+
+        self._read = L.Tokens(fill)  # as long as the dataset, which its tuners hold
+        L.Handle.__init__(self, make("ramet_dataset_create_source", model, int(tokens), name.encode(), self._read, None))
+        return self
+
+    def _reraise(self) -> None:
+        raised, self._raised = self._raised, None
+        if raised is not None:
+            raise raised
 
     def add_text(self, text: str) -> None:
         data = text.encode("utf-8", "surrogatepass")
@@ -38,7 +71,7 @@ class Dataset(L.Handle):
         check(lib.ramet_dataset_add_chat(self, len(messages), L.texts([m["role"] for m in messages]), L.texts([m["content"] for m in messages])))
 
     def add_file(self, path: Path) -> None:
-        """.jsonl: a document a line ({"text"}, {"prompt","completion"} or {"messages"}); anything else: one document of text."""
+        """.jsonl: a document a line ({"text"}, {"prompt","completion"} or {"messages"}); .u16, .u32, .npy: ids; anything else: one document of text."""
         check(lib.ramet_dataset_add_file(self, _path(path)))
 
     @property
@@ -51,7 +84,10 @@ class Dataset(L.Handle):
 
     def ids(self) -> npt.NDArray[np.int32]:
         out = np.empty(self.tokens, np.int32)
-        check(lib.ramet_dataset_read(out.ctypes.data, self, 0, out.size))
+        try:
+            check(lib.ramet_dataset_read(out.ctypes.data, self, 0, out.size))
+        finally:
+            self._reraise()
         return out
 
 
@@ -109,7 +145,7 @@ class Tuner(L.Handle):
                 return self._work.run(lambda: all_reduce(np.ctypeslib.as_array(values, (count,))))
 
             self._all_reduce = options["all_reduce"] = L.AllReduce(reduce)  # as long as the tuner
-        held_out = as_dataset(model, evaluation) if evaluation is not None else None
+        self.evaluation = held_out = as_dataset(model, evaluation) if evaluation is not None else None
         o = L.options(L.TunerOptions, "ramet_tuner_options_init",
                       {"on_nonfinite": int(on_nonfinite == "skip"), "evaluation": held_out._pointer.value if held_out else None, "mode": mode_number(mode), "teacher": teacher._pointer.value if teacher else None, "initial": initial._pointer.value if initial else None, **options})
         super().__init__(make("ramet_tuner_create", model, self.data, C.byref(o)))
@@ -119,7 +155,12 @@ class Tuner(L.Handle):
         """Advance by at most max_steps, stopping when `deadline` seconds have passed (0: none)."""
         r, work = L.TunerReport(C.sizeof(L.TunerReport)), L.Work(progress)
         self._work = work
-        work.call(lib.ramet_tuner_step, C.byref(r), self, max_steps, deadline, work.callback, None)
+        try:
+            work.call(lib.ramet_tuner_step, C.byref(r), self, max_steps, deadline, work.callback, None)
+        finally:
+            self.data._reraise()
+            if self.evaluation is not None:
+                self.evaluation._reraise()
         self.done = bool(r.done)
         return Event(*(getattr(r, field) for field in Event._fields))
 
@@ -161,5 +202,8 @@ def evaluate(model: Model, data: Union[Dataset, Path], *, score: str, mode: str,
                   {"mode": mode_number(mode), "score": int(score == "all"), "adapter": adapter._pointer.value if adapter else None, "losses": losses.ctypes.data,
                    "losses_capacity": losses.size, "progress": work.callback, **options})
     e = L.Evaluation(C.sizeof(L.Evaluation))
-    work.call(lib.ramet_evaluate, C.byref(e), model, dataset, C.byref(o))
+    try:
+        work.call(lib.ramet_evaluate, C.byref(e), model, dataset, C.byref(o))
+    finally:
+        dataset._reraise()
     return Evaluation(e.tokens, e.loss, e.standard_error, e.perplexity, e.windows, e.seconds, losses[: e.tokens])

@@ -49,6 +49,13 @@ static int take_value(cli *c, const opt *o, const char *text) {
         if (end != text && *end == '%' && !end[1]) { v /= 100; end++; }
         if (end == text || *end) return cli_usage(c, "%s needs a number, not \"%s\"", o->name, text);
         *(double *)o->dest = v;
+    } else if (o->kind == OPT_BYTES) { /* uint64_t */
+        double v = strtod(text, &end);
+        const char *unit = end != text && *end ? strchr("KMG", *end) : NULL;
+        for (long i = unit ? unit - "KMG" + 1 : 0; i > 0; i--) v *= 1024;
+        if (unit) end++;
+        if (end == text || *end || !(v >= 1 && v < 1e18)) return cli_usage(c, "%s needs a number of bytes such as 256M, not \"%s\"", o->name, text);
+        *(uint64_t *)o->dest = (uint64_t)v;
     } else if (o->kind == OPT_TEXT) *(const char **)o->dest = text;
     else {
         list *l = o->dest;

@@ -9,7 +9,7 @@
 #define EXIT_USAGE 2
 
 /* One option of a command. FLAG sets *(int *) to 1; LIST appends to a struct list; the others overwrite. */
-typedef enum { OPT_FLAG, OPT_INT, OPT_LONG, OPT_DOUBLE, OPT_TEXT, OPT_LIST } opt_kind;
+typedef enum { OPT_FLAG, OPT_INT, OPT_LONG, OPT_DOUBLE, OPT_BYTES, OPT_TEXT, OPT_LIST } opt_kind;
 typedef struct opt { const char *name; opt_kind kind; void *dest; const char *value; const char *help; } opt;
 typedef struct list { const char *item[64]; int n; } list;
 

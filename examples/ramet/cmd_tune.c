@@ -122,6 +122,7 @@ int cmd_tune(cli *c, int argc, char **argv) {
                         {"--spike-factor", OPT_DOUBLE, &spike, "X", "skip steps whose loss or gradient norm is beyond X times the median"},
                         {"--teacher", OPT_TEXT, &teacher, "PARENT", "distil: match this model's predictions"}, {"--reverse", OPT_FLAG, &o.teacher_divergence, NULL, "by KL(student || teacher)"},
                         {"--skew", OPT_DOUBLE, &skew, "A", "mix so much of the first distribution into the second (default 0)"}, {"--lora", OPT_TEXT, &lora, "A", "start from this adapter"}, {"--mode", OPT_TEXT, &mode, "MODE", "exact, balanced (default), fast"},
+                        {"--budget", OPT_BYTES, &o.byte_budget, "256M", "most bytes beyond the weights; what does not fit is computed twice, with the same bits"},
                         {"--checkpoint", OPT_TEXT, &checkpoint, "FILE", "write the tuner's state here, at the end and on Ctrl-C"}, {"--every", OPT_LONG, &every, "N", "and every N steps"}, {"--resume", OPT_TEXT, &resume, "CKPT", "continue from it"},
                         {NULL, OPT_FLAG, NULL, NULL, NULL}};
     int done, code = cli_parse(c, argc, argv, opts, &path, 1, 1, NULL, &done);
@@ -156,7 +157,10 @@ int cmd_tune(cli *c, int argc, char **argv) {
         code = cli_fail(c, NULL);
         goto out;
     }
-    do {
+    st = ramet_tuner_step(&r, t, 0, 0, NULL, NULL);
+    if (!st && !c->json)
+        fprintf(stderr, "%.1f MiB beyond the weights, %.1f of them activations and scratch; %.1f%% of the work is done a second time\n", (double)r.bytes / 1048576, (double)r.plan_bytes / 1048576, 100 * r.recomputed);
+    while (!st && !r.done) {
         st = ramet_tuner_step(&r, t, 1, 0, cli_progress, NULL);
         if (st) break;
         if (r.step == 1) first = r.loss;
@@ -164,7 +168,7 @@ int cmd_tune(cli *c, int argc, char **argv) {
         snprintf(line, sizeof line, "step %" PRId64 "/%" PRId64 "  loss %.4f  %.0f tok/s", r.step, r.steps, r.loss, r.seconds > 0 ? (double)r.tokens / r.seconds : 0);
         cli_progress((double)r.step / (double)r.steps, line, NULL);
         if (every && r.step % every == 0 && ramet_tuner_save(t, checkpoint)) st = RAMET_E_IO;
-    } while (!st && !r.done);
+    }
     if (st && st != RAMET_E_CANCELLED) {
         code = cli_fail(c, NULL);
         goto out;
@@ -185,7 +189,7 @@ int cmd_tune(cli *c, int argc, char **argv) {
         jbuf b = {0};
         j_add(&b, "{\"out\":");
         j_str(&b, out, strlen(out));
-        printf("%s,\"steps\":%" PRId64 ",\"tokens\":%" PRId64 ",\"loss_first\":%.6f,\"loss\":%.6f,\"seconds\":%.6g,\"tok_s\":%.6g", b.data, r.step, r.tokens, first, r.loss, r.seconds, speed);
+        printf("%s,\"steps\":%" PRId64 ",\"tokens\":%" PRId64 ",\"loss_first\":%.6f,\"loss\":%.6f,\"seconds\":%.6g,\"tok_s\":%.6g,\"bytes\":%" PRIu64 ",\"plan_bytes\":%" PRIu64 ",\"recomputed\":%.4f", b.data, r.step, r.tokens, first, r.loss, r.seconds, speed, r.bytes, r.plan_bytes, r.recomputed);
         if (skip || spike > 0) printf(",\"skipped\":%" PRId64, r.skipped);
         if (r.evaluations) printf(",\"evaluation_loss\":%.6f,\"best_loss\":%.6f,\"best_step\":%" PRId64, r.evaluation_loss, r.best_loss, r.best_step);
         puts("}");

@@ -89,6 +89,9 @@ typedef struct ramet_tuner_options {
                                   written between steps alone (E_STATE) */
     int32_t teacher_divergence; /**< RAMET_DIVERGENCE_*; default FORWARD: KL(teacher || student); REVERSE: KL(student || teacher), which seeks the teacher's modes */
     float teacher_skew;      /**< 0 (default) to below 1: the second distribution is mixed with so much of the first (DistiLLM), which bounds the loss; REVERSE wants some, say .1 */
+    uint64_t byte_budget;    /**< most bytes the tuner may hold beyond the model's own weights and the data: parameters, optimizer, teacher's plan, activations (evaluation while
+                                  tuning has its own). What does not fit is computed again in the backward part, with the same bits in the result; E_BUDGET names the least that would do.
+                                  default 0: the runtime's budget alone */
 } ramet_tuner_options;
 RAMET_API void ramet_tuner_options_init(ramet_tuner_options *options, uint32_t struct_size);
 
@@ -115,6 +118,9 @@ typedef struct ramet_tuner_report {
     double evaluation_loss;  /**< of the last */
     double best_loss;        /**< of the best, after best_step steps */
     int64_t best_step;
+    uint64_t bytes;          /**< that the tuner holds in every step, as byte_budget counts them; known before the first */
+    uint64_t plan_bytes;     /**< of them activations and scratch */
+    double recomputed;       /**< fraction of a step's work that is done a second time to save memory */
 } ramet_tuner_report;
 /**
  * Advance by at most max_steps optimizer steps (0: only report), and stop (between micro-batches) when `deadline` seconds have passed (0: none); at
@@ -122,6 +128,8 @@ typedef struct ramet_tuner_report {
  * E_NUMERIC before any weight changes, or the step is skipped (on_nonfinite).
  */
 RAMET_API ramet_status ramet_tuner_step(ramet_tuner_report *report, ramet_tuner *tuner, int64_t max_steps, double deadline, ramet_progress_fn progress, void *user);
+/** What a step consists of, as text: a line an operation with its room, and what is computed again. Caller frees (ramet_string_free). */
+RAMET_API ramet_status ramet_tuner_describe(char **out, const ramet_tuner *tuner);
 /** One file with weights, optimizer, schedule, random state, data cursor, accumulation; whole or not at all; a checksum a section. Resume continues byte-identically. */
 RAMET_API ramet_status ramet_tuner_save(ramet_tuner *tuner, const char *path);
 /** Continue from a checkpoint; model, data and options must be the same (E_INCONSISTENT names what differs). */

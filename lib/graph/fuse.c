@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* fuse.c - rewrites a plan's copy of the nodes after differentiation: identities disappear, unread nodes too, and
- * patterns become fused operations that are never differentiated; after ordering, cheap results that only the gradient
- * reads again are computed twice rather than kept. Every pass matches on who reads a value, so a value that is an
+ * patterns become fused operations that are never differentiated. Every pass matches on who reads a value, so a value that is an
  * output, is written to a variable, or has a further reader is left alone. */
 #include "graph/op.h"
 #include <string.h>
@@ -235,7 +234,7 @@ ramet_status ramet__work_order(ramet__work *w, int32_t **order, int64_t *n) {
     uint8_t *state = NULL; /* 0 new, 1 open, 2 done */
     int32_t *list = NULL, *stack = NULL;
     RAMET__NEW(state, ramet__calloc(w->mem, (size_t)w->n_nodes + 1, 1));
-    RAMET__NEW(list, ramet__calloc(w->mem, 2 * (size_t)w->n_nodes + 1, sizeof *list));
+    RAMET__NEW(list, ramet__calloc(w->mem, (size_t)w->n_nodes + 1, sizeof *list));
     RAMET__NEW(stack, ramet__calloc(w->mem, (size_t)w->n_nodes + 1, sizeof *stack));
     for (int64_t i = 0; i < w->n_nodes; i++) {
         if (!w->nodes[i].op || state[i]) continue;
@@ -270,64 +269,5 @@ out:
     ramet__free(state);
     ramet__free(list);
     ramet__free(stack);
-    return st;
-}
-
-/* ---- norms and activations again in the backward part: a few percent of its time, a third of its memory ---- */
-#define FAR 24 /* steps between two readers */
-
-ramet_status ramet__work_recompute(ramet__work *w, int32_t *order, int64_t *n) {
-    ramet_status st = RAMET_OK;
-    int64_t n0 = *n, count = 0;
-    int32_t *last = NULL, *before = NULL,
-            *merged = NULL; /* last reader of a value; node to put before a place, -1: none */
-    RAMET__NEW(last, ramet__calloc(w->mem, (size_t)w->n_values + 1, sizeof *last));
-    RAMET__NEW(before, ramet__calloc(w->mem, (size_t)n0 + 1, sizeof *before));
-    RAMET__NEW(merged, ramet__calloc(w->mem, 2 * (size_t)n0 + 1, sizeof *merged));
-    for (int64_t i = 0; i < n0; i++) {
-        const ramet__node *node = &w->nodes[order[i]];
-        before[i] = -1;
-        for (int32_t j = 0; j < node->n_in; j++)
-            if (node->in[j] >= 0) last[node->in[j]] = (int32_t)i;
-    }
-    for (int64_t i = 0; i < n0; i++) {
-        const ramet__node *node = &w->nodes[order[i]];
-        if ((node->op != &ramet__opdef_rms_norm && node->op != &ramet__opdef_swiglu) || w->keep[node->out[0]]) continue;
-        ramet__val v = node->out[0];
-        int64_t at = i, far = -1;
-        for (int64_t j = i + 1; j <= last[v] && far < 0; j++) {
-            if (!reads(&w->nodes[order[j]], v)) continue;
-            if (j - at > FAR) far = j;
-            at = j;
-        }
-        for (int32_t j = 0; j < node->n_in && far >= 0; j++) /* only where its inputs are still there */
-            if (w->maker[node->in[j]] >= 0 && last[node->in[j]] < far && !w->keep[node->in[j]]) far = -1;
-        if (far < 0 || before[far] >= 0) continue;
-        int32_t again = (int32_t)w->n_nodes++;
-        ramet__val copy = (ramet__val)w->n_values++;
-        w->nodes[again] = *node;
-        w->nodes[again].out[0] = copy;
-        w->copy_of[copy - w->g->n_values] = v;
-        w->uses[copy] = 1;
-        w->keep[copy] = 0;
-        w->alias[copy] = copy;
-        w->maker[copy] = again;
-        for (int64_t j = far; j <= last[v]; j++) {
-            ramet__node *r = &w->nodes[order[j]];
-            for (int32_t k = 0; k < r->n_in; k++)
-                if (r->in[k] == v) r->in[k] = copy;
-        }
-        before[far] = again;
-    }
-    for (int64_t i = 0; i < n0; i++) {
-        if (before[i] >= 0) merged[count++] = before[i];
-        merged[count++] = order[i];
-    }
-    memcpy(order, merged, (size_t)count * sizeof *order);
-    *n = count;
-out:
-    ramet__free(last);
-    ramet__free(before);
-    ramet__free(merged);
     return st;
 }

@@ -86,6 +86,8 @@ typedef struct ramet__pval { /* a value as running code sees it */
     ramet__var *var;
     int32_t slot;   /* SLOT: index * 2 + (0: A, 1: B); else -1 */
     int32_t buffer; /* index in the plan's buffers; -1: not in the arena */
+    int32_t keep;   /* an output or a write reads it after the last step */
+    int64_t last;   /* the last step that reads it */
 } ramet__pval;
 
 /* Runs of rows: neighbours with the same key, cut into chunks of at most `chunk` rows that never cross two runs. */
@@ -117,7 +119,7 @@ struct ramet__step {
     void *shared;
     void *extra;   /* the operation's own, from the plan's arena */
     int64_t batch; /* pieces between two questions to the progress callback, in runs of many rows */
-    int32_t shared_buffer;
+    int32_t shared_buffer, again; /* again: a second run of an earlier step */
     uint64_t nanoseconds, runs;
 };
 
@@ -129,6 +131,8 @@ struct ramet__op {
     uint32_t overwrites[RAMET__NODE_OUT]; /* bit i: this output may take the place of input i after its last reader */
     int32_t base;                         /* optional input that the result is added to; 0: has none */
     uint32_t encoded;                     /* bit i: reads input i as an encoded weight when it is one */
+    int32_t once;                         /* writes, or calls the host: never computed again */
+    double (*work)(const ramet__plan *p, const ramet__step *s); /* multiplications; NULL: as many as it has results */
     /* d(loss)/d(in[i]) into din[i] (preset -1) for inputs that ramet__needs(). dout[j] is -1 where nothing flows. */
     void (*gradient)(ramet__graph *g, const ramet__node *n, const ramet__val *dout, ramet__val *din);
     /* The same results from operations that have a gradient. */
@@ -168,7 +172,7 @@ struct ramet__plan {
     int32_t max_rank, n_slots, workers;
     int32_t one_adapter; /* gradients of a slot are those of one adapter */
     int32_t timing, training;
-    ramet__pval *vals;
+    ramet__pval *vals, *again; /* again: results of steps that run a second time */
     int64_t n_vals;
     ramet__step *steps;
     int64_t n_steps;
@@ -199,6 +203,7 @@ struct ramet__plan {
     int64_t n_weights;              /* retained */
     void *arena, *scratch, *floats; /* floats: weights and constants that operations read as floats */
     uint64_t arena_bytes, scratch_bytes, worker_bytes, floats_bytes;
+    double work, again_work; /* of all steps, of those that run again: multiplications and the like */
     const ramet__pval *cache_seq, *cache_pos; /* of attention over caches */
     int64_t cache_block;
     int64_t last_rows, last_outs;
@@ -309,16 +314,19 @@ typedef struct ramet__work {
     int32_t *uses;       /* of each value, by living nodes, outputs and writes */
     int32_t *keep;       /* of each value: outputs and writes that read it */
     int32_t *maker;      /* node that makes it, or -1 */
-    ramet__val *copy_of; /* of values beyond the graph's: the value that is computed again */
-    int64_t n_values;
     ramet__val *alias; /* value that stands for it */
     const char *tap_prefix;
 } ramet__work;
 ramet_status ramet__fuse(ramet__work *w);
 void ramet__work_count(ramet__work *w); /* recount uses and makers, remove what nobody reads */
-ramet_status ramet__work_order(ramet__work *w, int32_t **order,
-                               int64_t *n); /* topological; room for two a node; caller frees */
-/* Cheap results that are read again much later are computed again there instead of being kept. Adds nodes and values.
- */
-ramet_status ramet__work_recompute(ramet__work *w, int32_t *order, int64_t *n);
+ramet_status ramet__work_order(ramet__work *w, int32_t **order, int64_t *n); /* topological; caller frees */
+
+/* ---- layout.c, recompute.c ---- */
+uint64_t ramet__value_bytes(const ramet__pval *v);
+int32_t ramet__same_size(const ramet__pval *a, const ramet__pval *b);
+ramet_status ramet__plan_layout(ramet__plan *p); /* buffers and their places: sets arena_bytes; may be called again after the steps have changed */
+ramet_status ramet__plan_allocate(ramet__plan *p);
+/* Cheap results that are read again much later are computed again there instead of being kept, and under a budget whatever
+ * frees most for its work. E_BUDGET names the smallest budget; held: bytes of it that are the caller's already. */
+ramet_status ramet__plan_fit(ramet__plan *p, uint64_t budget, uint64_t held);
 #endif

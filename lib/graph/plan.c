@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* plan.c - from a graph to steps in one arena: copy the nodes, fuse (fuse.c), order, pack the weights, let every
- * operation prepare itself, then place values by how long they live. run.c runs it. */
+ * operation prepare itself, choose what is computed twice (recompute.c), place values by how long they live (layout.c). run.c runs it. */
 #include "graph/op.h"
 #include <inttypes.h>
 #include <math.h>
@@ -79,7 +79,7 @@ ramet_status ramet__plan_cache(ramet__plan *p, const ramet__pval *seq, const ram
 
 /* ---- values ---- */
 static ramet_status make_values(ramet__plan *p, const ramet__graph *g, const ramet__work *w) {
-    p->n_vals = w->n_values;
+    p->n_vals = g->n_values;
     p->vals = ramet__calloc(p->rt->mem, (size_t)p->n_vals + 1, sizeof *p->vals);
     p->inputs = ramet__calloc(p->rt->mem, (size_t)p->n_vals + 1, sizeof *p->inputs);
     p->input_used = ramet__calloc(p->rt->mem, (size_t)p->n_vals + 1, 1);
@@ -94,7 +94,8 @@ static ramet_status make_values(ramet__plan *p, const ramet__graph *g, const ram
                             .type = v->type,
                             .leaf = v->leaf,
                             .slot = -1,
-                            .buffer = -1};
+                            .buffer = -1,
+                            .keep = w->keep[i] > 0};
         if (v->name) {
             to->name = ramet__arena_strndup(&p->names, v->name, strlen(v->name));
             if (!to->name) return ramet__alloc_status();
@@ -113,7 +114,6 @@ static ramet_status make_values(ramet__plan *p, const ramet__graph *g, const ram
             p->weights[p->n_weights++] = to->weight;
         }
     }
-    for (int64_t i = g->n_values; i < w->n_values; i++) p->vals[i] = p->vals[w->copy_of[i - g->n_values]];
     return RAMET_OK;
 }
 
@@ -208,133 +208,6 @@ static ramet_status make_steps(ramet__plan *p, const ramet__work *w, const int32
     return RAMET_OK;
 }
 
-/* ---- layout: a buffer is one or more values that take over from one another, or a step's shared room ---- */
-static uint64_t value_bytes(const ramet__pval *v) {
-    return ramet__align((uint64_t)RAMET__MAX(1, v->fixed * v->cols) * sizeof(float));
-}
-
-static int32_t same_size(const ramet__pval *a, const ramet__pval *b) {
-    return a->axis == b->axis && a->fixed == b->fixed && a->cols == b->cols;
-}
-
-static ramet_status make_buffers(ramet__plan *p, const ramet__work *w, int64_t *last) {
-    p->buffers = ramet__calloc(p->rt->mem, (size_t)(p->n_steps * (RAMET__NODE_OUT + 1)) + 1, sizeof *p->buffers);
-    if (!p->buffers) return ramet__alloc_status();
-    for (int64_t i = 0; i < p->n_steps; i++) { /* last reader of each value */
-        const ramet__step *s = &p->steps[i];
-        for (int32_t j = 0; j < s->n_out; j++)
-            if (s->out[j]) last[s->out[j] - p->vals] = RAMET__MAX(last[s->out[j] - p->vals], i);
-        for (int32_t j = 0; j < s->n_in; j++)
-            if (s->in[j]) last[s->in[j] - p->vals] = i;
-    }
-    for (int64_t v = 0; v < p->n_vals; v++)
-        if (w->keep[v]) last[v] = p->n_steps;
-    for (int64_t i = 0; i < p->n_steps; i++) {
-        ramet__step *s = &p->steps[i];
-        if (s->op == &ramet__opdef_tap) continue;
-        for (int32_t j = 0; j < s->n_out; j++) {
-            ramet__pval *out = s->out[j];
-            if (!out) continue;
-            int64_t until = last[out - p->vals];
-            for (int32_t k = 0; k < s->n_in && out->buffer < 0; k++) {
-                const ramet__pval *in = s->in[k];
-                if (!(s->op->overwrites[j] >> k & 1) || !in || in->buffer < 0 || p->buffers[in->buffer].last != i ||
-                    !same_size(in, out))
-                    continue;
-                int32_t clash = 0; /* another role of the same memory in this step that may not be overwritten */
-                for (int32_t m = 0; m < s->n_in; m++)
-                    clash |= s->in[m] && s->in[m]->buffer == in->buffer && !(s->op->overwrites[j] >> m & 1);
-                for (int32_t m = 0; m < j; m++) clash |= s->out[m] && s->out[m]->buffer == in->buffer;
-                if (clash) continue;
-                out->buffer = in->buffer;
-                p->buffers[in->buffer].last = until;
-            }
-            if (out->buffer >= 0) continue;
-            out->buffer = (int32_t)p->n_buffers;
-            p->buffers[p->n_buffers++] = (ramet__buffer){i, until, value_bytes(out), 0};
-        }
-        if (!s->shared_bytes) continue;
-        s->shared_buffer = (int32_t)p->n_buffers;
-        p->buffers[p->n_buffers++] = (ramet__buffer){i, i, ramet__align(s->shared_bytes), 0};
-    }
-    return RAMET_OK;
-}
-
-/* Largest first, each at the lowest place where nothing that lives at the same time is. */
-static ramet_status place(ramet__plan *p) {
-    ramet_status st = RAMET_OK;
-    int64_t n = p->n_buffers, n_placed = 0;
-    int32_t *by_size = NULL, *placed = NULL;
-    RAMET__NEW(by_size, ramet__calloc(p->rt->mem, (size_t)n + 1, sizeof *by_size));
-    RAMET__NEW(placed, ramet__calloc(p->rt->mem, (size_t)n + 1, sizeof *placed));
-    for (int64_t i = 0; i < n; i++) by_size[i] = (int32_t)i;
-    for (int64_t gap = n / 2; gap > 0; gap /= 2) /* Shell sort: by bytes falling, then by number */
-        for (int64_t i = gap; i < n; i++) {
-            int32_t item = by_size[i];
-            int64_t j = i;
-            for (; j >= gap; j -= gap) {
-                int32_t o = by_size[j - gap];
-                if (p->buffers[o].bytes > p->buffers[item].bytes ||
-                    (p->buffers[o].bytes == p->buffers[item].bytes && o < item))
-                    break;
-                by_size[j] = o;
-            }
-            by_size[j] = item;
-        }
-    for (int64_t i = 0; i < n; i++) {
-        ramet__buffer *b = &p->buffers[by_size[i]];
-        uint64_t at = 0;
-        for (int64_t j = 0; j < n_placed; j++) { /* sorted by offset */
-            const ramet__buffer *o = &p->buffers[placed[j]];
-            if (o->last < b->first || o->first > b->last) continue;
-            if (o->offset >= at + b->bytes) break;
-            at = RAMET__MAX(at, o->offset + o->bytes);
-        }
-        b->offset = at;
-        p->arena_bytes = RAMET__MAX(p->arena_bytes, at + b->bytes);
-        int64_t j = n_placed++;
-        for (; j > 0 && p->buffers[placed[j - 1]].offset > at; j--) placed[j] = placed[j - 1];
-        placed[j] = by_size[i];
-    }
-out:
-    ramet__free(by_size);
-    ramet__free(placed);
-    return st;
-}
-
-static ramet_status allocate(ramet__plan *p, uint64_t budget) {
-    uint64_t worker = 0;
-    for (int64_t i = 0; i < p->n_steps; i++) worker = RAMET__MAX(worker, ramet__align(p->steps[i].scratch_bytes));
-    p->worker_bytes = worker;
-    p->scratch_bytes = worker * (uint64_t)p->workers;
-    uint64_t need = ramet__plan_bytes(p);
-    if (budget && need > budget)
-        return ramet__fail(RAMET_E_BUDGET,
-                           "plan: %" PRIu64 " rows need %" PRIu64
-                           " bytes of activations and scratch, the budget is %" PRIu64 "; use fewer rows",
-                           (uint64_t)p->max_rows, need, budget);
-    if (p->arena_bytes) {
-        p->arena = ramet__alloc(p->rt->mem, (size_t)p->arena_bytes);
-        if (!p->arena)
-            return ramet__prefix(ramet__alloc_status(),
-                                 "plan: needs %" PRIu64 " bytes of activations and scratch: ", need);
-        memset(p->arena, 0, (size_t)p->arena_bytes); /* touched now, so that a run meets no page fault */
-    }
-    if (p->scratch_bytes) {
-        p->scratch = ramet__alloc(p->rt->mem, (size_t)p->scratch_bytes);
-        if (!p->scratch)
-            return ramet__prefix(ramet__alloc_status(),
-                                 "plan: needs %" PRIu64 " bytes of activations and scratch: ", need);
-        memset(p->scratch, 0, (size_t)p->scratch_bytes);
-    }
-    for (int64_t v = 0; v < p->n_vals; v++)
-        if (p->vals[v].buffer >= 0) p->vals[v].data = (char *)p->arena + p->buffers[p->vals[v].buffer].offset;
-    for (int64_t i = 0; i < p->n_steps; i++)
-        if (p->steps[i].shared_buffer >= 0)
-            p->steps[i].shared = (char *)p->arena + p->buffers[p->steps[i].shared_buffer].offset;
-    return RAMET_OK;
-}
-
 static ramet_status make_results(ramet__plan *p, const ramet__graph *g, const ramet__work *w) {
     p->outputs = ramet__calloc(p->rt->mem, (size_t)g->n_outputs + 1, sizeof *p->outputs);
     p->writes = ramet__calloc(p->rt->mem, (size_t)g->n_writes + 1, sizeof *p->writes);
@@ -365,8 +238,8 @@ ramet_status ramet__plan_create(ramet__plan **out, ramet__graph *g, const ramet_
     ramet__mem *mem = g->rt->mem;
     ramet__plan *p = NULL;
     int32_t *order = NULL;
-    int64_t *last = NULL, n = 0;
-    ramet__work w = {.g = g, .mem = mem, .n_nodes = g->n_nodes, .n_values = g->n_values, .tap_prefix = o->tap_prefix};
+    int64_t n = 0;
+    ramet__work w = {.g = g, .mem = mem, .n_nodes = g->n_nodes, .tap_prefix = o->tap_prefix};
     RAMET__NEW(p, ramet__calloc(mem, 1, sizeof *p));
     p->rt = ramet__runtime_retain(g->rt);
     p->names.mem = mem;
@@ -380,29 +253,25 @@ ramet_status ramet__plan_create(ramet__plan **out, ramet__graph *g, const ramet_
     p->n_slots = (int32_t)g->n_slots;
     p->workers = RAMET__MAX(1, ramet__threads_count(g->rt->threads));
     p->last_rows = p->last_outs = -1;
-    size_t nv = (size_t)(g->n_values + g->n_nodes) + 1; /* recomputed ones too */
-    RAMET__NEW(w.nodes, ramet__calloc(mem, 2 * (size_t)g->n_nodes + 1, sizeof *w.nodes));
+    size_t nv = (size_t)g->n_values + 1;
+    RAMET__NEW(w.nodes, ramet__calloc(mem, (size_t)g->n_nodes + 1, sizeof *w.nodes));
     RAMET__NEW(w.uses, ramet__calloc(mem, nv, sizeof *w.uses));
     RAMET__NEW(w.keep, ramet__calloc(mem, nv, sizeof *w.keep));
     RAMET__NEW(w.maker, ramet__calloc(mem, nv, sizeof *w.maker));
     RAMET__NEW(w.alias, ramet__calloc(mem, nv, sizeof *w.alias));
-    RAMET__NEW(w.copy_of, ramet__calloc(mem, (size_t)g->n_nodes + 1, sizeof *w.copy_of));
-    RAMET__NEW(last, ramet__calloc(mem, nv, sizeof *last));
     if (g->n_nodes) memcpy(w.nodes, g->nodes, (size_t)g->n_nodes * sizeof *w.nodes);
     for (int64_t i = 0; i < g->n_values; i++) w.alias[i] = (ramet__val)i;
     for (int64_t i = 0; i < g->n_outputs; i++) w.keep[g->outputs[i].v]++;
     for (int64_t i = 0; i < g->n_writes; i++) w.keep[g->writes[i].v]++;
     RAMET__GO(ramet__fuse(&w));
     RAMET__GO(ramet__work_order(&w, &order, &n));
-    RAMET__GO(ramet__work_recompute(&w, order, &n));
     RAMET__GO(make_values(p, g, &w));
     RAMET__GO(make_weights(p, g, &w));
     RAMET__GO(spans_room(p, &p->groups, NULL, RAMET__GROUP_ROWS));
     RAMET__GO(make_steps(p, &w, order, n));
-    RAMET__GO(make_buffers(p, &w, last));
-    RAMET__GO(place(p));
-    RAMET__GO(allocate(p, o->byte_budget));
     RAMET__GO(make_results(p, g, &w));
+    RAMET__GO(ramet__plan_fit(p, o->byte_budget, o->held_bytes));
+    RAMET__GO(ramet__plan_allocate(p));
     *out = p;
     p = NULL;
 out:
@@ -411,9 +280,7 @@ out:
     ramet__free(w.keep);
     ramet__free(w.maker);
     ramet__free(w.alias);
-    ramet__free(w.copy_of);
     ramet__free(order);
-    ramet__free(last);
     ramet__plan_free(p);
     return st;
 }
@@ -423,6 +290,7 @@ void ramet__plan_free(ramet__plan *p) {
     for (int64_t i = 0; i < p->n_weights; i++) ramet__weight_free(p->weights[i]);
     for (int32_t i = 0; i < p->n_ropes; i++) ramet__free(p->ropes[i].cs);
     ramet__free(p->vals);
+    ramet__free(p->again);
     ramet__free(p->inputs);
     ramet__free(p->input_used);
     ramet__free(p->weights);
@@ -439,7 +307,27 @@ void ramet__plan_free(ramet__plan *p) {
     ramet__free(p);
     ramet_runtime_free(rt);
 }
-uint64_t ramet__plan_bytes(const ramet__plan *p) { return p->arena_bytes + p->scratch_bytes; }
+
+uint64_t ramet__plan_bytes(const ramet__plan *p) {
+    uint64_t bytes = p->arena_bytes + p->scratch_bytes + p->floats_bytes;
+    for (int32_t i = 0; i < p->n_ropes; i++) bytes += (uint64_t)(p->max_context * p->ropes[i].rot) * sizeof(float);
+    return bytes;
+}
+
+double ramet__plan_recomputed(const ramet__plan *p) { return p->work > 0.0 ? p->again_work / p->work : 0.0; }
+
+/* "computed again: 24 x linear, 9.1% of the work" */
+static void text_again(ramet__text *t, const ramet__plan *p) {
+    int32_t any = 0;
+    for (int64_t i = 0; i < p->n_steps; i++) {
+        int64_t before = 0, n = 0;
+        for (int64_t j = 0; p->steps[i].again && j < p->n_steps; j++)
+            if (p->steps[j].again && p->steps[j].op == p->steps[i].op) *(j < i ? &before : &n) += 1;
+        if (!n || before) continue;
+        ramet__text_add(t, "%s %" PRId64 " x %s", any++ ? "," : "computed again:", n, p->steps[i].op->name);
+    }
+    if (any) ramet__text_add(t, ", %.1f%% of the work\n", 100.0 * ramet__plan_recomputed(p));
+}
 
 char *ramet__plan_text(const ramet__plan *p) {
     ramet__text t = {.mem = p->rt->mem};
@@ -467,10 +355,12 @@ char *ramet__plan_text(const ramet__plan *p) {
             }
         if (s->shared_bytes) ramet__text_add(&t, " shared %" PRIu64, s->shared_bytes);
         if (s->scratch_bytes) ramet__text_add(&t, " scratch %" PRIu64, s->scratch_bytes);
+        if (s->again) ramet__text_add(&t, " again");
         if (s->runs) ramet__text_add(&t, " %.1f us", (double)s->nanoseconds / 1000.0 / (double)s->runs);
         ramet__text_add(&t, "\n");
     }
     ramet__text_add(&t, "%" PRId64 " steps, arena %" PRIu64 " bytes, scratch %d x %" PRIu64 " bytes\n", p->n_steps,
                     p->arena_bytes, p->workers, p->worker_bytes);
+    text_again(&t, p);
     return ramet__text_take(&t);
 }

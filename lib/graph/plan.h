@@ -14,7 +14,8 @@ typedef int32_t (*ramet__tap_fn)(const char *name, const float *rows, int64_t n_
 typedef struct ramet__plan_options {
     ramet__mode mode;
     const char *tap_prefix; /* taps whose name begins so are read; NULL: none */
-    uint64_t byte_budget;   /* of the arena + scratch; 0: only the runtime's. E_BUDGET names the need */
+    uint64_t byte_budget;   /* of ramet__plan_bytes and held_bytes; 0: only the runtime's. Under a budget more is computed twice, with the same bits; E_BUDGET names the least */
+    uint64_t held_bytes;    /* of byte_budget that the caller holds already */
     int64_t max_context;    /* longest position + 1 (rope tables, block tables) */
     int32_t training;       /* balanced: products that a gradient goes through keep activations in bf16 where the CPU has it */
     int32_t timing;         /* measure each step's time for ramet__plan_text */
@@ -23,7 +24,8 @@ typedef struct ramet__plan_options {
 /* Packs the weights it uses, fuses, orders, lays out. The graph may be freed afterwards. */
 ramet_status ramet__plan_create(ramet__plan **out, ramet__graph *g, const ramet__plan_options *options);
 void ramet__plan_free(ramet__plan *p);
-uint64_t ramet__plan_bytes(const ramet__plan *p);  /* arena + scratch */
+uint64_t ramet__plan_bytes(const ramet__plan *p);  /* arena, scratch, tables */
+double ramet__plan_recomputed(const ramet__plan *p); /* fraction of its work that is done a second time */
 
 /* One adapter as a run sees it: entry per slot of the graph (by ramet__graph_slot_index order); rank 0: none there. */
 typedef struct ramet__slot_entry { const float *a, *b; float scale; int32_t rank; } ramet__slot_entry;

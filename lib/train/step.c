@@ -235,7 +235,10 @@ static void fill_report(ramet_tuner_report *out, const ramet_tuner *t) {
                                   .evaluations = t->evaluations,
                                   .evaluation_loss = t->evaluation_loss,
                                   .best_loss = t->best_loss,
-                                  .best_step = t->best_step};
+                                  .best_step = t->best_step,
+                                  .bytes = ramet__tuner_bytes(t),
+                                  .plan_bytes = ramet__plan_bytes(t->plan),
+                                  .recomputed = ramet__plan_recomputed(t->plan)};
     ramet__options_init(out, out->struct_size, &r, sizeof r);
 }
 

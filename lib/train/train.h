@@ -182,6 +182,7 @@ struct ramet_tuner {
 };
 int64_t ramet__tuner_micros(const ramet_tuner *t);              /* micro-batches a step, of this worker */
 int32_t ramet__tuner_done(const ramet_tuner *t);
+uint64_t ramet__tuner_bytes(const ramet_tuner *t);              /* as byte_budget counts them */
 /* ramet_tuner_adapter and ramet_tuner_model of a section of the pool. */
 ramet_status ramet__tuner_adapter(ramet_adapter **out, const ramet_tuner *t, const ramet__section *from);
 ramet_status ramet__tuner_model(ramet_model **out, const ramet_tuner *t, ramet__enc enc, const ramet__section *from);

@@ -118,6 +118,22 @@ static ramet__val loss_of(const ramet_tuner *t, ramet__graph *g, ramet__val logi
     return ramet__op_add(g, ramet__op_scale(g, kl, soft), ramet__op_scale(g, hard, 1.0f - soft));
 }
 
+/* Of the tuner without its plan. */
+static uint64_t held_bytes(const ramet_tuner *t) {
+    const uint64_t rows = (uint64_t)t->o.micro_batch * (uint64_t)t->o.window, soft = t->teacher_ids ? rows * (uint64_t)t->o.teacher_top * 8 : 0;
+    return ramet__params_bytes(&t->params) + ramet__teacher_bytes(t->teacher) + soft + rows * 6 * sizeof(int32_t) + (uint64_t)t->windows.n * sizeof *t->windows.start;
+}
+
+uint64_t ramet__tuner_bytes(const ramet_tuner *t) { return held_bytes(t) + ramet__plan_bytes(t->plan); }
+
+ramet_status ramet_tuner_describe(char **out, const ramet_tuner *t) {
+    if (!out || !t) return ramet__fail(RAMET_E_ARGUMENT, "ramet_tuner_describe: %s is NULL", out ? "tuner" : "out");
+    char *text = ramet__plan_text(t->plan);
+    if (!text) return ramet__alloc_status();
+    *out = text;
+    return RAMET_OK;
+}
+
 static ramet_status make_plan(ramet_tuner *t, int32_t all_slots) {
     ramet_status st = RAMET_OK;
     ramet__graph *g = NULL;
@@ -127,7 +143,7 @@ static ramet_status make_plan(ramet_tuner *t, int32_t all_slots) {
     const int64_t rows = (int64_t)t->o.micro_batch * t->o.window, n = t->params.n;
     const ramet__build_options build = {
         .slots = !t->o.full, .targets = all_slots ? NULL : t->o.targets, .train = t->o.full ? master_of : NULL, .train_user = t};
-    const ramet__plan_options plan = {.mode = (ramet__mode)t->o.mode, .training = 1, .max_context = t->o.window};
+    const ramet__plan_options plan = {.mode = (ramet__mode)t->o.mode, .training = 1, .max_context = t->o.window, .byte_budget = t->o.byte_budget, .held_bytes = held_bytes(t)};
     RAMET__NEW(wrt, ramet__calloc(t->rt->mem, (size_t)n, sizeof *wrt));
     RAMET__NEW(grad, ramet__calloc(t->rt->mem, (size_t)n, sizeof *grad));
     RAMET__NEW(which, ramet__calloc(t->rt->mem, (size_t)n, sizeof *which));

@@ -282,6 +282,11 @@ class Adapting(Case):
         self.assertTrue(len(counts) == 2 and counts[0] == counts[1] > 1000)
         with self.assertRaisesRegex(ZeroDivisionError, "zero"):
             self.tuner(steps=2, all_reduce=lambda values: 1 // 0).step()
+        whole = self.tuner(steps=2)
+        tight = self.tuner(steps=2, byte_budget=whole.step(0).bytes - 1)
+        self.assertTrue(tight.step(0).recomputed > whole.step(0).recomputed and "computed again" in tight.describe())
+        self.assertEqual([e.loss for e in whole], [e.loss for e in tight])
+        self.fails("RAMET_E_BUDGET", "at least", self.tuner, byte_budget="64K")
         rates = [e.learning_rate for e in self.tuner(steps=5, schedule="linear", warmup=0, optimizer="nesterov")]
         self.assertAlmostEqual(rates[4] / rates[0], 0.1, places=6)
         self.fails("RAMET_E_ARGUMENT", "no_proj", self.tuner, targets=["q_proj", "no_proj"])

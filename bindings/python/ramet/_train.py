@@ -110,6 +110,9 @@ class Event(NamedTuple):
     evaluation_loss: float
     best_loss: float
     best_step: int
+    bytes: int
+    plan_bytes: int
+    recomputed: float
 
 
 def schedule_number(name: str) -> int:
@@ -119,12 +122,18 @@ def schedule_number(name: str) -> int:
     return have.index(name)
 
 
+def byte_count(text: str) -> int:
+    """"256M" -> 268435456"""
+    number, unit = (text[:-1], text[-1]) if text[-1:] in "KMG" and text else (text, "")
+    return int(float(number) * 1024 ** (" KMG".index(unit) if unit else 0))
+
+
 class Tuner(L.Handle):
     """A model being adapted; iterate to advance it.
 
     options (see ramet/train.h): full, rank, alpha, targets, window, batch, micro_batch, steps, epochs, learning_rate, warmup, schedule (a name),
     weight_decay, clip, seed, teacher_weight, teacher_top, optimizer, rslora, lora_plus, groups, average, average_decay, average_start, on_nonfinite
-    ("stop", "skip"), spike_factor, evaluate_every, patience, teacher_divergence (1: reverse), teacher_skew; all_reduce: a function that sums an array over all workers in place, with
+    ("stop", "skip"), spike_factor, evaluate_every, patience, teacher_divergence (1: reverse), teacher_skew, byte_budget (bytes, or "256M"); all_reduce: a function that sums an array over all workers in place, with
     worker and workers.
     """
 
@@ -138,6 +147,8 @@ class Tuner(L.Handle):
             options["targets"] = ",".join(options["targets"])
         if isinstance(options.get("schedule"), str):
             options["schedule"] = schedule_number(options["schedule"])
+        if isinstance(options.get("byte_budget"), str):
+            options["byte_budget"] = byte_count(options["byte_budget"])
         if on_nonfinite not in ("stop", "skip"):
             raise ValueError(f"on_nonfinite is stop or skip, not {on_nonfinite!r}")
         if all_reduce is not None:
@@ -163,6 +174,10 @@ class Tuner(L.Handle):
                 self.evaluation._reraise()
         self.done = bool(r.done)
         return Event(*(getattr(r, field) for field in Event._fields))
+
+    def describe(self) -> str:
+        """The operations of a step with their room, and what a byte_budget lets be computed again."""
+        return L.take_text(make("ramet_tuner_describe", self))
 
     def __iter__(self) -> Iterator[Event]:
         while not self.done:

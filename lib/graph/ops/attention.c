@@ -79,6 +79,10 @@ static ramet_status prepare(ramet__plan *p, ramet__step *s) {
         scratch_size(ramet__ceil_div(p->max_rows, BLOCK), p->rt->kernels->attention_scratch(QUERIES, group, hd, BLOCK));
     return RAMET_OK;
 }
+static double work(const ramet__plan *p, const ramet__step *s) { /* two products, or five of the gradient */
+    const int64_t seen = RAMET__MIN(p->max_rows, RAMET__MAX(1, p->max_context));
+    return (s->op == &ramet__opdef_attention ? 2.0 : 5.0) * (double)s->in[0]->fixed * (double)s->in[0]->cols * (double)seen / (s->attr.i[3] ? 1.0 : 2.0);
+}
 static int64_t pieces(const ramet__step *s, const ramet__exec *x, int32_t phase) {
     (void)x;
     return phase ? -1 : ((const ramet__spans *)s->extra)->n_chunks * s->attr.i[1];
@@ -101,7 +105,7 @@ static void run(const ramet__step *s, const ramet__exec *x, int32_t phase, int64
                     RAMET__KV_ROWS, n_kv * hd, BLOCK, m.limit, 1.0f / sqrtf((float)hd), m.kernel);
 }
 const ramet__op ramet__opdef_attention = {
-    .name = "attention", .gradient = gradient, .prepare = prepare, .pieces = pieces, .run = run};
+    .name = "attention", .work = work, .gradient = gradient, .prepare = prepare, .pieces = pieces, .run = run};
 
 /* ---- gradient: in = q, k, v, seq, o, lse, do; out = dq, dk, dv. A piece owns one key-value head of one run of rows.
  * ---- */
@@ -142,7 +146,7 @@ static void grad_run(const ramet__step *s, const ramet__exec *x, int32_t phase, 
                          !s->attr.i[3], 1.0f / sqrtf((float)hd), scratch);
 }
 const ramet__op ramet__opdef_attention_grad = {
-    .name = "attention_grad", .expand = grad_expand, .prepare = grad_prepare, .pieces = grad_pieces, .run = grad_run};
+    .name = "attention_grad", .work = work, .expand = grad_expand, .prepare = grad_prepare, .pieces = grad_pieces, .run = grad_run};
 
 /* ---- over a cache: in = q, k, v, seq, pos. First every row's k and v are written, then every query looks. ---- */
 typedef struct cache_info {
@@ -233,4 +237,4 @@ static void cache_run(const ramet__step *s, const ramet__exec *x, int32_t phase,
                     s->attr.i[6] ? RAMET__KV_CACHE_F16 : RAMET__KV_CACHE, hd, size, m.limit, 1.0f / sqrtf((float)hd), m.kernel);
 }
 const ramet__op ramet__opdef_cache_attention = {
-    .name = "cache_attention", .overwrites = {1}, .prepare = cache_prepare, .pieces = cache_pieces, .run = cache_run};
+    .name = "cache_attention", .once = 1, .overwrites = {1}, .prepare = cache_prepare, .pieces = cache_pieces, .run = cache_run};

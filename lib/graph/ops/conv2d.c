@@ -129,7 +129,11 @@ static void run(const ramet__step *s, const ramet__exec *x, int32_t phase, int64
         }
     }
 }
-const ramet__op ramet__opdef_conv2d = {.name = "conv2d", .gradient = gradient, .prepare = prepare, .pieces = pieces, .run = run};
+static double work(const ramet__plan *p, const ramet__step *s) {
+    (void)p;
+    return (double)(s->out[0]->fixed * s->out[0]->cols) * (double)depth(s->attr.i);
+}
+const ramet__op ramet__opdef_conv2d = {.name = "conv2d", .work = work, .gradient = gradient, .prepare = prepare, .pieces = pieces, .run = run};
 const ramet__op ramet__opdef_conv2d_dx = {.name = "conv2d_dx", .gradient = dx_gradient, .prepare = prepare, .pieces = pieces, .run = run};
 
 /* ---- dw: a sum for each constant group of images, then the sums in order ---- */

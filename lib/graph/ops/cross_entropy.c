@@ -281,6 +281,10 @@ static ramet_status head_prepare(ramet__plan *p, ramet__step *s) {
     s->batch = 2 * p->workers;
     return ramet__plan_check_ids(p, s->in[2], INT32_MIN, w->fixed, "loss");
 }
+static double head_work(const ramet__plan *p, const ramet__step *s) {
+    (void)p;
+    return (double)s->n_out * (double)s->in[0]->fixed * (double)s->in[1]->fixed * (double)s->in[1]->cols;
+}
 static int64_t head_pieces(const ramet__step *s, const ramet__exec *x, int32_t phase) {
     return phase == 0 ? ramet__ceil_div(ramet__count(x, s->in[0]), ROWS) : phase == 1 ? 1 : -1;
 }
@@ -335,6 +339,7 @@ static void head_run(const ramet__step *s, const ramet__exec *x, int32_t phase, 
 const ramet__op ramet__opdef_head_loss = {.name = "head_loss",
                                           .overwrites = {0, 0, 1},
                                           .encoded = 2,
+                                          .work = head_work,
                                           .prepare = head_prepare,
                                           .pieces = head_pieces,
                                           .run = head_run};

@@ -133,6 +133,12 @@ static ramet_status linear_prepare(ramet__plan *p, ramet__step *s) {
     }
     return RAMET_OK;
 }
+static double linear_work(const ramet__plan *p, const ramet__step *s) {
+    (void)p;
+    double n = 0.0;
+    for (int32_t i = 0; i < s->n_out; i++) n += s->out[i] ? (double)s->out[i]->cols : 0.0;
+    return n * (double)s->in[0]->fixed * (double)s->in[0]->cols;
+}
 /* Outputs of a piece. One row alone waits for memory: long stretches, of which four still make a whole, let weights be fetched ahead. */
 static int64_t piece_cols(const linear_part *part, int64_t rows, int64_t n) {
     if (rows > 1 || !part->product) return part->cols;
@@ -216,6 +222,7 @@ const ramet__op ramet__opdef_linear = {.name = "linear",
                                        .overwrites = {1u << 3, 1u << 6, 1u << 9},
                                        .base = 3,
                                        .encoded = 1u << 1 | 1u << 4 | 1u << 7,
+                                       .work = linear_work,
                                        .gradient = linear_gradient,
                                        .prepare = linear_prepare,
                                        .pieces = linear_pieces,
@@ -273,12 +280,17 @@ const ramet__op ramet__opdef_linear_dx = {.name = "linear_dx",
                                           .overwrites = {1u << 2},
                                           .base = 2,
                                           .encoded = 1u << 1,
+                                          .work = linear_work,
                                           .gradient = dx_gradient,
                                           .prepare = dx_prepare,
                                           .pieces = dx_pieces,
                                           .run = dx_run};
 
 /* ---- dW: in = dy, x, base; a piece owns a block of W and sums over all rows ---- */
+static double dw_work(const ramet__plan *p, const ramet__step *s) {
+    (void)p;
+    return (double)s->in[0]->fixed * (double)s->in[0]->cols * (double)s->in[1]->cols;
+}
 static int64_t dw_pieces(const ramet__step *s, const ramet__exec *x, int32_t phase) {
     (void)x;
     return phase ? -1 : ramet__ceil_div(s->out[0]->fixed, DENSE_ROWS) * ramet__ceil_div(s->out[0]->cols, DENSE_COLS);
@@ -299,6 +311,7 @@ static void dw_run(const ramet__step *s, const ramet__exec *x, int32_t phase, in
 const ramet__op ramet__opdef_linear_dw = {.name = "linear_dw",
                                           .overwrites = {1u << 2},
                                           .base = 2,
+                                          .work = dw_work,
                                           .gradient = dw_gradient,
                                           .pieces = dw_pieces,
                                           .run = dw_run};

@@ -382,6 +382,6 @@ const ramet__op ramet__opdef_stop_gradient = {
 const ramet__op ramet__opdef_reverse_gradient = {
     .name = "reverse_gradient", .overwrites = {1}, .gradient = reverse_gradient, .rows = copy_run};
 const ramet__op ramet__opdef_tap = {
-    .name = "tap", .gradient = pass_gradient, .rows = copy_run}; /* run.c calls the host */
+    .name = "tap", .once = 1, .gradient = pass_gradient, .rows = copy_run}; /* run.c calls the host */
 const ramet__op ramet__opdef_version = {.name = "version", .overwrites = {1}, .rows = copy_run};
 const ramet__op ramet__opdef_edit = {.name = "edit", .overwrites = {3}, .gradient = edit_gradient, .rows = edit_run};

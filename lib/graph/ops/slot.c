@@ -75,6 +75,9 @@ static bound matrix_of(const ramet__step *s, const ramet__exec *x, int32_t adapt
     b.ld = m->leaf != RAMET__LEAF_SLOT || !which ? m->cols : e->rank;
     return b;
 }
+static double work(const ramet__plan *p, const ramet__step *s) {
+    return (double)p->max_rows * (double)p->max_rank * (double)(s->attr.i[1] == (s->op == &ramet__opdef_slot_nt) ? s->out[0]->cols : s->in[0]->cols);
+}
 static ramet_status rows_prepare(ramet__plan *p, ramet__step *s) {
     if (s->in[1]->leaf != RAMET__LEAF_SLOT) p->one_adapter = 1;
     return RAMET_OK;
@@ -103,6 +106,7 @@ static void rows_run(const ramet__step *s, const ramet__exec *x, int32_t phase, 
         x->k->gemm_nn(y, out, v, in, b.m, b.ld, c->rows, which ? b.rank : out, which ? in : b.rank, b.scale, add);
 }
 const ramet__op ramet__opdef_slot_nt = {.name = "slot_nt",
+                                        .work = work,
                                         .overwrites = {4},
                                         .base = 2,
                                         .gradient = nt_gradient,
@@ -110,6 +114,7 @@ const ramet__op ramet__opdef_slot_nt = {.name = "slot_nt",
                                         .pieces = rows_pieces,
                                         .run = rows_run};
 const ramet__op ramet__opdef_slot_nn = {.name = "slot_nn",
+                                        .work = work,
                                         .overwrites = {4},
                                         .base = 2,
                                         .gradient = nn_gradient,

@@ -73,13 +73,13 @@ int cmd_run(cli *c, int argc, char **argv) {
     if (ramet_model_number(&context, m, "context")) goto failed;
     so.max_context = count + n < context ? count + n : context;
     if (so.max_context < 16) so.max_context = 16;
+    float scale = 1;
+    double dora = 0;
+    int32_t index;
+    if (lora && (!(adapter = load_adapter(c, m, lora, &scale)) || ramet_adapter_number(&dora, adapter, "dora"))) goto out;
+    so.dora = dora > 0;
     if (ramet_session_create(&session, m, &so)) goto failed;
-    if (lora) {
-        float scale;
-        int32_t index;
-        if (!(adapter = load_adapter(c, m, lora, &scale))) goto out;
-        if (ramet_session_attach(&index, session, adapter, scale) || ramet_session_use(session, 0, index)) goto failed;
-    }
+    if (lora && (ramet_session_attach(&index, session, adapter, scale) || ramet_session_use(session, 0, index))) goto failed;
     double start = now_seconds();
     ramet_status st = ramet_session_generate(&made, session, 0, ids, count, n, &s, on_token, cli_progress, &r);
     double seconds = now_seconds() - start;

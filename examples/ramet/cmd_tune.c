@@ -113,7 +113,7 @@ int cmd_tune(cli *c, int argc, char **argv) {
                         {"--lr", OPT_DOUBLE, &lr, "X", "learning rate (default 2e-4, with --full 2e-5)"}, {"--warmup", OPT_DOUBLE, &warmup, "F", "fraction of the steps (default .03)"},
                         {"--schedule", OPT_TEXT, &schedule, "NAME", "of the learning rate: cosine (default), ...: see ramet list schedules"}, {"--optimizer", OPT_TEXT, &o.optimizer, "NAME", "adamw (default), ...: see ramet list optimizers"},
                         {"--clip", OPT_DOUBLE, &clip, "X", "global gradient norm (default 1, 0: off)"}, {"--weight-decay", OPT_DOUBLE, &decay, "X", "(default 0)"}, {"--seed", OPT_LONG, &seed, "S", "order of windows, initial weights (default 0)"},
-                        {"--rslora", OPT_FLAG, &o.rslora, NULL, "the adapter's scale is alpha / sqrt(rank)"}, {"--lora-plus", OPT_DOUBLE, &plus, "X", "learning rate of B over that of A (default 1)"},
+                        {"--rslora", OPT_FLAG, &o.rslora, NULL, "the adapter's scale is alpha / sqrt(rank)"}, {"--dora", OPT_FLAG, &o.dora, NULL, "with a trained magnitude for each output (a PEFT folder only)"}, {"--lora-plus", OPT_DOUBLE, &plus, "X", "learning rate of B over that of A (default 1)"},
                         {"--groups", OPT_TEXT, &o.groups, "LIST", "factors of the learning rate by name: \"blk.0.*=0;*.ffn_*=.5;*=1@100\"; 0 freezes, @STEP: from then on"},
                         {"--average", OPT_TEXT, &o.average, "ema|swa", "the result is the average of the weights after each step"},
                         {"--average-decay", OPT_DOUBLE, &average_decay, "X", "of ema (default .999)"}, {"--average-start", OPT_DOUBLE, &average_start, "F", "fraction of the steps before it begins (default 0, swa .75)"},

@@ -86,13 +86,13 @@ RAMET_API int32_t ramet_token_is_end(const ramet_model *model, int32_t id);
 /** Load a LoRA adapter for `model`: GGUF as llama.cpp's --lora takes, or PEFT (folder with adapter_config.json and
  * adapter_model.safetensors, or the safetensors file beside its config). E_INCONSISTENT: other shapes, no target, other base. */
 RAMET_API ramet_status ramet_adapter_load(ramet_adapter **out, const ramet_model *model, const char *path);
-/** Save: a path that ends in ".gguf" writes GGUF, any other a PEFT folder. */
+/** Save: a path that ends in ".gguf" writes GGUF, any other a PEFT folder. E_UNSUPPORTED: a DoRA as GGUF. */
 RAMET_API ramet_status ramet_adapter_save(const ramet_adapter *adapter, const char *path);
 RAMET_API ramet_adapter *ramet_adapter_retain(ramet_adapter *adapter);
 RAMET_API void ramet_adapter_free(ramet_adapter *adapter);
-/** "rank" (largest), "alpha", "targets", "parameters", "bytes". */
+/** "rank" (largest), "alpha", "targets", "parameters", "bytes", "dora" (1: it is one). */
 RAMET_API ramet_status ramet_adapter_number(double *out, const ramet_adapter *adapter, const char *name);
-/** A new model with scale * B.A added into the weights it names. encoding: name for the changed weights, NULL: each its own. */
+/** A new model with scale * B.A added into the weights it names, of a DoRA (only one) with its magnitudes. encoding: name for the changed weights, NULL: each its own. */
 RAMET_API ramet_status ramet_model_merge(ramet_model **out, const ramet_model *model, const ramet_adapter *const *adapters, const float *scales, int32_t count, const char *encoding, ramet_progress_fn progress, void *user);
 
 #ifdef __cplusplus

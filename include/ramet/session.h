@@ -25,6 +25,7 @@ typedef struct ramet_session_options {
     int32_t max_sequences;     /**< default 8 */
     int32_t max_rank;          /**< largest adapter rank that can be attached; default 64 */
     int32_t max_outputs;       /**< most rows of logits a run may want; default 8 */
+    int32_t dora;              /**< 1: DoRA adapters can be attached, which costs every run a little; default 0 */
 } ramet_session_options;
 RAMET_API void ramet_session_options_init(ramet_session_options *options, uint32_t struct_size);
 
@@ -34,7 +35,7 @@ RAMET_API void ramet_session_free(ramet_session *session);
 /**
  * Adapters. Attach gives an index >= 0 to name in rows; nothing is planned again. Index 0.. in order of attaching; detach frees the
  * index for the next attach. A sequence uses one adapter (default -1: none): ramet_session_use sets it, effective for rows run later. Detaching sets sequences that
- * used the adapter back to none. E_LIMIT: rank above max_rank; E_INCONSISTENT: other shapes.
+ * used the adapter back to none. E_LIMIT: rank above max_rank; E_STATE: a DoRA, and the session was made without `dora`; E_INCONSISTENT: other shapes.
  */
 RAMET_API ramet_status ramet_session_attach(int32_t *index, ramet_session *session, ramet_adapter *adapter, float scale);
 RAMET_API ramet_status ramet_session_detach(ramet_session *session, int32_t index);

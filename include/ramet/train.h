@@ -92,6 +92,7 @@ typedef struct ramet_tuner_options {
     uint64_t byte_budget;    /**< most bytes the tuner may hold beyond the model's own weights and the data: parameters, optimizer, teacher's plan, activations (evaluation while
                                   tuning has its own). What does not fit is computed again in the backward part, with the same bits in the result; E_BUDGET names the least that would do.
                                   default 0: the runtime's budget alone */
+    int32_t dora;            /**< 1: DoRA (Liu et al. 2024): every output has a trained magnitude, the pairs change directions; PEFT's use_dora. Default 0. Not with `initial` */
 } ramet_tuner_options;
 RAMET_API void ramet_tuner_options_init(ramet_tuner_options *options, uint32_t struct_size);
 

@@ -48,6 +48,7 @@ static ramet_status make_labels(labels *out, ramet_model *variant, const int32_t
     ramet_session_options_init(&so, sizeof so);
     so.max_context = so.max_rows = so.max_outputs = (int32_t)window;
     so.max_sequences = 1;
+    so.dora = ramet__adapter_is_dora(o->adapter);
     for (int64_t i = 0; i < o->adapter->n; i++) so.max_rank = RAMET__MAX(so.max_rank, o->adapter->lora[i].rank);
     RAMET__TRY(ramet_session_create(&s, variant, &so));
     RAMET__GO(ramet_session_attach(&adapter, s, o->adapter, 1));
@@ -232,6 +233,7 @@ ramet_status ramet_update_create(const char *path, ramet_model *variant, const c
     RAMET__TRY(ramet__options(&o, sizeof o, options, "ramet_update_create"));
     if (!o.what || o.what & ~(RAMET_UPDATE_DELTA | RAMET_UPDATE_LOGITS)) return ramet__fail(RAMET_E_ARGUMENT, "ramet_update_create: what %d is not a set of RAMET_UPDATE_*", o.what);
     if (!o.adapter) return ramet__fail(RAMET_E_ARGUMENT, "ramet_update_create: options.adapter is needed: what the variant learned");
+    if (o.what & RAMET_UPDATE_DELTA) RAMET__TRY(ramet__adapter_plain(o.adapter, "ramet_update_create"));
     if (o.examples < 1) return ramet__fail(RAMET_E_ARGUMENT, "ramet_update_create: examples must be the number of tokens tuned on, not %lld", (long long)o.examples);
     if (o.top < 1 || o.top > 1024) return ramet__fail(RAMET_E_ARGUMENT, "ramet_update_create: top %d is not in 1..1024", o.top);
     RAMET__TRY(open_brief(&brief, variant->rt->mem, brief_path));

@@ -166,7 +166,8 @@ static int32_t into_base(ramet__work *w, ramet__val term, ramet__val sum, const 
     for (;;) {
         ramet__node *n = once(w, term) ? maker(w, term) : NULL;
         if (!n || !n->op->base || n->out[0] != term || !ramet__same_shape(&w->g->values[term].shape, shape) ||
-            (n->op == &ramet__opdef_linear && n->attr.i[0] != 1))
+            (n->op == &ramet__opdef_linear && n->attr.i[0] != 1) ||
+            (n->op == &ramet__opdef_slot_nt && n->attr.i[2])) /* what is added to a product must not be multiplied by its gain */
             return 0;
         ramet__val *base = &n->in[n->op->base];
         if (*base < 0) {

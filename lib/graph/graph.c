@@ -268,7 +268,7 @@ int32_t ramet__graph_slot_index(const ramet__graph *g, const char *name) {
 int32_t ramet__graph_slot_count(const ramet__graph *g) { return (int32_t)g->n_slots; }
 
 ramet__slot ramet__graph_slot(ramet__graph *g, const char *name, int64_t n, int64_t k) {
-    ramet__slot none = {-1, -1};
+    ramet__slot none = {-1, -1, 0};
     if (!ramet__want(g, name && *name && n > 0 && k > 0, "slot", "needs a name and sizes > 0")) return none;
     if (!ramet__want(g, g->max_rank > 0, "slot", "'%s': the graph was made with max_rank 0", name)) return none;
     int32_t at = ramet__graph_slot_index(g, name);
@@ -288,7 +288,7 @@ ramet__slot ramet__graph_slot(ramet__graph *g, const char *name, int64_t n, int6
     ramet__gshape sa = ramet__gshape2(RAMET__AXIS_STATIC, g->max_rank, k),
                   sb = ramet__gshape2(RAMET__AXIS_STATIC, n, g->max_rank);
     ramet__slot s = {copy ? ramet__value_new(g, &sa, RAMET__TYPE_F32) : -1,
-                     copy ? ramet__value_new(g, &sb, RAMET__TYPE_F32) : -1};
+                     copy ? ramet__value_new(g, &sb, RAMET__TYPE_F32) : -1, 0};
     if (s.a < 0 || s.b < 0) return none;
     for (int32_t i = 0; i < 2; i++) {
         ramet__value *v = &g->values[i ? s.b : s.a];

@@ -55,7 +55,7 @@ ramet__val ramet__graph_const(ramet__graph *g, float value);              /* sha
  * from row to (A, B, scale, rank <= max_rank). Only linear reads them. Gradients have max_rank rows (A) or columns (B), zero
  * beyond the adapter's own rank, and a run that computes them takes one adapter. Named by the weight ("blk.0.attn_q.weight").
  * The same name gives the same slot. */
-typedef struct ramet__slot { ramet__val a, b; } ramet__slot;
+typedef struct ramet__slot { ramet__val a, b; int32_t gain; } ramet__slot; /* gain 1: adapters may have one (plan.h); off by default */
 ramet__slot ramet__graph_slot(ramet__graph *g, const char *name, int64_t n, int64_t k);
 int32_t ramet__graph_slot_index(const ramet__graph *g, const char *name); /* -1: none */
 int32_t ramet__graph_slot_count(const ramet__graph *g);

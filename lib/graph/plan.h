@@ -28,7 +28,8 @@ uint64_t ramet__plan_bytes(const ramet__plan *p);  /* arena, scratch, tables */
 double ramet__plan_recomputed(const ramet__plan *p); /* fraction of its work that is done a second time */
 
 /* One adapter as a run sees it: entry per slot of the graph (by ramet__graph_slot_index order); rank 0: none there. */
-typedef struct ramet__slot_entry { const float *a, *b; float scale; int32_t rank; } ramet__slot_entry;
+/* gain [n]: the result of the product and its change is multiplied by it; NULL: is not. For slots made with gain. */
+typedef struct ramet__slot_entry { const float *a, *b; float scale; int32_t rank; const float *gain; } ramet__slot_entry;
 typedef struct ramet__seq_view { void *const *blocks; int64_t n_blocks; } ramet__seq_view; /* see ramet__cache_layout */
 
 typedef struct ramet__run {

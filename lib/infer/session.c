@@ -33,7 +33,7 @@ _Static_assert((int)RAMET__MODE_EXACT == RAMET_MODE_EXACT && (int)RAMET__MODE_BA
 
 static ramet_status make_plan(ramet_session *s) {
     const ramet_model *m = s->model;
-    const ramet__build_options b = {.cached = 1, .block = RAMET__CACHE_BLOCK, .half = s->o.mode != RAMET_MODE_EXACT, .slots = s->o.max_rank > 0};
+    const ramet__build_options b = {.cached = 1, .block = RAMET__CACHE_BLOCK, .half = s->o.mode != RAMET_MODE_EXACT, .slots = s->o.max_rank > 0, .gains = s->o.dora};
     const ramet__plan_options p = {.mode = (ramet__mode)s->o.mode, .max_context = s->o.max_context};
     ramet__graph *g = NULL;
     ramet__built built;
@@ -83,6 +83,7 @@ out:
 static void drop_attached(ramet__attached *a) {
     ramet_adapter_free(a->adapter);
     ramet__free(a->entries);
+    ramet__free(a->gains);
     *a = (ramet__attached){0};
 }
 
@@ -122,7 +123,7 @@ static ramet_status enter_sequence(const ramet_session *s, int32_t sequence, con
 
 /* ---- adapters: a table of pointers that runs read; nothing is planned again ---- */
 
-static ramet_status fill_entries(ramet__slot_entry *entries, const ramet_session *s, const ramet_adapter *a, float scale) {
+static ramet_status fill_entries(ramet__slot_entry *entries, const float *gains, const ramet_session *s, const ramet_adapter *a, float scale) {
     const ramet_model *m = s->model;
     int64_t found = 0;
     for (int64_t i = 0; i < m->n_weights; i++) {
@@ -135,7 +136,7 @@ static ramet_status fill_entries(ramet__slot_entry *entries, const ramet_session
                                (long long)shape->dim[0], (long long)shape->dim[1]);
         if (l->rank > s->o.max_rank)
             return ramet__fail(RAMET_E_LIMIT, "ramet_session_attach: the adapter's rank is %d, the session's max_rank %d; create the session with a larger one", l->rank, s->o.max_rank);
-        entries[s->slot_of[i]] = (ramet__slot_entry){l->a, l->b, l->scale * scale, l->rank};
+        entries[s->slot_of[i]] = (ramet__slot_entry){l->a, l->b, l->scale * scale, l->rank, ramet__adapter_gain(gains, a, l)};
         found++;
     }
     if (found != a->n) return ramet__fail(RAMET_E_INCONSISTENT, "ramet_session_attach: the adapter changes weights that the session's model does not have");
@@ -151,9 +152,12 @@ ramet_status ramet_session_attach(int32_t *index, ramet_session *session, ramet_
     if (!index || !adapter) return ramet__fail(RAMET_E_ARGUMENT, "ramet_session_attach: %s is NULL", index ? "adapter" : "index");
     if (scale != scale || scale - scale != 0) return ramet__fail(RAMET_E_ARGUMENT, "ramet_session_attach: scale is not finite");
     if (s->o.max_rank == 0) return ramet__fail(RAMET_E_STATE, "ramet_session_attach: the session was created with max_rank 0");
+    if (ramet__adapter_is_dora(adapter) && !s->o.dora)
+        return ramet__fail(RAMET_E_STATE, "ramet_session_attach: this is a DoRA adapter; create the session with dora = 1");
     ramet__mem *mem = s->model->rt->mem;
     RAMET__NEW(a.entries, ramet__calloc(mem, (size_t)RAMET__MAX(s->n_slots, 1), sizeof *a.entries));
-    RAMET__GO(fill_entries(a.entries, s, adapter, scale));
+    RAMET__GO(ramet__adapter_gains(&a.gains, adapter, s->model, scale));
+    RAMET__GO(fill_entries(a.entries, a.gains, s, adapter, scale));
     while (at < s->n_attached && s->attached[at].adapter) at++;
     if (at == INT32_MAX) {
         st = ramet__fail(RAMET_E_LIMIT, "ramet_session_attach: too many adapters");
@@ -169,6 +173,7 @@ ramet_status ramet_session_attach(int32_t *index, ramet_session *session, ramet_
     return RAMET_OK;
 out:
     ramet__free(a.entries);
+    ramet__free(a.gains);
     return st;
 }
 

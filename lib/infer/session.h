@@ -6,7 +6,7 @@
 #include "model/model.h"
 #include "ramet/session.h"
 
-typedef struct ramet__attached { ramet_adapter *adapter; ramet__slot_entry *entries; } ramet__attached; /* entries: one a slot of the plan */
+typedef struct ramet__attached { ramet_adapter *adapter; ramet__slot_entry *entries; float *gains; } ramet__attached; /* entries: one a slot of the plan; gains: DoRA's */
 
 struct ramet_session {
     ramet_model *model;

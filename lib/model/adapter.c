@@ -42,7 +42,8 @@ ramet_status ramet__adapter_add(ramet_adapter *a, const char *name, int64_t n, i
 ramet_status ramet__adapter_finite(const ramet_adapter *a) {
     for (int64_t i = 0; i < a->n; i++) {
         const ramet__lora *l = &a->lora[i];
-        if (!ramet__encoded_finite(RAMET__ENC_F32, l->a, l->rank * l->k) || !ramet__encoded_finite(RAMET__ENC_F32, l->b, l->rank * l->n))
+        if (!ramet__encoded_finite(RAMET__ENC_F32, l->a, l->rank * l->k) || !ramet__encoded_finite(RAMET__ENC_F32, l->b, l->rank * l->n) ||
+            (l->m && !ramet__encoded_finite(RAMET__ENC_F32, l->m, l->n)))
             return ramet__fail(RAMET_E_INCONSISTENT, "the adapter for %s holds NaN or infinity", l->name);
     }
     return RAMET_OK;
@@ -109,6 +110,7 @@ void ramet_adapter_free(ramet_adapter *adapter) {
         ramet__free(adapter->lora[i].name);
         ramet__free(adapter->lora[i].a);
         ramet__free(adapter->lora[i].b);
+        ramet__free(adapter->lora[i].m);
     }
     ramet__free(adapter->lora);
     ramet__free(adapter->arch);
@@ -144,10 +146,10 @@ ramet_status ramet_adapter_number(double *out, const ramet_adapter *adapter, con
     int32_t rank = 0;
     for (int64_t i = 0; i < adapter->n; i++) {
         rank = RAMET__MAX(rank, adapter->lora[i].rank);
-        parameters += adapter->lora[i].rank * (adapter->lora[i].n + adapter->lora[i].k);
+        parameters += adapter->lora[i].rank * (adapter->lora[i].n + adapter->lora[i].k) + (adapter->lora[i].m ? adapter->lora[i].n : 0);
     }
     const struct { const char *name; double value; } numbers[] = {
-        {"rank", rank}, {"alpha", adapter->alpha}, {"targets", (double)adapter->n}, {"parameters", (double)parameters}, {"bytes", 4.0 * (double)parameters},
+        {"rank", rank}, {"alpha", adapter->alpha}, {"targets", (double)adapter->n}, {"parameters", (double)parameters}, {"bytes", 4.0 * (double)parameters}, {"dora", ramet__adapter_is_dora(adapter)},
     };
     for (int32_t i = 0; i < RAMET__COUNT(numbers); i++)
         if (!strcmp(numbers[i].name, name)) {

@@ -115,6 +115,7 @@ ramet_status ramet__adapter_save_gguf(const ramet_adapter *a, const char *path) 
     ramet__gguf_writer *w = NULL;
     ramet_status st;
     char name[RAMET__NAME_MAX + 8];
+    if (ramet__adapter_is_dora(a)) return ramet__fail(RAMET_E_UNSUPPORTED, "%s: GGUF has no DoRA adapters; save it as a PEFT folder, or merge it into its model", path);
     RAMET__GO(ramet__gguf_writer_open(&w, a->rt->mem, path));
     RAMET__GO(ramet__gguf_put_text(w, "general.architecture", a->arch, strlen(a->arch)));
     RAMET__GO(ramet__gguf_put_text(w, "general.type", "adapter", 7));

@@ -11,12 +11,13 @@
 #define BASE_KEY "ramet.adapter.base"
 #define WEIGHTS "adapter_model.safetensors"
 #define CONFIG "adapter_config.json"
+#define MAGNITUDE ".lora_magnitude_vector"
 
-typedef struct config { double alpha; int32_t rs; } config;
+typedef struct config { double alpha; int32_t rs, dora; } config;
 
 /* Members that change the meaning of the tensors in ways this reader does not follow. */
 static ramet_status refuse(const ramet__json *c) {
-    static const char *const off[] = {"use_dora", "lora_bias", "fan_in_fan_out", "alora_invocation_tokens", "use_qalora", "megatron_config", "trainable_token_indices"};
+    static const char *const off[] = {"lora_bias", "fan_in_fan_out", "alora_invocation_tokens", "use_qalora", "megatron_config", "trainable_token_indices"};
     static const char *const empty[] = {"modules_to_save", "alpha_pattern", "target_parameters", "layer_replication"};
     static const char *const base[] = {"pissa", "olora", "corda", "loftq", "eva"};
     const char *text;
@@ -65,7 +66,8 @@ static ramet_status read_config(config *out, ramet__mem *mem, const char *path) 
         goto out;
     }
     const ramet__json *rs = ramet__json_get(c, "use_rslora");
-    *out = (config){alpha, rs && rs->type == RAMET__JSON_BOOL && rs->integer};
+    const ramet__json *dora = ramet__json_get(c, "use_dora");
+    *out = (config){alpha, rs && rs->type == RAMET__JSON_BOOL && rs->integer, dora && dora->type == RAMET__JSON_BOOL && dora->integer};
 out:
     ramet__arena_free(&arena);
     ramet__free(text);
@@ -80,18 +82,19 @@ static ramet_status read_floats(float *dst, ramet__mem *mem, const ramet__safete
     own = ramet__alloc(mem, (size_t)t->bytes + 1);
     if (!own) return ramet__alloc_status();
     status = ramet__safetensors_read(st, t, own, t->bytes);
-    if (!status) ramet__encoding_get((ramet__enc)enc)->decode(dst, own, t->dim[0] * t->dim[1]);
+    if (!status) ramet__encoding_get((ramet__enc)enc)->decode(dst, own, t->rank == 2 ? t->dim[0] * t->dim[1] : t->dim[0]);
     ramet__free(own);
     return status;
 }
 
-/* "base_model.model.X.lora_A.weight", also with an adapter's name ("lora_A.default.weight"): our name of X's weight. */
+/* "base_model.model.X.lora_A.weight", also with an adapter's name ("lora_A.default.weight"), or "base_model.model.X.lora_magnitude_vector": our name
+ * of X's weight. */
 static int32_t split(char name[RAMET__NAME_MAX], char half[32], const char *tensor, const ramet__arch *arch) {
     char hf[RAMET__NAME_MAX];
     const ramet__weight_spec *spec;
     int32_t layer;
     const char *at = strstr(tensor, ".lora_");
-    if (strncmp(tensor, PREFIX, strlen(PREFIX)) || !at || (at[6] != 'A' && at[6] != 'B') || strlen(at) >= 32) return 0;
+    if (strncmp(tensor, PREFIX, strlen(PREFIX)) || !at || (at[6] != 'A' && at[6] != 'B' && strncmp(at, MAGNITUDE, strlen(MAGNITUDE))) || strlen(at) >= 32) return 0;
     const char *module = tensor + strlen(PREFIX);
     if ((size_t)(at - module) + 8 > sizeof hf) return 0;
     snprintf(hf, sizeof hf, "%.*s.weight", (int)(at - module), module);
@@ -102,8 +105,8 @@ static int32_t split(char name[RAMET__NAME_MAX], char half[32], const char *tens
     return 1;
 }
 
-static void reorder(float *ours, const float *file, const ramet__arch *arch, const ramet__hparams *h, const ramet__lora *l, int32_t back) {
-    const size_t row = (size_t)l->rank;
+/* Rows of `row` numbers, one an output. */
+static void reorder(float *ours, const float *file, size_t row, const ramet__arch *arch, const ramet__hparams *h, const ramet__lora *l, int32_t back) {
     for (int64_t r = 0; r < l->n; r++) {
         int64_t from = arch->hf_row && h->head_dim ? arch->hf_row(h, l->name, r) : r;
         if (back) memcpy(ours + (size_t)from * row, file + (size_t)r * row, row * sizeof(float));
@@ -129,7 +132,18 @@ static ramet_status load_pair(ramet_adapter *a, const config *c, const ramet__ar
     RAMET__GO(read_floats(l->a, a->rt->mem, file, ta));
     RAMET__NEW(b, ramet__alloc(a->rt->mem, (size_t)n * (size_t)rank * sizeof *b));
     RAMET__GO(read_floats(b, a->rt->mem, file, tb));
-    reorder(l->b, b, arch, &a->h, l, 0);
+    reorder(l->b, b, (size_t)rank, arch, &a->h, l, 0);
+    if (c->dora) {
+        snprintf(other, sizeof other, "%.*s" MAGNITUDE, (int)(strlen(ta->name) - strlen(half)), ta->name);
+        const ramet__st_tensor *tm = ramet__safetensors_find(file, other);
+        if (!tm || tm->rank != 1 || tm->dim[0] != n) {
+            st = ramet__fail(RAMET_E_INCONSISTENT, "a DoRA adapter needs %s with %lld numbers", other, (long long)n);
+            goto out;
+        }
+        RAMET__GO(read_floats(b, a->rt->mem, file, tm)); /* rank >= 1: there is room */
+        RAMET__NEW(l->m, ramet__alloc(a->rt->mem, (size_t)n * sizeof *l->m));
+        reorder(l->m, b, 1, arch, &a->h, l, 0);
+    }
 out:
     ramet__free(b);
     return st;
@@ -153,6 +167,11 @@ static ramet_status load(ramet_adapter **out, ramet_runtime *rt, const ramet_mod
             RAMET__GO(load_pair(a, c, arch, model, file, &file->tensors[i], name, half));
             continue;
         }
+        if (half[6] == 'm') {
+            if (c->dora) continue;
+            st = ramet__fail(RAMET_E_INCONSISTENT, "the tensor %s belongs to DoRA, which " CONFIG " does not say (\"use_dora\")", file->tensors[i].name);
+            goto out;
+        }
         char other[RAMET__NAME_MAX + 64];
         const char *tensor = file->tensors[i].name;
         snprintf(other, sizeof other, "%.*s.lora_A%s", (int)(strlen(tensor) - strlen(half)), tensor, half + 7);
@@ -160,6 +179,10 @@ static ramet_status load(ramet_adapter **out, ramet_runtime *rt, const ramet_mod
             st = ramet__fail(RAMET_E_INCONSISTENT, "the tensor %s has no partner %s", tensor, other);
             goto out;
         }
+    }
+    if (a->n && c->dora && file->n_tensors != 3 * a->n) {
+        st = ramet__fail(RAMET_E_INCONSISTENT, "the adapter has magnitudes (" MAGNITUDE ") without a pair");
+        goto out;
     }
     if (!a->n) {
         st = ramet__fail(RAMET_E_INCONSISTENT, "the adapter changes no weight");
@@ -230,8 +253,8 @@ static void config_text(ramet__text *t, const ramet_adapter *a, const ramet__arc
     int32_t first = 1;
     ramet__text_add(t, "{\n  \"peft_type\": \"LORA\",\n  \"task_type\": \"CAUSAL_LM\",\n  \"base_model_name_or_path\": null,\n  \"r\": %d,\n", rank);
     ramet__text_float(t, "  \"lora_alpha\": ", 9, (double)alpha);
-    ramet__text_add(t, ",\n  \"lora_dropout\": 0.0,\n  \"bias\": \"none\",\n  \"fan_in_fan_out\": false,\n  \"use_rslora\": %s,\n  \"inference_mode\": true,\n  \"target_modules\": [",
-                    stabilized(a, alpha) ? "true" : "false");
+    ramet__text_add(t, ",\n  \"lora_dropout\": 0.0,\n  \"bias\": \"none\",\n  \"fan_in_fan_out\": false,\n  \"use_rslora\": %s,\n  \"use_dora\": %s,\n  \"inference_mode\": true,\n  \"target_modules\": [",
+                    stabilized(a, alpha) ? "true" : "false", ramet__adapter_is_dora(a) ? "true" : "false");
     for (int32_t s = 0; s < arch->n_specs; s++) {
         int32_t used = 0;
         for (int64_t i = 0; i < a->n && arch->specs[s].target && !used; i++) used = ramet__arch_spec(arch, a->lora[i].name, 0, NULL) == &arch->specs[s];
@@ -280,6 +303,8 @@ static ramet_status write_weights(const ramet_adapter *a, const ramet__arch *arc
         module_name(module, arch, l, &target);
         snprintf(name, sizeof name, PREFIX "%s.lora_%c.weight", module, i % 2 ? 'B' : 'A');
         RAMET__GO(ramet__st_declare(w, name, RAMET__ST_F32, 2, i % 2 ? db : da));
+        snprintf(name, sizeof name, PREFIX "%s" MAGNITUDE, module);
+        if (i % 2 && l->m) RAMET__GO(ramet__st_declare(w, name, RAMET__ST_F32, 1, db));
     }
     for (int64_t i = 0; i < a->n; i++) {
         const ramet__lora *l = &a->lora[i];
@@ -287,9 +312,13 @@ static ramet_status write_weights(const ramet_adapter *a, const ramet__arch *arc
         const float fold = stabilized(a, alpha) ? 1.0f : l->scale / (alpha / (float)l->rank);
         RAMET__GO(ramet__st_data(w, l->a, (uint64_t)l->rank * (uint64_t)l->k * sizeof *l->a));
         RAMET__NEW(b, ramet__alloc(a->rt->mem, (size_t)nb * sizeof *b));
-        reorder(b, l->b, arch, &a->h, l, 1);
+        reorder(b, l->b, (size_t)l->rank, arch, &a->h, l, 1);
         for (int64_t j = 0; j < nb; j++) b[j] *= fold;
         RAMET__GO(ramet__st_data(w, b, (uint64_t)nb * sizeof *b));
+        if (l->m) {
+            reorder(b, l->m, 1, arch, &a->h, l, 1);
+            RAMET__GO(ramet__st_data(w, b, (uint64_t)l->n * sizeof *b));
+        }
         ramet__free(b);
         b = NULL;
     }

@@ -113,7 +113,7 @@ static ramet_status describe_adapter(char **json, ramet_runtime *rt, const char 
     for (int64_t i = 0; i < a->n; i++) {
         const ramet__weight_spec *spec = arch ? ramet__arch_spec(arch, a->lora[i].name, 0, NULL) : NULL;
         rank = RAMET__MAX(rank, a->lora[i].rank);
-        parameters += a->lora[i].rank * (a->lora[i].n + a->lora[i].k);
+        parameters += a->lora[i].rank * (a->lora[i].n + a->lora[i].k) + (a->lora[i].m ? a->lora[i].n : 0);
         if (spec && spec - arch->specs < RAMET__COUNT(used)) used[spec - arch->specs]++;
     }
     ramet__text_add(&t, "{\"kind\":\"adapter\",\"file\":");
@@ -122,6 +122,7 @@ static ramet_status describe_adapter(char **json, ramet_runtime *rt, const char 
     quote(&t, a->arch);
     ramet__text_add(&t, ",\"rank\":%d", rank);
     ramet__text_float(&t, ",\"alpha\":", 9, (double)a->alpha);
+    if (ramet__adapter_is_dora(a)) ramet__text_add(&t, ",\"dora\":true");
     ramet__text_add(&t, ",\"pairs\":%lld,\"parameters\":%lld,\"bytes\":%lld,\"base\":", (long long)a->n, (long long)parameters, 4 * (long long)parameters);
     if (a->base_digest[0]) quote(&t, a->base_digest);
     else ramet__text_add(&t, "null");

@@ -28,7 +28,6 @@ void ramet__lineage_json(ramet__text *text, const ramet__lineage *l);
  * checking against a model (to describe a file). */
 ramet_status ramet__adapter_finite(const ramet_adapter *a);
 ramet_status ramet__adapter_check_base(const ramet_model *model, const char *digest);
-ramet_status ramet__adapter_check_shape(const ramet_model *model, const char *name, int64_t n, int64_t k);
 float ramet__adapter_fold(const ramet_adapter *a, const ramet__lora *l); /* B is multiplied by this in files */
 ramet_status ramet__adapter_load(ramet_adapter **out, ramet_runtime *rt, const ramet_model *model, const char *path);
 ramet_status ramet__adapter_load_gguf(ramet_adapter **out, ramet_runtime *rt, const ramet_model *model, ramet__reader *reader);

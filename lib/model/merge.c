@@ -15,6 +15,7 @@ typedef struct work {
     ramet__enc enc;
     uint8_t *to;
     float *scratch; /* 2 * ROWS * cols floats a worker */
+    const ramet__lora *dora; /* the pair, when it has magnitudes */
 } work;
 
 static ramet_status merge_rows(void *context, int64_t piece, int32_t worker) {
@@ -26,6 +27,12 @@ static ramet_status merge_rows(void *context, int64_t piece, int32_t worker) {
     ramet__weight_decode(sum, w->from, r0, r1);
     ramet__adapter_delta_rows(delta, w->adapters, w->scales, w->count, w->from, r0, r1);
     for (int64_t i = 0; i < count; i++) sum[i] += delta[i];
+    for (int64_t r = r0; w->dora && r < r1; r++) {
+        const ramet__kernels *kernels = w->adapters[0]->rt->kernels;
+        float *row = sum + (r - r0) * k;
+        const float norm = (float)sqrt(kernels->sumsq(row, k));
+        kernels->scale(row, norm > 0 ? w->dora->m[r] / norm : 0, row, k);
+    }
     if (!ramet__encoded_finite(RAMET__ENC_F32, sum, count)) return RAMET_E_NUMERIC;
     uint8_t *to = w->to + (uint64_t)r0 * ramet__encoded_bytes(e, k);
     e->encode(to, sum, count);
@@ -66,6 +73,7 @@ static ramet_status check(const ramet_model *model, const ramet_adapter *const *
     for (int32_t i = 0; i < count; i++) {
         if (!adapters[i]) return ramet__fail(RAMET_E_ARGUMENT, "ramet_model_merge: adapter %d is NULL", i);
         if (scales && !isfinite(scales[i])) return ramet__fail(RAMET_E_ARGUMENT, "ramet_model_merge: scale %d is not finite", i);
+        if (count > 1 && ramet__adapter_is_dora(adapters[i])) return ramet__fail(RAMET_E_UNSUPPORTED, "ramet_model_merge: adapter %d is a DoRA, which is merged alone", i);
         for (int64_t j = 0; j < adapters[i]->n; j++) RAMET__TRY(ramet__adapter_check_shape(model, adapters[i]->lora[j].name, adapters[i]->lora[j].n, adapters[i]->lora[j].k));
     }
     return RAMET_OK;
@@ -88,6 +96,7 @@ ramet_status ramet_model_merge(ramet_model **out, const ramet_model *model, cons
         RAMET__GO(ramet__progress(progress, user, (double)i / (double)model->n_weights, "merging"));
         w.from = model->weights[i];
         w.enc = encoding ? enc : ramet__encoding_to_write(ramet__weight_enc(w.from));
+        w.dora = ramet__adapter_is_dora(adapters[0]) ? ramet__adapter_find(adapters[0], ramet__weight_name(w.from)) : NULL;
         if (named(&w, ramet__weight_name(w.from))) RAMET__GO(merged(&weights[i], model->rt, &w));
         else weights[i] = ramet__weight_retain(model->weights[i]);
     }

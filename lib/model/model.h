@@ -34,9 +34,11 @@ typedef struct ramet__build_options {
     int32_t half;          /* caches in IEEE halves */
     int32_t embed;         /* rows of an encoder, for embeddings: nothing else of it can be built */
     int32_t slots;         /* adapter slots on every target */
+    int32_t gains;         /* slots take DoRA adapters too */
     const char *targets;   /* NULL: all; else comma-separated PEFT names that get slots */
     ramet__var *(*train)(const char *name, void *user); /* NULL, or: a variable that stands in for this weight (full tuning) */
-    void *train_user;
+    ramet__val (*after)(ramet__graph *g, ramet__val x, ramet__val y, const char *name, void *user); /* NULL, or: what a target's y = x W^T becomes */
+    void *train_user;              /* of both */
 } ramet__build_options;
 typedef struct ramet__built {
     ramet__val hidden;     /* [OUTS, n_embd] after the last norm; of an encoder: of each sequence, which seq numbers from 0 */
@@ -110,7 +112,7 @@ ramet_status ramet__lineage_copy(ramet__lineage **out, ramet__mem *mem, const ra
 void ramet__lineage_free(ramet__lineage *l);
 
 /* Adapter: one pair of matrices for each target. a [rank,k], b [n,rank], F32. effective scale = alpha / rank (or alpha/sqrt(rank) for rsLoRA). */
-typedef struct ramet__lora { char *name; int64_t n, k; int32_t rank; float *a, *b; float scale; } ramet__lora; /* name: of the weight */
+typedef struct ramet__lora { char *name; int64_t n, k; int32_t rank; float *a, *b; float scale; float *m; } ramet__lora; /* name: of the weight; m: DoRA's magnitudes [n], NULL: LoRA */
 struct ramet_adapter {
     ramet_runtime *rt;
     _Atomic int32_t refs;
@@ -125,6 +127,14 @@ ramet_status ramet__adapter_alloc(ramet_adapter **out, ramet_runtime *rt, const 
 ramet_status ramet__adapter_add(ramet_adapter *a, const char *name, int64_t n, int64_t k, int64_t rank, float scale);
 ramet_status ramet__adapter_new(ramet_adapter **out, const ramet_model *model, const char *targets, int32_t rank, float alpha, uint64_t seed); /* A: Kaiming-uniform, B: 0, as PEFT */
 const ramet__lora *ramet__adapter_find(const ramet_adapter *a, const char *name);
+/* DoRA (dora.c): all pairs of an adapter have magnitudes, or none. |W + scale B.A| of each row of w. */
+static inline int32_t ramet__adapter_is_dora(const ramet_adapter *a) { return a->n && a->lora[0].m; }
+ramet_status ramet__lora_norms(float *norm, ramet_runtime *rt, const ramet__lora *l, float scale, const ramet__weight *w);
+/* What the outputs of every pair are multiplied by when the adapter is used on `model` with `scale`; NULL: a LoRA. Caller frees. And those of one pair. */
+ramet_status ramet__adapter_gains(float **out, const ramet_adapter *a, const ramet_model *model, float scale);
+const float *ramet__adapter_gain(const float *gains, const ramet_adapter *a, const ramet__lora *l);
+ramet_status ramet__adapter_plain(const ramet_adapter *a, const char *what); /* E_UNSUPPORTED for DoRA */
+ramet_status ramet__adapter_check_shape(const ramet_model *model, const char *name, int64_t n, int64_t k);
 /* dst[n,k] = sum over adapters of scale * B.A for one weight; 0 when none names it. */
 void ramet__adapter_delta(float *dst, const ramet_adapter *const *adapters, const float *scales, int32_t count, const ramet__weight *w);
 #endif

@@ -80,5 +80,6 @@ ramet_status ramet_adapter_lift(ramet_adapter **out, const ramet_adapter *adapte
     RAMET__TRY(ramet__runtime_check(parent->rt));
     if (!variant->lineage || !variant->lineage->parent_digest)
         return ramet__fail(RAMET_E_INCONSISTENT, "%s: has no lineage, so nothing says where its weights come from", variant->name);
+    RAMET__TRY(ramet__adapter_plain(adapter, "ramet_adapter_lift"));
     return ramet__lift(out, adapter, variant->lineage, variant->name, parent);
 }

@@ -62,6 +62,7 @@ static ramet_status identity(pairs *p, const ramet_tuner *t) {
     ramet__sha256_hex(&s, targets);
     put(p, "ramet.tuner.groups", "%s", o->groups ? targets : "");
     put(p, "ramet.tuner.rslora", "%d", o->rslora);
+    put(p, "ramet.tuner.dora", "%d", o->dora);
     put(p, "ramet.tuner.lora_plus", "%.9g", (double)o->lora_plus);
     put(p, "ramet.tuner.average", "%s", o->average ? o->average : "");
     put(p, "ramet.tuner.average_decay", "%.9g", (double)o->average_decay);
@@ -302,6 +303,7 @@ ramet_status ramet_tuner_resume(ramet_tuner *t, const char *path) {
     for (int32_t i = 0; i < RAMET__COUNT(doubles); i++) memcpy((char *)t + doubles[i].at, &real[i], sizeof real[i]);
     memcpy(t->history, history, sizeof history);
     t->broken = 0;
+    t->inverses_step = -1;
 out:
     if (st) st = ramet__prefix(st, "%s: ", path);
     ramet__safetensors_free(f);

@@ -25,6 +25,7 @@ typedef struct measure {
     ramet__plan *plan;
     ramet__rows rows;
     ramet__slot_entry *entries; const ramet__slot_entry *adapter[1];
+    float *gains;                     /* of a DoRA */
     int64_t *outs_of;                 /* [per_run]: scored rows of each window of the run */
     double *sum; int64_t *count;      /* [windows]: its scored losses */
     int64_t done, scored;             /* windows; tokens */
@@ -62,6 +63,7 @@ static ramet_status bind_adapter(measure *m, const ramet__graph *g) {
     ramet_status st = RAMET_OK;
     RAMET__NEW(m->entries, ramet__calloc(m->rt->mem, (size_t)RAMET__MAX(ramet__graph_slot_count(g), 1), sizeof *m->entries));
     m->adapter[0] = m->entries;
+    RAMET__GO(ramet__adapter_gains(&m->gains, a, m->model, m->o.adapter_scale));
     for (int64_t i = 0; i < a->n; i++) {
         const ramet__lora *l = &a->lora[i];
         const int32_t at = ramet__graph_slot_index(g, l->name);
@@ -70,7 +72,7 @@ static ramet_status bind_adapter(measure *m, const ramet__graph *g) {
         if (at < 0 || !s || s->rank != 2 || s->dim[0] != l->n || s->dim[1] != l->k)
             return ramet__fail(RAMET_E_INCONSISTENT, "ramet_evaluate: the adapter's \"%s\" [%lld, %lld] does not fit the model", l->name,
                                (long long)l->n, (long long)l->k);
-        m->entries[at] = (ramet__slot_entry){l->a, l->b, l->scale * m->o.adapter_scale, l->rank};
+        m->entries[at] = (ramet__slot_entry){l->a, l->b, l->scale * m->o.adapter_scale, l->rank, ramet__adapter_gain(m->gains, a, l)};
     }
 out:
     return st;
@@ -86,7 +88,7 @@ static ramet_status make_plan(measure *m) {
     for (int64_t i = 0; a && i < a->n; i++) rank = RAMET__MAX(rank, a->lora[i].rank);
     const int64_t rows = m->per_run * m->o.window,
                   outs = m->o.score == RAMET_SCORE_HALF ? m->per_run * (m->o.window - 1 - m->o.window / 2) : rows;
-    const ramet__build_options build = {.slots = a != NULL};
+    const ramet__build_options build = {.slots = a != NULL, .gains = a && ramet__adapter_is_dora(a)};
     const ramet__plan_options plan = {.mode = (ramet__mode)m->o.mode, .max_context = m->o.window};
     RAMET__GO(ramet__graph_create(&g, m->rt, rows, outs, rank));
     RAMET__GO(m->model->arch->build(&built, g, m->model, &build));
@@ -218,6 +220,7 @@ out:
     ramet_dataset_free(m.stage);
     ramet__rows_free(&m.rows);
     ramet__free(m.entries);
+    ramet__free(m.gains);
     ramet__free(m.outs_of);
     ramet__free(m.sum);
     ramet__free(m.count);

@@ -51,6 +51,9 @@ ramet_status ramet__tuner_check(const ramet_tuner_options *o, const ramet_model 
     if (!within(o->clip, 0, 1e30)) return ramet__fail(RAMET_E_ARGUMENT, "%s: clip %g is negative or not a number", f, (double)o->clip);
     if (o->rslora != 0 && o->rslora != 1) return ramet__fail(RAMET_E_ARGUMENT, "%s: rslora is %d; give 0 or 1", f, o->rslora);
     if (!within(o->lora_plus, 1e-6, 1e6)) return ramet__fail(RAMET_E_ARGUMENT, "%s: lora_plus %g is not in 1e-6..1e6", f, (double)o->lora_plus);
+    if (o->dora != 0 && o->dora != 1) return ramet__fail(RAMET_E_ARGUMENT, "%s: dora is %d; give 0 or 1", f, o->dora);
+    if (o->dora && (o->full || o->initial))
+        return ramet__fail(RAMET_E_ARGUMENT, "%s: dora: %s", f, o->full ? "full tuning has no adapter" : "the initial adapter has its own magnitudes or none");
     if ((o->rslora && o->initial) || (o->full && (o->rslora || o->lora_plus != 1.0f)))
         return ramet__fail(RAMET_E_ARGUMENT, "%s: %s", f, o->full ? "full tuning has no adapter for rslora and lora_plus" : "rslora: the initial adapter has its own scale");
     if (o->average && strcmp(o->average, "ema") && strcmp(o->average, "swa"))

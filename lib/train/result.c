@@ -35,10 +35,13 @@ ramet_status ramet__tuner_adapter(ramet_adapter **out, const ramet_tuner *t, con
     memcpy(a->base_digest, digest, sizeof a->base_digest);
     for (int64_t i = 0; i < t->n_targets; i++) {
         const ramet__tuner_target *x = &t->target[i];
-        const ramet__param *pa = &t->params.param[2 * i], *pb = pa + 1;
+        const ramet__param *pa = &t->params.param[t->each * i], *pb = pa + 1;
         RAMET__GO(ramet__adapter_add(a, x->name, x->n, x->k, t->rank, x->scale));
         memcpy(a->lora[i].a, ramet__section_at(from, pa->offset), (size_t)pa->count * sizeof(float));
         memcpy(a->lora[i].b, ramet__section_at(from, pb->offset), (size_t)pb->count * sizeof(float));
+        if (t->each < 3) continue;
+        RAMET__NEW(a->lora[i].m, ramet__alloc(t->rt->mem, (size_t)x->n * sizeof(float)));
+        memcpy(a->lora[i].m, ramet__section_at(from, pb[1].offset), (size_t)x->n * sizeof(float));
     }
     *out = a;
     a = NULL;

@@ -104,6 +104,7 @@ static ramet_status micro_batch(ramet_tuner *t, watch *w) {
     w->share = 1.0 / ((double)t->o.steps * (double)ramet__tuner_micros(t));
     w->base = w->share * ((double)t->step * (double)ramet__tuner_micros(t) + (double)t->micro);
     RAMET__TRY(ramet__progress(w->fn, w->user, w->base, "tuning"));
+    RAMET__TRY(ramet__tuner_inverses(t));
     RAMET__TRY(ramet__windows_hold(&t->windows, t->o.seed, t->step * t->o.batch, t->o.batch));
     ramet__rows_clear(&t->rows);
     for (int64_t i = first; i < last; i++) {

@@ -151,7 +151,8 @@ typedef struct ramet__labels {
 
 /* ---- the tuner (options.c, tuner.c, step.c, result.c, checkpoint.c) ---- */
 #define RAMET__HISTORY 15
-typedef struct ramet__tuner_target { char *name; float scale; int64_t n, k; } ramet__tuner_target; /* of LoRA: params 2i is A, 2i+1 is B */
+/* Of LoRA: params each*i is A, each*i+1 is B, of DoRA each*i+2 the magnitudes. inverse: 1 / |W + scale B.A| of each row, in this step */
+typedef struct ramet__tuner_target { char *name; float scale; int64_t n, k; ramet__var inverse; } ramet__tuner_target;
 struct ramet_tuner {
     ramet_runtime *rt;
     ramet_model *model;
@@ -161,6 +162,8 @@ struct ramet_tuner {
     ramet__windows windows;
     ramet__params params;
     int64_t n_targets; ramet__tuner_target *target;
+    int32_t each;                  /* parameters a target: 2, of DoRA 3 */
+    float *inverses; int64_t inverses_step; /* of DoRA; the step that they are of, -1: none */
     int32_t rank;                  /* of every pair in the pool: the largest of the adapter's */
     ramet__slot_entry *entries; const ramet__slot_entry *adapter[1]; int32_t n_slots;
     ramet__plan *plan;
@@ -180,6 +183,7 @@ struct ramet_tuner {
     double seconds;
     int32_t busy, broken;
 };
+ramet_status ramet__tuner_inverses(ramet_tuner *t);              /* bring the norms of a DoRA to the present step (tuner.c) */
 int64_t ramet__tuner_micros(const ramet_tuner *t);              /* micro-batches a step, of this worker */
 int32_t ramet__tuner_done(const ramet_tuner *t);
 uint64_t ramet__tuner_bytes(const ramet_tuner *t);              /* as byte_budget counts them */

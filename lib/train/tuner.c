@@ -22,29 +22,71 @@ static ramet_status set_pairs(ramet_tuner *t, const ramet_adapter *from) {
     ramet_status st = RAMET_OK;
     t->n_targets = from->n;
     t->rank = 0;
+    t->each = 2 + ramet__adapter_is_dora(from);
     for (int64_t i = 0; i < from->n; i++) t->rank = RAMET__MAX(t->rank, from->lora[i].rank);
     RAMET__NEW(t->target, ramet__calloc(t->rt->mem, (size_t)RAMET__MAX(from->n, 1), sizeof *t->target));
-    RAMET__NEW(t->params.param, ramet__calloc(t->rt->mem, (size_t)RAMET__MAX(from->n, 1), 2 * sizeof *t->params.param));
-    t->params.n = 2 * from->n;
+    RAMET__NEW(t->params.param, ramet__calloc(t->rt->mem, (size_t)RAMET__MAX(from->n, 1), (size_t)t->each * sizeof *t->params.param));
+    t->params.n = t->each * from->n;
     for (int64_t i = 0; i < from->n; i++) {
         const ramet__lora *l = &from->lora[i];
         RAMET__NEW(t->target[i].name, ramet__strdup(t->rt->mem, l->name));
         t->target[i].scale = l->scale;
         t->target[i].n = l->n;
         t->target[i].k = l->k;
-        RAMET__GO(name_param(t, &t->params.param[2 * i], l->name, ".lora_a", t->rank, l->k));
-        RAMET__GO(name_param(t, &t->params.param[2 * i + 1], l->name, ".lora_b", l->n, t->rank));
+        RAMET__GO(name_param(t, &t->params.param[t->each * i], l->name, ".lora_a", t->rank, l->k));
+        RAMET__GO(name_param(t, &t->params.param[t->each * i + 1], l->name, ".lora_b", l->n, t->rank));
+        if (l->m) RAMET__GO(name_param(t, &t->params.param[t->each * i + 2], l->name, ".magnitude", l->n, 0));
     }
     RAMET__GO(ramet__params_init(&t->params, t->rt, ramet__optimizer_find(t->o.optimizer)));
-    for (int64_t i = 0; i < from->n; i++) t->params.param[2 * i + 1].rate = t->o.lora_plus;
+    for (int64_t i = 0; i < from->n; i++) t->params.param[t->each * i + 1].rate = t->o.lora_plus;
     for (int64_t i = 0; i < from->n; i++) {
         const ramet__lora *l = &from->lora[i];
-        float *b = t->params.param[2 * i + 1].value.data;
-        memcpy(t->params.param[2 * i].value.data, l->a, (size_t)l->rank * (size_t)l->k * sizeof(float));
+        float *b = t->params.param[t->each * i + 1].value.data;
+        if (l->m) memcpy(t->params.param[t->each * i + 2].value.data, l->m, (size_t)l->n * sizeof(float));
+        memcpy(t->params.param[t->each * i].value.data, l->a, (size_t)l->rank * (size_t)l->k * sizeof(float));
         for (int64_t r = 0; r < l->n; r++) memcpy(b + r * t->rank, l->b + r * l->rank, (size_t)l->rank * sizeof(float));
     }
 out:
     return st;
+}
+
+/* Room for what the norms of a DoRA's directions are in every step. */
+static ramet_status set_inverses(ramet_tuner *t) {
+    ramet_status st = RAMET_OK;
+    int64_t total = 0, at = 0;
+    t->inverses_step = -1;
+    for (int64_t i = 0; i < t->n_targets; i++) total += t->target[i].n;
+    RAMET__NEW(t->inverses, ramet__calloc(t->rt->mem, (size_t)total, sizeof *t->inverses));
+    for (int64_t i = 0; i < t->n_targets; at += t->target[i++].n)
+        t->target[i].inverse = (ramet__var){t->target[i].name, {1, {t->target[i].n}}, t->inverses + at};
+out:
+    return st;
+}
+
+ramet_status ramet__tuner_inverses(ramet_tuner *t) {
+    if (t->each < 3 || t->inverses_step == t->step) return RAMET_OK;
+    for (int64_t i = 0; i < t->n_targets; i++) {
+        const ramet__tuner_target *x = &t->target[i];
+        const ramet__param *p = &t->params.param[t->each * i];
+        const ramet__lora l = {.n = x->n, .k = x->k, .rank = t->rank, .a = p[0].value.data, .b = p[1].value.data};
+        float *inverse = x->inverse.data;
+        RAMET__TRY(ramet__lora_norms(inverse, t->rt, &l, x->scale, ramet__model_weight(t->model, x->name)));
+        for (int64_t r = 0; r < x->n; r++) inverse[r] = inverse[r] > 0 ? 1 / inverse[r] : 0;
+    }
+    t->inverses_step = t->step;
+    return RAMET_OK;
+}
+
+/* DoRA: the norm of the direction counts as a constant in the gradient, as the paper has it (section 4.3). */
+static ramet__val times_gain(ramet__graph *g, ramet__val x, ramet__val y, const char *name, void *user) {
+    ramet_tuner *t = user;
+    (void)x;
+    for (int64_t i = 0; i < t->n_targets; i++)
+        if (!strcmp(t->target[i].name, name)) {
+            ramet__var *m = &t->params.param[t->each * i + 2].value;
+            return ramet__op_mul(g, y, ramet__op_mul(g, ramet__graph_var(g, m), ramet__graph_var(g, &t->target[i].inverse)));
+        }
+    return y;
 }
 
 static ramet_status set_adapter(ramet_tuner *t, const ramet_adapter *initial) {
@@ -63,9 +105,14 @@ static ramet_status set_adapter(ramet_tuner *t, const ramet_adapter *initial) {
         RAMET__TRY(ramet__adapter_new(&fresh, t->model, t->o.targets, t->o.rank, t->o.alpha, t->o.seed));
         if (t->o.rslora) /* Kalajdzievski 2023, arXiv:2312.03732 */
             for (int64_t i = 0; i < fresh->n; i++) fresh->lora[i].scale = (float)((double)t->o.alpha / sqrt((double)t->o.rank));
+        for (int64_t i = 0; t->o.dora && i < fresh->n; i++) {
+            ramet__lora *l = &fresh->lora[i];
+            RAMET__NEW(l->m, ramet__alloc(t->rt->mem, (size_t)l->n * sizeof *l->m));
+            RAMET__GO(ramet__lora_norms(l->m, t->rt, l, 0, ramet__model_weight(t->model, l->name)));
+        }
     }
     const ramet_adapter *from = initial ? initial : fresh;
-    if (from->n) st = set_pairs(t, from);
+    if (from->n) RAMET__GO(set_pairs(t, from));
     else
         st = ramet__fail(RAMET_E_ARGUMENT, "ramet_tuner_create: no weight takes an adapter (targets \"%s\")",
                          t->o.targets ? t->o.targets : "all");
@@ -75,6 +122,8 @@ static ramet_status set_adapter(ramet_tuner *t, const ramet_adapter *initial) {
         ramet__sha256_add(&s, t->params.value, (size_t)t->params.total * sizeof(float));
         ramet__sha256_hex(&s, t->initial_digest);
     }
+    if (!st && t->each == 3) st = set_inverses(t);
+out:
     ramet_adapter_free(fresh);
     return st;
 }
@@ -142,7 +191,7 @@ static ramet_status make_plan(ramet_tuner *t, int32_t all_slots) {
     ramet__built built;
     const int64_t rows = (int64_t)t->o.micro_batch * t->o.window, n = t->params.n;
     const ramet__build_options build = {
-        .slots = !t->o.full, .targets = all_slots ? NULL : t->o.targets, .train = t->o.full ? master_of : NULL, .train_user = t};
+        .slots = !t->o.full, .targets = all_slots ? NULL : t->o.targets, .train = t->o.full ? master_of : NULL, .after = t->each == 3 ? times_gain : NULL, .train_user = t};
     const ramet__plan_options plan = {.mode = (ramet__mode)t->o.mode, .training = 1, .max_context = t->o.window, .byte_budget = t->o.byte_budget, .held_bytes = held_bytes(t)};
     RAMET__NEW(wrt, ramet__calloc(t->rt->mem, (size_t)n, sizeof *wrt));
     RAMET__NEW(grad, ramet__calloc(t->rt->mem, (size_t)n, sizeof *grad));
@@ -155,16 +204,17 @@ static ramet_status make_plan(ramet_tuner *t, int32_t all_slots) {
     } else {
         for (int64_t i = 0; i < t->n_targets; i++) {
             const ramet__slot slot = ramet__graph_slot(g, t->target[i].name, t->target[i].n, t->target[i].k);
-            wrt[2 * i] = slot.a;
-            wrt[2 * i + 1] = slot.b;
+            wrt[t->each * i] = slot.a;
+            wrt[t->each * i + 1] = slot.b;
+            if (t->each == 3) wrt[t->each * i + 2] = ramet__graph_var(g, &t->params.param[t->each * i + 2].value);
         }
         t->n_slots = ramet__graph_slot_count(g);
         RAMET__NEW(t->entries, ramet__calloc(t->rt->mem, (size_t)RAMET__MAX(t->n_slots, 1), sizeof *t->entries));
         for (int64_t i = 0; i < t->n_targets; i++) {
             const int32_t at = ramet__graph_slot_index(g, t->target[i].name);
             if (at >= 0)
-                t->entries[at] = (ramet__slot_entry){t->params.param[2 * i].value.data, t->params.param[2 * i + 1].value.data,
-                                                     t->target[i].scale, t->rank};
+                t->entries[at] = (ramet__slot_entry){t->params.param[t->each * i].value.data, t->params.param[t->each * i + 1].value.data,
+                                                     t->target[i].scale, t->rank, NULL};
         }
         t->adapter[0] = t->entries;
     }
@@ -289,6 +339,7 @@ void ramet_tuner_free(ramet_tuner *t) {
     ramet__params_free(&t->params);
     for (int64_t i = 0; t->target && i < t->n_targets; i++) ramet__free(t->target[i].name);
     ramet__free(t->target);
+    ramet__free(t->inverses);
     ramet__windows_free(&t->windows);
     ramet__free(t->targets);
     ramet__free(t->groups);

@@ -249,6 +249,13 @@ class Adapting(Case):
         with self.assertRaises(ValueError):
             ramet.Dataset.stream(self.model, np.ones((2, 2)))
 
+    def test_dora(self):
+        adapter = self.adapter(dora=1)
+        adapter.save(self.folder / "dora")
+        again = self.model.adapter(self.folder / "dora")
+        self.assertTrue(again.dora and not self.adapter().dora)
+        self.assertEqual(self.model.generate("a", adapter=adapter, max_tokens=8, mode="exact"), self.model.merge(again).generate("a", max_tokens=8, mode="exact"))
+
     def test_tuner(self):
         before = self.model.evaluate(self.held_out, window=64)
         tuner = self.tuner(steps=10)

@@ -180,7 +180,7 @@ static void test_peft_config_refuses(void **state) {
         {"{\"peft_type\":\"LOHA\",\"r\":4,\"lora_alpha\":8}", RAMET_E_UNSUPPORTED, "LOHA"},
         {"{\"r\":0,\"lora_alpha\":8}", RAMET_E_INCONSISTENT, "positive"},
         {"{\"r\":4,\"lora_alpha\":-8}", RAMET_E_INCONSISTENT, "positive"},
-        {"{\"r\":4,\"lora_alpha\":8,\"use_dora\":true}", RAMET_E_UNSUPPORTED, "use_dora"},
+        {"{\"r\":4,\"lora_alpha\":8,\"use_dora\":true}", RAMET_E_INCONSISTENT, "a DoRA adapter needs"},
         {"{\"r\":4,\"lora_alpha\":8,\"bias\":\"all\"}", RAMET_E_UNSUPPORTED, "bias"},
         {"{\"r\":4,\"lora_alpha\":8,\"modules_to_save\":[\"lm_head\"]}", RAMET_E_UNSUPPORTED, "modules_to_save"},
         {"{\"r\":4,\"lora_alpha\":8,\"alpha_pattern\":{\"q_proj\":2}}", RAMET_E_UNSUPPORTED, "alpha_pattern"},

@@ -3,6 +3,7 @@
  * answers E_MEMORY, or does without; what was made before it can be freed, and every block goes back. */
 #include "support.h"
 #include "../tools/failing.h"
+#include "../tools/folder.h"
 
 static int32_t count_up(int32_t *ids, uint8_t *predict, int64_t from, int64_t count, void *user) {
     (void)user;
@@ -17,10 +18,10 @@ static ramet_status tune(ramet_runtime *rt, void *user) {
     ramet_model *model = NULL, *merged = NULL;
     ramet_dataset *data = NULL, *ids = NULL;
     ramet_tuner *tuner = NULL, *other = NULL;
-    ramet_adapter *adapter = NULL;
+    ramet_adapter *adapter = NULL, *dora = NULL;
     ramet_tuner_options o;
     const float scale = 1;
-    const char *text = scratch("oom.gguf");
+    const char *text = scratch("oom.gguf"), *folder = scratch("oom-peft");
     ramet_tuner_options_init(&o, sizeof o);
     o.rank = 2;
     o.window = 8;
@@ -35,10 +36,16 @@ static ramet_status tune(ramet_runtime *rt, void *user) {
     o.evaluate_every = 1;
     MAKE(tuner, ramet_tuner_create(&tuner, model, data, &o));
     GO(ramet_tuner_step(NULL, tuner, 1, 0, NULL, NULL));
+    o.dora = 1;
     MAKE(ids, ramet_dataset_create_source(&ids, model, 40, "up", count_up, NULL));
     o.evaluation = ids;
     MAKE(other, ramet_tuner_create(&other, model, ids, &o));
     GO(ramet_tuner_step(NULL, other, 1, 0, NULL, NULL));
+    MAKE(dora, ramet_tuner_adapter(&dora, other));
+    GO(ramet_adapter_save(dora, folder));
+    ramet_adapter_free(dora);
+    dora = NULL;
+    MAKE(dora, ramet_adapter_load(&dora, model, folder));
     MAKE(adapter, ramet_tuner_adapter(&adapter, tuner));
     MAKE(merged, ramet_model_merge(&merged, model, (const ramet_adapter *const[]){adapter}, &scale, 1, NULL, NULL, NULL));
     GO(ramet_adapter_save(adapter, text));
@@ -46,7 +53,9 @@ static ramet_status tune(ramet_runtime *rt, void *user) {
     GO(ramet_model_save(merged, text, NULL, NULL));
 out:
     remove(text);
+    folder_remove(folder);
     ramet_adapter_free(adapter);
+    ramet_adapter_free(dora);
     ramet_model_free(merged);
     ramet_tuner_free(tuner);
     ramet_tuner_free(other);

@@ -26,7 +26,7 @@ def _structure(name: str, *fields: tuple[str, Any]) -> type[C.Structure]:
 RuntimeOptions = _structure("RuntimeOptions", ("threads", i32), ("alloc", ptr), ("alloc_user", ptr), ("byte_budget", u64), ("log", ptr), ("log_user", ptr), ("log_level", i32),
                             ("isa", i32), ("executor", ptr), ("executor_user", ptr))
 TensorInfo = _structure("TensorInfo", ("rank", i32), ("dim", i64 * 4), ("name", text), ("encoding", text), ("bytes", u64))
-SessionOptions = _structure("SessionOptions", ("mode", i32), ("max_context", i64), ("max_rows", i32), ("max_sequences", i32), ("max_rank", i32), ("max_outputs", i32))
+SessionOptions = _structure("SessionOptions", ("mode", i32), ("max_context", i64), ("max_rows", i32), ("max_sequences", i32), ("max_rank", i32), ("max_outputs", i32), ("dora", i32))
 EmbedderOptions = _structure("EmbedderOptions", ("mode", i32), ("max_rows", i32), ("max_sequences", i32))
 Sampling = _structure("Sampling", ("temperature", f32), ("top_k", i32), ("top_p", f32), ("min_p", f32), ("seed", u64), ("draft", i32))
 QuantizeOptions = _structure("QuantizeOptions", ("encoding", text), ("head", text), ("algorithm", text), ("progress", Progress), ("progress_user", ptr))
@@ -36,7 +36,7 @@ TunerOptions = _structure("TunerOptions", ("full", i32), ("rank", i32), ("alpha"
                           ("epsilon", f32), ("clip", f32), ("seed", u64), ("teacher", ptr), ("teacher_weight", f32), ("teacher_top", i32), ("initial", ptr), ("optimizer", text),
                           ("rslora", i32), ("lora_plus", f32), ("groups", text), ("average", text), ("average_decay", f32), ("average_start", f32), ("on_nonfinite", i32),
                           ("spike_factor", f32), ("evaluation", ptr), ("evaluate_every", i64), ("patience", i32), ("all_reduce", AllReduce), ("all_reduce_user", ptr), ("worker", i32), ("workers", i32),
-                          ("teacher_divergence", i32), ("teacher_skew", f32), ("byte_budget", u64))
+                          ("teacher_divergence", i32), ("teacher_skew", f32), ("byte_budget", u64), ("dora", i32))
 TunerReport = _structure("TunerReport", ("done", i32), ("step", i64), ("steps", i64), ("loss", f64), ("gradient_norm", f64), ("learning_rate", f64), ("tokens", i64), ("seconds", f64),
                          ("skipped", i64), ("evaluations", i64), ("evaluation_loss", f64), ("best_loss", f64), ("best_step", i64), ("bytes", u64), ("plan_bytes", u64), ("recomputed", f64))
 EvaluateOptions = _structure("EvaluateOptions", ("window", i32), ("score", i32), ("mode", i32), ("max_tokens", i64), ("adapter", ptr), ("adapter_scale", f32), ("losses", ptr),

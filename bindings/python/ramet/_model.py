@@ -162,6 +162,10 @@ class Adapter(L.Handle):
     def parameters(self) -> int:
         return int(self._number("parameters"))
 
+    @property
+    def dora(self) -> bool:
+        return bool(self._number("dora"))
+
     def lift(self, variant: "Model", parent: "Model") -> "Adapter":
         """This adapter of a pruned variant, carried onto the parent through the variant's lineage."""
         return Adapter(make("ramet_adapter_lift", self, variant, parent))
@@ -337,7 +341,7 @@ class Model(L.Handle):
         """The continuation of a text or of ids. sampling: temperature, top_k, top_p, min_p, seed, draft. stream: an iterator of pieces of text."""
         ids = self.tokenizer.encode(prompt, special=special, bos=True) if isinstance(prompt, str) else as_ids(prompt)
         context = min(self.number("context"), int(ids.size) + max_tokens)
-        session = Session(self, mode=mode, max_context=max(context, 16), max_sequences=1, max_outputs=max(8, sampling.get("draft", 0) + 1))
+        session = Session(self, mode=mode, max_context=max(context, 16), max_sequences=1, max_outputs=max(8, sampling.get("draft", 0) + 1), dora=int(adapter is not None and adapter.dora))
         if adapter is not None:
             session.use(session.attach(adapter, adapter_scale))
         if stream:

@@ -132,7 +132,7 @@ class Tuner(L.Handle):
     """A model being adapted; iterate to advance it.
 
     options (see ramet/train.h): full, rank, alpha, targets, window, batch, micro_batch, steps, epochs, learning_rate, warmup, schedule (a name),
-    weight_decay, clip, seed, teacher_weight, teacher_top, optimizer, rslora, lora_plus, groups, average, average_decay, average_start, on_nonfinite
+    weight_decay, clip, seed, teacher_weight, teacher_top, optimizer, rslora, dora, lora_plus, groups, average, average_decay, average_start, on_nonfinite
     ("stop", "skip"), spike_factor, evaluate_every, patience, teacher_divergence (1: reverse), teacher_skew, byte_budget (bytes, or "256M"); all_reduce: a function that sums an array over all workers in place, with
     worker and workers.
     """

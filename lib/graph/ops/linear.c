@@ -52,7 +52,9 @@ ramet__val ramet__op_linear(ramet__graph *g, ramet__val x, ramet__val w, ramet__
         return -1;
     int64_t index = g->values[slot->a].index / 2;
     ramet__val t = ramet__op_slot_nt(g, x, slot->a, -1, index, 0);
-    return ramet__op_slot_nt(g, t, slot->b, y, index, 1);
+    y = ramet__op_slot_nt(g, t, slot->b, y, index, 1);
+    if (y >= 0 && slot->gain) g->nodes[g->n_nodes - 1].attr.i[2] = 1;
+    return y;
 }
 ramet__val ramet__op_linear_dx(ramet__graph *g, ramet__val dy, ramet__val w) {
     if (!check(g, dy, w, 0, "linear_dx")) return -1;

@@ -9,7 +9,7 @@
 #define OWNED 256 /* columns or rows of a gradient that a piece owns */
 
 static const ramet__gshape *shape(const ramet__graph *g, ramet__val v) { return ramet__graph_shape(g, v); }
-/* attr: slot, which */
+/* attr: slot, which, whether the result may have a gain */
 static ramet__val product(ramet__graph *g, const ramet__op *op, ramet__val x, ramet__val m, ramet__val base,
                           int64_t slot, int64_t which) {
     int32_t dim = op == &ramet__opdef_slot_nt;
@@ -61,9 +61,10 @@ typedef struct bound {
     const float *m;
     int64_t ld, rank;
     float scale;
+    const float *gain;
 } bound;
 static bound matrix_of(const ramet__step *s, const ramet__exec *x, int32_t adapter) {
-    bound b = {NULL, 0, 0, 0.0f};
+    bound b = {NULL, 0, 0, 0.0f, NULL};
     if (adapter < 0) return b;
     const ramet__slot_entry *e = &x->run->adapters[adapter][s->attr.i[0]];
     if (!e->rank) return b;
@@ -71,6 +72,7 @@ static bound matrix_of(const ramet__step *s, const ramet__exec *x, int32_t adapt
     int64_t which = s->attr.i[1];
     b.rank = e->rank;
     b.scale = which ? e->scale : 1.0f;
+    b.gain = which ? e->gain : NULL;
     b.m = m->leaf == RAMET__LEAF_SLOT ? (which ? e->b : e->a) : m->data;
     b.ld = m->leaf != RAMET__LEAF_SLOT || !which ? m->cols : e->rank;
     return b;
@@ -100,9 +102,10 @@ static void rows_run(const ramet__step *s, const ramet__exec *x, int32_t phase, 
         memcpy(y, ramet__row(s->in[2], c->row), (size_t)(c->rows * out) * sizeof *y);
     if (!add && (!b.m || b.rank < x->plan->max_rank)) memset(y, 0, (size_t)(c->rows * out) * sizeof *y);
     if (!b.m) return;
-    if (nt)
+    if (nt) {
         x->k->gemm_nt(y, out, v, in, b.m, b.ld, c->rows, which ? out : b.rank, which ? b.rank : in, b.scale, add);
-    else
+        for (int64_t r = 0; b.gain && r < c->rows; r++) x->k->mul(y + r * out, y + r * out, b.gain, out);
+    } else
         x->k->gemm_nn(y, out, v, in, b.m, b.ld, c->rows, which ? b.rank : out, which ? in : b.rank, b.scale, add);
 }
 const ramet__op ramet__opdef_slot_nt = {.name = "slot_nt",

@@ -194,9 +194,11 @@ static ramet__val linear(const builder *b, ramet__val x, const char *format, int
     char name[RAMET__NAME_MAX];
     ramet__val w = weight(b, format, layer, name);
     const ramet__weight_spec *spec = ramet__arch_spec(b->m->arch, name, 0, NULL);
-    if (!b->o->slots || !spec || !spec->target || !ramet__target_listed(b->o->targets, spec->target)) return ramet__op_linear(b->g, x, w, -1, NULL);
-    ramet__slot slot = ramet__graph_slot(b->g, name, ramet__dim_size(&b->m->h, spec->rows), ramet__dim_size(&b->m->h, spec->cols));
-    return ramet__op_linear(b->g, x, w, -1, &slot);
+    const int32_t target = spec && spec->target && ramet__target_listed(b->o->targets, spec->target);
+    ramet__slot slot;
+    if (b->o->slots && target) slot = ramet__graph_slot(b->g, name, ramet__dim_size(&b->m->h, spec->rows), ramet__dim_size(&b->m->h, spec->cols)), slot.gain = b->o->gains;
+    const ramet__val y = ramet__op_linear(b->g, x, w, -1, b->o->slots && target ? &slot : NULL);
+    return b->o->after && target ? b->o->after(b->g, x, y, name, b->o->train_user) : y;
 }
 
 static ramet__val norm(const builder *b, ramet__val x, const char *format, int32_t layer) {

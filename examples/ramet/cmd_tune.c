@@ -107,7 +107,7 @@ int cmd_tune(cli *c, int argc, char **argv) {
     const char *teacher = NULL, *resume = NULL, *checkpoint = NULL, *out = NULL, *mode = "balanced", *type = NULL, *lora = NULL, *schedule = "cosine", *path;
     const opt opts[] = {{"--data", OPT_LIST, &data, "FILE", ".txt: one document; .jsonl: a document a line; .u16, .u32, .npy: ids"}, {"-o", OPT_TEXT, &out, "OUT", "adapter (.gguf, or a PEFT folder); with --full a model"},
                         {"--rank", OPT_INT, &o.rank, "N", "of the adapter (default 16)"}, {"--alpha", OPT_DOUBLE, &alpha, "X", "its scale is alpha / rank (default 32)"},
-                        {"--target-modules", OPT_TEXT, &o.targets, "LIST", "q_proj,v_proj,... (default: all linear layers)"}, {"--full", OPT_FLAG, &o.full, NULL, "tune every weight"},
+                        {"--target-modules", OPT_TEXT, &o.targets, "LIST", "q_proj,v_proj,... (default: all linear layers); with --full also norms (default: all)"}, {"--full", OPT_FLAG, &o.full, NULL, "tune every weight"},
                         {"--type", OPT_TEXT, &type, "NAME", "encoding of the result of --full (default F32)"}, {"--steps", OPT_LONG, &o.steps, "N", "optimizer steps"}, {"--epochs", OPT_DOUBLE, &o.epochs, "E", "or passes over the text (default 1)"},
                         {"--batch", OPT_INT, &o.batch, "B", "windows a step (default 4)"}, {"--micro-batch", OPT_INT, &o.micro_batch, "B", "windows run at once (default 2)"}, {"-c", OPT_INT, &o.window, "W", "tokens a window (default 256)"},
                         {"--lr", OPT_DOUBLE, &lr, "X", "learning rate (default 2e-4, with --full 2e-5)"}, {"--warmup", OPT_DOUBLE, &warmup, "F", "fraction of the steps (default .03)"},

@@ -45,10 +45,10 @@ typedef int32_t (*ramet_all_reduce_fn)(float *values, int64_t count, void *user)
 
 typedef struct ramet_tuner_options {
     uint32_t struct_size;
-    int32_t full;            /**< 0 (default): LoRA; 1: every weight (F32 masters) */
+    int32_t full;            /**< 0 (default): LoRA; 1: every weight, or those of `targets` (F32 masters) */
     int32_t rank;            /**< default 16 */
     float alpha;             /**< default 32 */
-    const char *targets;     /**< comma-separated PEFT names, "q_proj,v_proj"; NULL (default): all linear layers */
+    const char *targets;     /**< comma-separated PEFT names, "q_proj,v_proj"; NULL (default): all linear layers. full: also "norms", norms and biases; NULL: all weights */
     int32_t mode;            /**< RAMET_MODE_*; default BALANCED */
     int32_t window;          /**< tokens a packed window; default 256 */
     int32_t batch;           /**< windows an optimizer step; default 4 */
@@ -137,7 +137,7 @@ RAMET_API ramet_status ramet_tuner_save(ramet_tuner *tuner, const char *path);
 RAMET_API ramet_status ramet_tuner_resume(ramet_tuner *tuner, const char *path);
 /** What was learned so far: an adapter (LoRA) ... */
 RAMET_API ramet_status ramet_tuner_adapter(ramet_adapter **out, ramet_tuner *tuner);
-/** ... or a model (full), weights in `encoding` (NULL: F32). */
+/** ... or a model (full), what was tuned in `encoding` (NULL: F32; vectors always), the rest as it was. */
 RAMET_API ramet_status ramet_tuner_model(ramet_model **out, ramet_tuner *tuner, const char *encoding);
 
 #define RAMET_SCORE_HALF 0 /**< disjoint windows; predictions made from positions window/2 .. window-2 scored, as llama.cpp's perplexity */

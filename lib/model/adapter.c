@@ -49,8 +49,7 @@ ramet_status ramet__adapter_finite(const ramet_adapter *a) {
     return RAMET_OK;
 }
 
-/* Every name of the list has to be a target of the architecture. */
-static ramet_status check_targets(const ramet__arch *arch, const char *targets) {
+ramet_status ramet__targets_check(const ramet__arch *arch, const char *targets, const char *also) {
     char one[RAMET__NAME_MAX];
     for (const char *p = targets; p; p = strchr(p, ',') ? strchr(p, ',') + 1 : NULL) {
         size_t n = strcspn(p, ",");
@@ -59,9 +58,9 @@ static ramet_status check_targets(const ramet__arch *arch, const char *targets) 
         if (!n || n >= sizeof one) return ramet__fail(RAMET_E_ARGUMENT, "targets \"%s\": an empty or overlong name", targets);
         memcpy(one, p, n);
         one[n] = 0;
-        int32_t known = 0;
+        int32_t known = also && !strcmp(also, one);
         for (int32_t i = 0; i < arch->n_specs; i++) known |= arch->specs[i].target && !strcmp(arch->specs[i].target, one);
-        if (!known) return ramet__fail(RAMET_E_ARGUMENT, "targets: a %s model has no \"%s\"; for example \"q_proj,v_proj\"", arch->name, one);
+        if (!known) return ramet__fail(RAMET_E_ARGUMENT, "targets: a %s model has no \"%s\"; for example \"q_proj,v_proj\"%s%s", arch->name, one, also ? ", or " : "", also ? also : "");
     }
     return RAMET_OK;
 }
@@ -71,7 +70,7 @@ ramet_status ramet__adapter_new(ramet_adapter **out, const ramet_model *model, c
     ramet_status st;
     if (rank < 1 || rank > MAX_RANK) return ramet__fail(RAMET_E_ARGUMENT, "rank is %d; 1 to %d are possible", rank, MAX_RANK);
     if (!isfinite(alpha) || alpha <= 0) return ramet__fail(RAMET_E_ARGUMENT, "alpha is %g; it must be a positive number", (double)alpha);
-    RAMET__TRY(check_targets(model->arch, targets));
+    RAMET__TRY(ramet__targets_check(model->arch, targets, NULL));
     const char *digest = ramet_model_digest(model);
     if (!digest) return ramet__alloc_status();
     RAMET__GO(ramet__adapter_alloc(&a, model->rt, model, model->arch->name, alpha, model->n_weights));

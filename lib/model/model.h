@@ -68,6 +68,8 @@ void ramet__spec_hf_name(char name[RAMET__NAME_MAX], const ramet__weight_spec *s
 const ramet__weight_spec *ramet__arch_spec(const ramet__arch *arch, const char *name, int32_t hf, int32_t *layer);
 /* 1 when `target` ("q_proj") is in a comma-separated list; NULL list: 1. */
 int32_t ramet__target_listed(const char *targets, const char *target);
+/* Every name of the list has to be a target of the architecture, or `also` (NULL: none). */
+ramet_status ramet__targets_check(const ramet__arch *arch, const char *targets, const char *also);
 int32_t ramet__arch_list(int32_t i, const char **name, const char **detail);
 
 /* The variant's record of where it comes from. Layers and channels are the immediate parent's numbers. NULL lists: all, in order. */

@@ -23,8 +23,8 @@ ramet_status ramet__tuner_check(const ramet_tuner_options *o, const ramet_model 
     if (!o->full && !within(o->rank, 1, 1024)) return ramet__fail(RAMET_E_ARGUMENT, "%s: rank %d is not in 1..1024", f, o->rank);
     if (!o->full && !within(o->alpha, 1e-6, 1e6))
         return ramet__fail(RAMET_E_ARGUMENT, "%s: alpha %g is not in 1e-6..1e6", f, (double)o->alpha);
-    if (o->full && (o->initial || o->targets))
-        return ramet__fail(RAMET_E_ARGUMENT, "%s: full tuning takes no %s", f, o->initial ? "initial adapter" : "targets");
+    if (o->full && o->initial) return ramet__fail(RAMET_E_ARGUMENT, "%s: full tuning takes no initial adapter", f);
+    if (o->full) RAMET__TRY(ramet__targets_check(model->arch, o->targets, "norms"));
     if (o->mode < RAMET_MODE_EXACT || o->mode > RAMET_MODE_FAST)
         return ramet__fail(RAMET_E_ARGUMENT, "%s: mode %d is none of RAMET_MODE_*", f, o->mode);
     if (o->window < 2 || o->window > context)

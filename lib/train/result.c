@@ -123,9 +123,13 @@ ramet_status ramet__tuner_model(ramet_model **out, const ramet_tuner *t, ramet__
     ramet_status st = RAMET_OK;
     ramet__weight **weights = NULL;
     ramet__lineage *lineage = NULL;
-    const int64_t n = t->params.n;
+    const int64_t n = t->model->n_weights;
     RAMET__NEW(weights, ramet__calloc(t->rt->mem, (size_t)n, sizeof *weights));
-    for (int64_t i = 0; i < n; i++) RAMET__GO(encode_param(&weights[i], t, from, &t->params.param[i], enc));
+    for (int64_t i = 0, j = 0; i < n; i++) { /* the parameters have the order of the weights */
+        ramet__weight *w = t->model->weights[i];
+        if (j < t->params.n && !strcmp(t->params.param[j].name, ramet__weight_name(w))) RAMET__GO(encode_param(&weights[i], t, from, &t->params.param[j++], enc));
+        else weights[i] = ramet__weight_retain(w);
+    }
     RAMET__GO(lineage_after(&lineage, t));
     RAMET__GO(ramet__model_derive(out, t->model, &t->model->h, weights, n, lineage));
     lineage = NULL;

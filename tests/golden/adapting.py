@@ -103,8 +103,29 @@ def dora(folder):
         check("DoRA: PEFT's own merge", distance(net.merge_and_unload()(torch.tensor(ids[:1], dtype=torch.long)).logits[0], want))
 
 
+def norms(_folder):
+    ids, data = documents()
+    names = {"attn_norm": "model.layers.%d.input_layernorm", "ffn_norm": "model.layers.%d.post_attention_layernorm", "output_norm": "model.norm"}
+    tuner, net = ramet.Tuner(model, data, full=1, targets="norms", steps=1, **DESCENT), network()
+    for name, p in net.named_parameters():
+        p.requires_grad_("norm" in name)
+    mean_loss(net, ids).backward()
+    tuner.step()
+    after, worst = tuner.result(), 0.0
+    for name in model.tensors():
+        was, now = model.tensor(name), after.tensor(name)
+        kind = next((k for k in names if k in name), None)
+        if kind is None:
+            assert (was == now).all(), name
+            continue
+        layer = int(name.split(".")[1]) if "blk" in name else 0
+        want = net.get_parameter((names[kind] % layer if "%" in names[kind] else names[kind]) + ".weight").grad
+        worst = max(worst, distance(torch.tensor(was - now).double().flatten(), want))
+    check("norms: gradients", worst)
+
+
 def main():
-    for part in (dora,):
+    for part in (dora, norms):
         with tempfile.TemporaryDirectory() as folder:
             part(folder)
     return int(bool(failed))

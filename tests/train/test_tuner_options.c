@@ -5,6 +5,32 @@
 static int setup(void **state) { return (*state = tiny(2)) ? 0 : -1; }
 static int teardown(void **state) { ramet_model_free(*state); return 0; }
 
+/* Norms of a model of few bits: what is not chosen stays the same weight, in the model that is given and in memory. */
+static void test_full_tuning_of_a_choice(void **state) {
+    ramet_runtime *rt = ((ramet_model *)*state)->rt;
+    ramet_model *m = NULL, *after = NULL;
+    ramet_tuner_options o = small(1);
+    ramet_tuner *t = NULL;
+    ok(ramet_model_load_path(&m, rt, getenv("RAMET_TINY_MODEL_Q8_0")));
+    ramet_dataset *d = prose_data(m);
+    o.targets = "norms,v_proj";
+    o.steps = 12;
+    o.learning_rate = 3e-2f;
+    ok(ramet_tuner_create(&t, m, d, &o));
+    assert_int_equal(t->params.n, 5 + 2); /* two norms and v of two layers, the last norm */
+    stepped(t, 12, 0);
+    ok(ramet_tuner_model(&after, t, NULL));
+    for (int64_t i = 0; i < m->n_weights; i++) {
+        const char *name = ramet__weight_name(m->weights[i]);
+        assert_int_equal(after->weights[i] != m->weights[i], strstr(name, "norm") || strstr(name, "attn_v"));
+    }
+    assert_true(loss_on(after, d, NULL) < loss_on(m, d, NULL) - .2);
+    ramet_model_free(after);
+    ramet_tuner_free(t);
+    ramet_dataset_free(d);
+    ramet_model_free(m);
+}
+
 /* Bad steps are counted and change nothing; those after them go on. */
 static void test_bad_steps_are_skipped(void **state) {
     ramet_tuner_options o = small(0);
@@ -330,7 +356,8 @@ static void test_refuses_bad_options(void **state) {
     REFUSED((p.teacher = m, p.teacher_weight = 2), "teacher_weight");
     REFUSED((p.teacher = m, p.teacher_divergence = 2), "teacher_divergence 2");
     REFUSED((p.teacher = m, p.teacher_skew = 1), "teacher_skew");
-    REFUSED((p.full = 1, p.targets = "q_proj"), "targets");
+    REFUSED((p.full = 1, p.targets = "q_proj,w"), "or norms");
+    REFUSED((p.full = 1, p.targets = "lm_head"), "none of the weights");
     ramet_tuner_options e = small(0);
     e.steps = 0;
     e.epochs = 2;
@@ -354,6 +381,7 @@ int main(void) {
         cmocka_unit_test(test_groups_scale_and_freeze),
         cmocka_unit_test(test_average_is_given),
         cmocka_unit_test(test_rslora_is_saved_as_peft_has_it),
+        cmocka_unit_test(test_full_tuning_of_a_choice),
         cmocka_unit_test(test_refuses_bad_options),
     };
     return cmocka_run_group_tests(tests, setup, teardown);

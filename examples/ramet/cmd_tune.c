@@ -101,11 +101,11 @@ int cmd_tune(cli *c, int argc, char **argv) {
     ramet_tuner_options o;
     ramet_tuner_options_init(&o, sizeof o);
     list data = {0}, held_out = {0};
-    double alpha = o.alpha, lr = 0, warmup = o.warmup, clip = o.clip, decay = o.weight_decay, plus = o.lora_plus, average_decay = o.average_decay, average_start = o.average_start, spike = 0, skew = 0;
+    double alpha = o.alpha, lr = 0, warmup = o.warmup, clip = o.clip, decay = o.weight_decay, plus = o.lora_plus, average_decay = o.average_decay, average_start = o.average_start, spike = 0, skew = 0, beta = o.preference_beta;
     int64_t seed = 0, every = 0;
     int skip = 0;
     const char *teacher = NULL, *resume = NULL, *checkpoint = NULL, *out = NULL, *mode = "balanced", *type = NULL, *lora = NULL, *schedule = "cosine", *path;
-    const opt opts[] = {{"--data", OPT_LIST, &data, "FILE", ".txt: one document; .jsonl: a document a line; .u16, .u32, .npy: ids"}, {"-o", OPT_TEXT, &out, "OUT", "adapter (.gguf, or a PEFT folder); with --full a model"},
+    const opt opts[] = {{"--data", OPT_LIST, &data, "FILE", ".txt: one document; .jsonl: a document or preference a line; .u16, .u32, .npy: ids"}, {"-o", OPT_TEXT, &out, "OUT", "adapter (.gguf, or a PEFT folder); with --full a model"},
                         {"--rank", OPT_INT, &o.rank, "N", "of the adapter (default 16)"}, {"--alpha", OPT_DOUBLE, &alpha, "X", "its scale is alpha / rank (default 32)"},
                         {"--target-modules", OPT_TEXT, &o.targets, "LIST", "q_proj,v_proj,... (default: all linear layers); with --full also norms (default: all)"}, {"--full", OPT_FLAG, &o.full, NULL, "tune every weight"},
                         {"--type", OPT_TEXT, &type, "NAME", "encoding of the result of --full (default F32)"}, {"--steps", OPT_LONG, &o.steps, "N", "optimizer steps"}, {"--epochs", OPT_DOUBLE, &o.epochs, "E", "or passes over the text (default 1)"},
@@ -121,7 +121,7 @@ int cmd_tune(cli *c, int argc, char **argv) {
                         {"--patience", OPT_INT, &o.patience, "N", "end after N evaluations without a new best"}, {"--skip-nonfinite", OPT_FLAG, &skip, NULL, "go on after a step with NaN or infinity, without it"},
                         {"--spike-factor", OPT_DOUBLE, &spike, "X", "skip steps whose loss or gradient norm is beyond X times the median"},
                         {"--teacher", OPT_TEXT, &teacher, "PARENT", "distil: match this model's predictions"}, {"--reverse", OPT_FLAG, &o.teacher_divergence, NULL, "by KL(student || teacher)"},
-                        {"--skew", OPT_DOUBLE, &skew, "A", "mix so much of the first distribution into the second (default 0)"}, {"--lora", OPT_TEXT, &lora, "A", "start from this adapter"}, {"--mode", OPT_TEXT, &mode, "MODE", "exact, balanced (default), fast"},
+                        {"--skew", OPT_DOUBLE, &skew, "A", "mix so much of the first distribution into the second (default 0)"}, {"--beta", OPT_DOUBLE, &beta, "X", "of preferences (DPO; default .1)"}, {"--lora", OPT_TEXT, &lora, "A", "start from this adapter"}, {"--mode", OPT_TEXT, &mode, "MODE", "exact, balanced (default), fast"},
                         {"--budget", OPT_BYTES, &o.byte_budget, "256M", "most bytes beyond the weights; what does not fit is computed twice, with the same bits"},
                         {"--checkpoint", OPT_TEXT, &checkpoint, "FILE", "write the tuner's state here, at the end and on Ctrl-C"}, {"--every", OPT_LONG, &every, "N", "and every N steps"}, {"--resume", OPT_TEXT, &resume, "CKPT", "continue from it"},
                         {NULL, OPT_FLAG, NULL, NULL, NULL}};
@@ -140,6 +140,7 @@ int cmd_tune(cli *c, int argc, char **argv) {
     o.lora_plus = (float)plus;
     o.spike_factor = (float)spike;
     o.teacher_skew = (float)skew;
+    o.preference_beta = (float)beta;
     o.on_nonfinite = skip ? RAMET_NONFINITE_SKIP : RAMET_NONFINITE_STOP;
     o.average_decay = (float)average_decay;
     o.average_start = (float)average_start;
@@ -192,10 +193,12 @@ int cmd_tune(cli *c, int argc, char **argv) {
         printf("%s,\"steps\":%" PRId64 ",\"tokens\":%" PRId64 ",\"loss_first\":%.6f,\"loss\":%.6f,\"seconds\":%.6g,\"tok_s\":%.6g,\"bytes\":%" PRIu64 ",\"plan_bytes\":%" PRIu64 ",\"recomputed\":%.4f", b.data, r.step, r.tokens, first, r.loss, r.seconds, speed, r.bytes, r.plan_bytes, r.recomputed);
         if (skip || spike > 0) printf(",\"skipped\":%" PRId64, r.skipped);
         if (r.evaluations) printf(",\"evaluation_loss\":%.6f,\"best_loss\":%.6f,\"best_step\":%" PRId64, r.evaluation_loss, r.best_loss, r.best_step);
+        if (r.accuracy > 0) printf(",\"accuracy\":%.6g", r.accuracy);
         puts("}");
         j_free(&b);
     } else {
         printf("%s: %" PRId64 " steps, %" PRId64 " tokens, last loss %.4f, %.1f s (%.0f tok/s)\n", out, r.step, r.tokens, r.loss, r.seconds, speed);
+        if (r.accuracy > 0) printf("last step: %.0f%% of the better answers are ahead\n", 100 * r.accuracy);
         if (r.skipped) printf("%" PRId64 " steps skipped\n", r.skipped);
         if (r.evaluations) printf("best of %" PRId64 " evaluations: loss %.4f after %" PRId64 " steps\n", r.evaluations, r.best_loss, r.best_step);
     }

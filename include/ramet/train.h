@@ -18,7 +18,10 @@ RAMET_API ramet_status ramet_dataset_add_text(ramet_dataset *dataset, const char
 RAMET_API ramet_status ramet_dataset_add_ids(ramet_dataset *dataset, const int32_t *ids, const uint8_t *predict, int64_t count);
 /** Append one chat; only assistant turns are predicted. */
 RAMET_API ramet_status ramet_dataset_add_chat(ramet_dataset *dataset, int32_t count, const char *const *roles, const char *const *contents);
-/** Append a file: .jsonl: a document a line ({"text"}, {"prompt","completion"} or {"messages":[{"role","content"}]}); .u16, .u32: ids of 2 or 4 bytes, little-endian; .npy:
+/** Append a preference: after the prompt the first answer is better than the second. A dataset has preferences or documents (E_STATE); a tuner of preferences minimizes
+ * the loss of DPO, a pair being one window. E_ARGUMENT: an answer is empty. Since 0.1. */
+RAMET_API ramet_status ramet_dataset_add_pair(ramet_dataset *dataset, const char *prompt, const char *chosen, const char *rejected);
+/** Append a file: .jsonl: a document a line ({"text"}, {"prompt","completion"} or {"messages":[{"role","content"}]}) or preferences ({"prompt","chosen","rejected"}); .u16, .u32: ids of 2 or 4 bytes, little-endian; .npy:
  * NumPy's, one dimension of integers; of ids a document ends after each end-of-text id; anything else: one document of text. All of a file or nothing. */
 RAMET_API ramet_status ramet_dataset_add_file(ramet_dataset *dataset, const char *path);
 /** ids[0..count) := tokens from.. of a stream; predict[i], 1 before the call, := 0 for a token that is not to be learned. 0, or anything else: it failed. */
@@ -93,6 +96,7 @@ typedef struct ramet_tuner_options {
                                   tuning has its own). What does not fit is computed again in the backward part, with the same bits in the result; E_BUDGET names the least that would do.
                                   default 0: the runtime's budget alone */
     int32_t dora;            /**< 1: DoRA (Liu et al. 2024): every output has a trained magnitude, the pairs change directions; PEFT's use_dora. Default 0. Not with `initial` */
+    float preference_beta;   /**< of a dataset of preferences: DPO's beta; default .1. The reference is the model without an adapter, of full tuning as it was */
 } ramet_tuner_options;
 RAMET_API void ramet_tuner_options_init(ramet_tuner_options *options, uint32_t struct_size);
 
@@ -122,6 +126,7 @@ typedef struct ramet_tuner_report {
     uint64_t bytes;          /**< that the tuner holds in every step, as byte_budget counts them; known before the first */
     uint64_t plan_bytes;     /**< of them activations and scratch */
     double recomputed;       /**< fraction of a step's work that is done a second time to save memory */
+    double accuracy;         /**< of preferences: share of the last step's pairs (of this worker) whose better answer has gained on the worse */
 } ramet_tuner_report;
 /**
  * Advance by at most max_steps optimizer steps (0: only report), and stop (between micro-batches) when `deadline` seconds have passed (0: none); at

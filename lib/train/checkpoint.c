@@ -63,6 +63,7 @@ static ramet_status identity(pairs *p, const ramet_tuner *t) {
     put(p, "ramet.tuner.groups", "%s", o->groups ? targets : "");
     put(p, "ramet.tuner.rslora", "%d", o->rslora);
     put(p, "ramet.tuner.dora", "%d", o->dora);
+    put(p, "ramet.tuner.preference_beta", "%.9g", (double)o->preference_beta);
     put(p, "ramet.tuner.lora_plus", "%.9g", (double)o->lora_plus);
     put(p, "ramet.tuner.average", "%s", o->average ? o->average : "");
     put(p, "ramet.tuner.average_decay", "%.9g", (double)o->average_decay);
@@ -84,8 +85,8 @@ static ramet_status identity(pairs *p, const ramet_tuner *t) {
 static const struct { const char *key; size_t at; } integers[] = {
 #define INTEGER(name) {"ramet.state." #name, offsetof(ramet_tuner, name)}
     INTEGER(step), INTEGER(micro), INTEGER(tokens), INTEGER(step_tokens), INTEGER(skipped), INTEGER(evaluated), INTEGER(evaluations), INTEGER(best_step),
-    INTEGER(worse), INTEGER(n_history)}, doubles[] = {
-    INTEGER(loss_sum), INTEGER(loss), INTEGER(norm), INTEGER(rate), INTEGER(evaluation_loss), INTEGER(best_loss)};
+    INTEGER(worse), INTEGER(n_history), INTEGER(ahead)}, doubles[] = {
+    INTEGER(loss_sum), INTEGER(loss), INTEGER(norm), INTEGER(rate), INTEGER(evaluation_loss), INTEGER(best_loss), INTEGER(accuracy)};
 #undef INTEGER
 static const char *const history_key[2] = {"ramet.state.losses", "ramet.state.norms"};
 

@@ -53,6 +53,7 @@ void ramet__dataset_digest(char hex[65], const ramet_dataset *d) {
     ramet__sha256 s;
     ramet__sha256_init(&s);
     for (int64_t i = 0; i < d->n_docs; i++) ramet__sha256_add(&s, &d->docs[i].start, sizeof d->docs[i].start);
+    if (d->pairs) ramet__sha256_add(&s, "pairs", 5);
     if (d->read) {
         ramet__sha256_add(&s, &d->n, sizeof d->n);
         ramet__sha256_add(&s, d->name, strlen(d->name));
@@ -78,8 +79,9 @@ static ramet_status check(const ramet_dataset *d, const char *function) {
     return RAMET_OK;
 }
 
-static ramet_status check_text(const ramet_dataset *d, const char *function) {
+static ramet_status check_text(const ramet_dataset *d, const char *function, int32_t pairs) {
     RAMET__TRY(check(d, function));
+    if (d->n && d->pairs != pairs) return ramet__fail(RAMET_E_STATE, "%s: the dataset has %s; put the others into one of their own", function, pairs ? "documents" : "preferences");
     if (!d->model->tokenizer)
         return ramet__fail(RAMET_E_STATE, "%s: the model was loaded without a tokenizer; use ramet_dataset_add_ids", function);
     return RAMET_OK;
@@ -122,10 +124,26 @@ out:
 }
 
 ramet_status ramet_dataset_add_text(ramet_dataset *d, const char *text, size_t length) {
-    RAMET__TRY(check_text(d, "ramet_dataset_add_text"));
+    RAMET__TRY(check_text(d, "ramet_dataset_add_text", 0));
     if (!text && length) return ramet__fail(RAMET_E_ARGUMENT, "ramet_dataset_add_text: text is NULL");
     const ramet__piece_text piece = {text, length, 0, 1};
     return ramet__dataset_add_pieces(d, &piece, 1, 1);
+}
+
+ramet_status ramet_dataset_add_pair(ramet_dataset *d, const char *prompt, const char *chosen, const char *rejected) {
+    ramet_status st = RAMET_OK;
+    RAMET__TRY(check_text(d, "ramet_dataset_add_pair", 1));
+    if (!prompt || !chosen || !rejected) return ramet__fail(RAMET_E_ARGUMENT, "ramet_dataset_add_pair: %s is NULL", prompt ? "an answer" : "prompt");
+    if (!*chosen || !*rejected) return ramet__fail(RAMET_E_ARGUMENT, "ramet_dataset_add_pair: an answer is empty");
+    const int64_t n = d->n, n_docs = d->n_docs;
+    for (int32_t i = 0; i < 2 && !st; i++) {
+        const char *answer = i ? rejected : chosen;
+        const ramet__piece_text piece[2] = {{prompt, strlen(prompt), 0, 0}, {answer, strlen(answer), 0, 1}};
+        st = ramet__dataset_add_pieces(d, piece, 2, 1);
+    }
+    d->pairs = 1;
+    if (st) ramet__dataset_cut(d, n, n_docs);
+    return st;
 }
 
 ramet_status ramet_dataset_add_ids(ramet_dataset *d, const int32_t *ids, const uint8_t *predict, int64_t count) {
@@ -133,6 +151,8 @@ ramet_status ramet_dataset_add_ids(ramet_dataset *d, const int32_t *ids, const u
     if (count < 0 || (count && !ids))
         return ramet__fail(RAMET_E_ARGUMENT, "ramet_dataset_add_ids: %s", count < 0 ? "count is negative" : "ids is NULL");
     if (!count) return RAMET_OK;
+    if (d->n && d->pairs) return ramet__fail(RAMET_E_STATE, "ramet_dataset_add_ids: the dataset has preferences; put documents into one of their own");
+    d->pairs = 0;
     for (int64_t i = 0; i < count; i++)
         if (ids[i] < 0 || ids[i] >= d->model->h.n_vocab)
             return ramet__fail(RAMET_E_ARGUMENT, "ramet_dataset_add_ids: ids[%lld] is %d; the vocabulary has 0..%lld", (long long)i, ids[i],
@@ -164,7 +184,7 @@ ramet_status ramet_dataset_add_chat(ramet_dataset *d, int32_t count, const char 
     char *whole = NULL, *part = NULL;
     ramet__piece_text *piece = NULL;
     int32_t n = 0;
-    RAMET__TRY(check_text(d, "ramet_dataset_add_chat"));
+    RAMET__TRY(check_text(d, "ramet_dataset_add_chat", 0));
     if (count <= 0 || !roles || !contents) return ramet__fail(RAMET_E_ARGUMENT, "ramet_dataset_add_chat: no messages");
     for (int32_t i = 0; i < count; i++)
         if (!roles[i] || !contents[i])

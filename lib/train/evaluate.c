@@ -34,6 +34,7 @@ typedef struct measure {
 
 static ramet_status check_options(const ramet_evaluate_options *o, const ramet_model *m, const ramet_dataset *d) {
     const char *f = "ramet_evaluate";
+    if (d->pairs) return ramet__fail(RAMET_E_UNSUPPORTED, "%s: preferences have no likelihood to measure; give documents", f);
     if (o->window < 4 || o->window > m->h.n_ctx)
         return ramet__fail(RAMET_E_ARGUMENT, "%s: window %d is not in 4..%lld, the model's context", f, o->window, (long long)m->h.n_ctx);
     if (o->score != RAMET_SCORE_HALF && o->score != RAMET_SCORE_ALL)
@@ -78,11 +79,28 @@ out:
     return st;
 }
 
-static ramet_status make_plan(measure *m) {
+ramet_status ramet__losses_graph(ramet__graph **out, const ramet_model *m, const ramet__build_options *build, int64_t rows, int64_t outs, int32_t rank) {
     ramet_status st = RAMET_OK;
     ramet__graph *g = NULL;
     ramet__built built;
     ramet__val row = -1;
+    RAMET__GO(ramet__graph_create(&g, m->rt, rows, outs, rank));
+    RAMET__GO(m->arch->build(&built, g, m, build));
+    const ramet__val labels = ramet__graph_input(g, "labels", RAMET__TYPE_I32, RAMET__AXIS_OUTS, 0);
+    const ramet__val weight = ramet__graph_input(g, "weight", RAMET__TYPE_F32, RAMET__AXIS_OUTS, 0);
+    ramet__op_cross_entropy(g, built.logits, labels, weight, &row);
+    ramet__graph_output(g, "losses", row);
+    RAMET__GO(ramet__graph_status(g));
+    *out = g;
+    g = NULL;
+out:
+    ramet__graph_free(g);
+    return st;
+}
+
+static ramet_status make_plan(measure *m) {
+    ramet_status st = RAMET_OK;
+    ramet__graph *g = NULL;
     int32_t rank = 0;
     const ramet_adapter *a = m->o.adapter;
     for (int64_t i = 0; a && i < a->n; i++) rank = RAMET__MAX(rank, a->lora[i].rank);
@@ -90,13 +108,7 @@ static ramet_status make_plan(measure *m) {
                   outs = m->o.score == RAMET_SCORE_HALF ? m->per_run * (m->o.window - 1 - m->o.window / 2) : rows;
     const ramet__build_options build = {.slots = a != NULL, .gains = a && ramet__adapter_is_dora(a)};
     const ramet__plan_options plan = {.mode = (ramet__mode)m->o.mode, .max_context = m->o.window};
-    RAMET__GO(ramet__graph_create(&g, m->rt, rows, outs, rank));
-    RAMET__GO(m->model->arch->build(&built, g, m->model, &build));
-    const ramet__val labels = ramet__graph_input(g, "labels", RAMET__TYPE_I32, RAMET__AXIS_OUTS, 0);
-    const ramet__val weight = ramet__graph_input(g, "weight", RAMET__TYPE_F32, RAMET__AXIS_OUTS, 0);
-    ramet__op_cross_entropy(g, built.logits, labels, weight, &row);
-    ramet__graph_output(g, "losses", row);
-    RAMET__GO(ramet__graph_status(g));
+    RAMET__GO(ramet__losses_graph(&g, m->model, &build, rows, outs, rank));
     if (a) RAMET__GO(bind_adapter(m, g));
     RAMET__GO(ramet__plan_create(&m->plan, g, &plan));
 out:

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* jsonl.c - a file as documents: JSON lines {"text"}, {"prompt","completion"} or {"messages":[{"role","content"}]}, one plain
- * text, or ids (tokens.c). All of a file is added or nothing. */
+/* jsonl.c - a file as documents: JSON lines {"text"}, {"prompt","completion"}, {"messages":[{"role","content"}]} or
+ * {"prompt","chosen","rejected"}, one plain text, or ids (tokens.c). All of a file is added or nothing. */
 #include <string.h>
 #include "format/json.h"
 #include "train/train.h"
@@ -37,7 +37,7 @@ static ramet_status add_messages(ramet_dataset *d, const ramet__json *messages, 
 static ramet_status add_line(ramet_dataset *d, const char *line, size_t len) {
     ramet_status st = RAMET_OK;
     ramet__arena arena = {.mem = d->rt->mem};
-    const ramet__json *root, *text, *prompt, *completion, *messages;
+    const ramet__json *root, *text, *prompt, *completion, *messages, *chosen, *rejected;
     RAMET__GO(ramet__json_parse(&root, &arena, line, len, NULL));
     if (root->type != RAMET__JSON_OBJECT) {
         st = ramet__fail(RAMET_E_FORMAT, "not a JSON object");
@@ -46,8 +46,16 @@ static ramet_status add_line(ramet_dataset *d, const char *line, size_t len) {
     RAMET__GO(text_member(&text, root, "text"));
     RAMET__GO(text_member(&prompt, root, "prompt"));
     RAMET__GO(text_member(&completion, root, "completion"));
+    RAMET__GO(text_member(&chosen, root, "chosen"));
+    RAMET__GO(text_member(&rejected, root, "rejected"));
     messages = ramet__json_get(root, "messages");
-    if ((text != NULL) + (prompt || completion) + (messages != NULL) != 1 || !prompt != !completion) {
+    if (prompt && chosen && rejected && !text && !completion && !messages) {
+        if (strlen(prompt->text) != prompt->len || strlen(chosen->text) != chosen->len || strlen(rejected->text) != rejected->len)
+            st = ramet__fail(RAMET_E_FORMAT, "a preference holds a NUL character");
+        else st = ramet_dataset_add_pair(d, prompt->text, chosen->text, rejected->text);
+    } else if (chosen || rejected || d->pairs) {
+        st = ramet__fail(RAMET_E_FORMAT, "a preference is \"prompt\", \"chosen\" and \"rejected\", and all lines are or none");
+    } else if ((text != NULL) + (prompt || completion) + (messages != NULL) != 1 || !prompt != !completion) {
         st = ramet__fail(RAMET_E_FORMAT, "give exactly one of \"text\", \"prompt\" with \"completion\", or \"messages\"");
     } else if (text) {
         const ramet__piece_text piece = {text->text, text->len, 0, 1};

@@ -9,7 +9,7 @@ void ramet_tuner_options_init(ramet_tuner_options *options, uint32_t struct_size
     const ramet_tuner_options defaults = {
         .rank = 16, .alpha = 32.0f, .mode = RAMET_MODE_BALANCED, .window = 256, .batch = 4, .micro_batch = 2, .epochs = 1.0,
         .warmup = 0.03f, .schedule = RAMET_SCHEDULE_COSINE, .beta1 = 0.9f, .beta2 = 0.999f, .epsilon = 1e-8f, .clip = 1.0f,
-        .teacher_weight = 1.0f, .teacher_top = 64, .lora_plus = 1.0f, .average_decay = 0.999f, .average_start = -1.0f, .workers = 1};
+        .teacher_weight = 1.0f, .teacher_top = 64, .lora_plus = 1.0f, .average_decay = 0.999f, .average_start = -1.0f, .workers = 1, .preference_beta = 0.1f};
     ramet__options_init(options, struct_size, &defaults, sizeof defaults);
 }
 
@@ -51,6 +51,9 @@ ramet_status ramet__tuner_check(const ramet_tuner_options *o, const ramet_model 
     if (!within(o->clip, 0, 1e30)) return ramet__fail(RAMET_E_ARGUMENT, "%s: clip %g is negative or not a number", f, (double)o->clip);
     if (o->rslora != 0 && o->rslora != 1) return ramet__fail(RAMET_E_ARGUMENT, "%s: rslora is %d; give 0 or 1", f, o->rslora);
     if (!within(o->lora_plus, 1e-6, 1e6)) return ramet__fail(RAMET_E_ARGUMENT, "%s: lora_plus %g is not in 1e-6..1e6", f, (double)o->lora_plus);
+    if (!within(o->preference_beta, 1e-6, 1e6)) return ramet__fail(RAMET_E_ARGUMENT, "%s: preference_beta %g is not in 1e-6..1e6", f, (double)o->preference_beta);
+    if ((data->pairs && o->teacher) || (o->evaluation && (data->pairs || o->evaluation->pairs)))
+        return ramet__fail(RAMET_E_UNSUPPORTED, "%s: preferences go with neither teacher nor evaluation", f);
     if (o->dora != 0 && o->dora != 1) return ramet__fail(RAMET_E_ARGUMENT, "%s: dora is %d; give 0 or 1", f, o->dora);
     if (o->dora && (o->full || o->initial))
         return ramet__fail(RAMET_E_ARGUMENT, "%s: dora: %s", f, o->full ? "full tuning has no adapter" : "the initial adapter has its own magnitudes or none");

@@ -106,13 +106,22 @@ void ramet__rows_bind(const ramet__rows *r, ramet__run *run, int32_t loss) {
 
 ramet_status ramet__windows_init(ramet__windows *w, ramet__mem *mem, const ramet_dataset *d, int64_t width) {
     ramet_status st = RAMET_OK;
-    const int64_t all = (d->n - (d->read != NULL) + width - 1) / width; /* nothing is predicted from the last token */
+    const int64_t all = d->pairs ? d->n_docs / 2 : (d->n - (d->read != NULL) + width - 1) / width; /* nothing is predicted from the last token */
     memset(w, 0, sizeof *w);
     w->data = d;
     w->width = width;
     if (d->read) RAMET__GO(ramet_dataset_create(&w->stage, d->model));
     RAMET__NEW(w->start, ramet__calloc(mem, (size_t)RAMET__MAX(all, 1), sizeof *w->start));
-    for (int64_t i = 0; i < all; i++)
+    for (int64_t i = 0; d->pairs && i < all; i++) {
+        const int64_t tokens = document_end(d, 2 * i + 1) - d->docs[2 * i].start;
+        w->start[w->n++] = d->docs[2 * i].start;
+        if (tokens > width) {
+            st = ramet__fail(RAMET_E_ARGUMENT, "preference %lld has %lld tokens in its two answers with their prompts; the window has to hold both (now %lld)",
+                             (long long)i, (long long)tokens, (long long)width);
+            goto out;
+        }
+    }
+    for (int64_t i = 0; !d->pairs && i < all; i++)
         if (d->read || ramet__rows_count(d, i * width, RAMET__MIN((i + 1) * width, d->n)) > 0) w->start[w->n++] = i * width;
 out:
     return st;
@@ -131,7 +140,7 @@ static void window_at(int64_t *from, int64_t *to, const ramet__windows *w, uint6
     const int64_t epoch = index / w->n;
     const uint64_t drawn = ramet__rng_permute(seed, STREAM_WINDOWS + (uint64_t)epoch, (uint64_t)(index % w->n), (uint64_t)w->n);
     *from = w->start[drawn];
-    *to = RAMET__MIN(*from + w->width, w->data->n);
+    *to = w->data->pairs ? document_end(w->data, 2 * (int64_t)drawn + 1) : RAMET__MIN(*from + w->width, w->data->n);
 }
 
 ramet_status ramet__windows_hold(ramet__windows *w, uint64_t seed, int64_t first, int64_t count) {

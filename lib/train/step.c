@@ -40,7 +40,7 @@ static int64_t batch_predictions(const ramet_tuner *t) {
 /* Forget the present step's gradients: it begins again. */
 static void restart_step(ramet_tuner *t) {
     ramet__params_clear(&t->params);
-    t->micro = t->step_tokens = 0;
+    t->micro = t->step_tokens = t->ahead = 0;
     t->loss_sum = 0.0;
 }
 
@@ -97,6 +97,7 @@ static int32_t is_spike(ramet_tuner *t, double loss, double norm) {
 
 static ramet_status micro_batch(ramet_tuner *t, watch *w) {
     ramet__run run = {0};
+    double preferred = 0.0;
     const int64_t own = t->o.worker * share(t), first = own + t->micro * t->o.micro_batch;
     const int64_t last = RAMET__MIN(first + t->o.micro_batch, own + share(t));
     int64_t from, to;
@@ -116,6 +117,7 @@ static ramet_status micro_batch(ramet_tuner *t, watch *w) {
     }
     const float weight = (float)(1.0 / (double)RAMET__MAX(batch_predictions(t), 1)); /* a source's batch may have none: its gradients are zero */
     for (int64_t i = 0; i < t->rows.outs; i++) t->rows.weight[i] = weight;
+    if (t->preference) RAMET__TRY(ramet__preference_weights(&preferred, t->preference, t, fn, w));
     ramet__rows_bind(&t->rows, &run, 1);
     if (t->teacher_ids) {
         run.input[run.n_inputs].name = "teacher_ids";
@@ -131,7 +133,7 @@ static ramet_status micro_batch(ramet_tuner *t, watch *w) {
     const float *loss = ramet__plan_output(t->plan, "loss", NULL, NULL);
     if (!loss) return ramet__fail(RAMET_E_INTERNAL, "tuner: the plan lacks its loss");
     if (!isfinite(*loss) && !t->o.all_reduce) return not_finite(t, "loss"); /* workers decide together, after their sums */
-    t->loss_sum += *loss;
+    t->loss_sum += t->preference ? preferred : *loss;
     t->step_tokens += t->rows.outs;
     t->micro++;
     return RAMET_OK;
@@ -170,6 +172,7 @@ static ramet_status update(ramet_tuner *t) {
     t->rate = rate;
     t->loss = t->loss_sum;
     t->tokens += t->step_tokens;
+    t->accuracy = (double)t->ahead / (double)share(t);
     return end_step(t, spike);
 }
 
@@ -237,6 +240,7 @@ static void fill_report(ramet_tuner_report *out, const ramet_tuner *t) {
                                   .evaluation_loss = t->evaluation_loss,
                                   .best_loss = t->best_loss,
                                   .best_step = t->best_step,
+                                  .accuracy = t->preference ? t->accuracy : 0.0,
                                   .bytes = ramet__tuner_bytes(t),
                                   .plan_bytes = ramet__plan_bytes(t->plan),
                                   .recomputed = ramet__plan_recomputed(t->plan)};

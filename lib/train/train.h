@@ -14,7 +14,7 @@ typedef struct ramet__document { int64_t start; int32_t closed; } ramet__documen
 struct ramet_dataset {
     ramet_runtime *rt;
     ramet_model *model;
-    int32_t refs, sealed, end;    /* end: the id that closes a document, -1: none */
+    int32_t refs, sealed, pairs, end; /* pairs: documents are a better answer, a worse one, a better ...; end: the id that closes a document, -1: none */
     int64_t n, ids_cap, predict_cap; int32_t *ids; uint8_t *predict;
     int64_t n_docs, docs_cap; ramet__document *docs;
     ramet_tokens_fn read; void *user; char *name; /* of a host's source: n tokens that are not here */
@@ -53,7 +53,7 @@ int64_t ramet__rows_count(const ramet_dataset *d, int64_t from, int64_t to); /* 
 /* Put tokens, pos, seq, outs (and labels, weight when `loss`) into a run. */
 void ramet__rows_bind(const ramet__rows *r, ramet__run *run, int32_t loss);
 
-/* Windows with at least one prediction, in stream order; drawn in an order that (seed, index) give. */
+/* Windows with at least one prediction, in stream order, or pairs; drawn in an order that (seed, index) give. */
 typedef struct ramet__windows {
     const ramet_dataset *data;
     int64_t width, n, *start;
@@ -149,6 +149,17 @@ typedef struct ramet__labels {
     void *user;
 } ramet__labels;
 
+/* ---- preferences (preference.c) ---- */
+typedef struct ramet__preference ramet__preference;
+/* build: as the tuner's plan is built; with rows and entries made. */
+ramet_status ramet__preference_create(ramet__preference **out, struct ramet_tuner *t, const ramet__build_options *build);
+void ramet__preference_free(ramet__preference *p);
+uint64_t ramet__preference_bytes(const ramet__preference *p);
+/* The loss of the micro-batch in t->rows, and weights of its predictions that give its gradient. */
+ramet_status ramet__preference_weights(double *loss, ramet__preference *p, struct ramet_tuner *t, ramet_progress_fn progress, void *user);
+/* A graph of the losses of a run's predictions, "losses" [outs] (evaluate.c). */
+ramet_status ramet__losses_graph(ramet__graph **out, const ramet_model *m, const ramet__build_options *build, int64_t rows, int64_t outs, int32_t rank);
+
 /* ---- the tuner (options.c, tuner.c, step.c, result.c, checkpoint.c) ---- */
 #define RAMET__HISTORY 15
 /* Of LoRA: params each*i is A, each*i+1 is B, of DoRA each*i+2 the magnitudes. inverse: 1 / |W + scale B.A| of each row, in this step */
@@ -168,6 +179,7 @@ struct ramet_tuner {
     ramet__slot_entry *entries; const ramet__slot_entry *adapter[1]; int32_t n_slots;
     ramet__plan *plan;
     ramet__rows rows;
+    ramet__preference *preference;
     ramet__teacher *teacher; ramet__labels labels; /* one of them, or none */
     int32_t *teacher_ids; float *teacher_p; char teacher_digest[65];
     char data_digest[65], initial_digest[65], evaluation_digest[65];
@@ -176,6 +188,7 @@ struct ramet_tuner {
     int64_t tokens, step_tokens;   /* predicted in whole steps so far, and in the present step */
     double loss_sum;               /* of the present step's micro-batches */
     double loss, norm, rate;       /* of the last whole step */
+    int64_t ahead; double accuracy; /* pairs of the present step whose better answer is ahead; their share in the last */
     int64_t skipped;               /* steps */
     int64_t evaluated, evaluations, best_step, worse; /* step of the last evaluation; how many; step of the best; how many since it */
     double evaluation_loss, best_loss;

@@ -183,7 +183,7 @@ static ramet__val loss_of(const ramet_tuner *t, ramet__graph *g, ramet__val logi
 /* Of the tuner without its plan. */
 static uint64_t held_bytes(const ramet_tuner *t) {
     const uint64_t rows = (uint64_t)t->o.micro_batch * (uint64_t)t->o.window, soft = t->teacher_ids ? rows * (uint64_t)t->o.teacher_top * 8 : 0;
-    return ramet__params_bytes(&t->params) + ramet__teacher_bytes(t->teacher) + soft + rows * 6 * sizeof(int32_t) + (uint64_t)t->windows.n * sizeof *t->windows.start;
+    return ramet__params_bytes(&t->params) + ramet__teacher_bytes(t->teacher) + ramet__preference_bytes(t->preference) + soft + rows * 6 * sizeof(int32_t) + (uint64_t)t->windows.n * sizeof *t->windows.start;
 }
 
 uint64_t ramet__tuner_bytes(const ramet_tuner *t) { return held_bytes(t) + ramet__plan_bytes(t->plan); }
@@ -205,6 +205,7 @@ static ramet_status make_plan(ramet_tuner *t, int32_t all_slots) {
     const int64_t rows = (int64_t)t->o.micro_batch * t->o.window, n = t->params.n;
     const ramet__build_options build = {
         .slots = !t->o.full, .targets = all_slots ? NULL : t->o.targets, .train = t->o.full ? master_of : NULL, .after = t->each == 3 ? times_gain : NULL, .train_user = t};
+    if (t->data->pairs) RAMET__TRY(ramet__preference_create(&t->preference, t, &build));
     const ramet__plan_options plan = {.mode = (ramet__mode)t->o.mode, .training = 1, .max_context = t->o.window, .byte_budget = t->o.byte_budget, .held_bytes = held_bytes(t)};
     RAMET__NEW(wrt, ramet__calloc(t->rt->mem, (size_t)n, sizeof *wrt));
     RAMET__NEW(grad, ramet__calloc(t->rt->mem, (size_t)n, sizeof *grad));
@@ -345,6 +346,7 @@ void ramet_tuner_free(ramet_tuner *t) {
     ramet_runtime *rt = t->rt;
     ramet__plan_free(t->plan);
     ramet__teacher_free(t->teacher);
+    ramet__preference_free(t->preference);
     ramet__free(t->teacher_ids);
     ramet__free(t->teacher_p);
     ramet__free(t->entries);

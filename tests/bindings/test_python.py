@@ -249,6 +249,14 @@ class Adapting(Case):
         with self.assertRaises(ValueError):
             ramet.Dataset.stream(self.model, np.ones((2, 2)))
 
+    def test_preferences(self):
+        pairs = ramet.Dataset(self.model)
+        for word in ("one", "two", "three"):
+            pairs.add_pair(f"Say {word}: ", word + ".", "no " + word)
+        events = list(ramet.Tuner(self.model, pairs, steps=8, window=64, batch=3, learning_rate=1e-2, rank=4, preference_beta=0.3))
+        self.assertAlmostEqual(events[0].loss, np.log(2), delta=1e-3)
+        self.assertTrue(events[-1].loss < 0.5 and events[-1].accuracy == 1)
+
     def test_dora(self):
         adapter = self.adapter(dora=1)
         adapter.save(self.folder / "dora")

@@ -69,9 +69,9 @@ def with_adapter(folder):
     return net, {k.replace(".default.weight", ".weight" if "lora_magnitude" not in k else "").replace(".default", ""): p for k, p in net.named_parameters() if p.requires_grad}
 
 
-def lora_gradients(what, make, loss, folder, **options):
+def lora_gradients(what, make, loss, folder, learning_rate=0.01, **options):
     """Gradients of an adapter that has learned a little already: ours from a step, theirs by autograd."""
-    first = make(steps=3, learning_rate=0.05, rank=4, optimizer="adamw", mode="exact", window=WINDOW, batch=WINDOWS, warmup=0.0, **options)
+    first = make(steps=3, learning_rate=learning_rate, rank=4, optimizer="adamw", mode="exact", window=WINDOW, batch=WINDOWS, warmup=0.0, **options)
     list(first)
     tuner = make(initial=first.adapter(), steps=1, **DESCENT)
     before = saved(tuner.adapter(), f"{folder}/before")
@@ -103,6 +103,34 @@ def dora(folder):
         check("DoRA: PEFT's own merge", distance(net.merge_and_unload()(torch.tensor(ids[:1], dtype=torch.long)).logits[0], want))
 
 
+def dpo(folder):
+    words = model.tokenizer
+    pairs = [("Who was there?", " A friend, and the miller's son.", " Nobody."), ("The water", " fell as fast as it had risen.", " was it was."),
+             ("", "Ice on the stones.", "On stones the ice is."), ("And then", " the year ended.", " the end of it all came over the hill.")]
+    data = ramet.Dataset(model)
+    for pair in pairs:
+        data.add_pair(*pair)
+    end = int(words.encode("<|endoftext|>", special=True)[0])
+
+    def log_likelihood(net, prompt, answer):
+        head, tail = words.encode(prompt).tolist(), words.encode(answer).tolist() + [end]
+        ids = torch.tensor([head + tail])
+        log = F.log_softmax(net(ids).logits[0, :-1], -1).gather(1, ids[0, 1:, None])[:, 0]
+        return log[max(len(head) - 1, 0):].sum()
+
+    def loss(net, beta=0.3):
+        total = 0
+        for pair in pairs:
+            with torch.no_grad(), net.disable_adapter():
+                q = [log_likelihood(net, pair[0], answer) for answer in pair[1:]]
+            p = [log_likelihood(net, pair[0], answer) for answer in pair[1:]]
+            total = total - F.logsigmoid(beta * ((p[0] - q[0]) - (p[1] - q[1]))) / len(pairs)
+        return total
+
+    for kind in (0, 1):
+        lora_gradients(("DPO", "DPO of a DoRA")[kind], lambda **o: ramet.Tuner(model, data, **{"preference_beta": 0.3, **o, "window": 128}), loss, folder, learning_rate=3e-4, dora=kind)
+
+
 def norms(_folder):
     ids, data = documents()
     names = {"attn_norm": "model.layers.%d.input_layernorm", "ffn_norm": "model.layers.%d.post_attention_layernorm", "output_norm": "model.norm"}
@@ -125,7 +153,7 @@ def norms(_folder):
 
 
 def main():
-    for part in (dora, norms):
+    for part in (dora, norms, dpo):
         with tempfile.TemporaryDirectory() as folder:
             part(folder)
     return int(bool(failed))

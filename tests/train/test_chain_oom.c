@@ -16,8 +16,8 @@ static ramet_status tune(ramet_runtime *rt, void *user) {
     (void)user;
     ramet_status st;
     ramet_model *model = NULL, *merged = NULL;
-    ramet_dataset *data = NULL, *ids = NULL;
-    ramet_tuner *tuner = NULL, *other = NULL;
+    ramet_dataset *data = NULL, *ids = NULL, *pairs = NULL;
+    ramet_tuner *tuner = NULL, *other = NULL, *preferring = NULL;
     ramet_adapter *adapter = NULL, *dora = NULL;
     ramet_tuner_options o;
     const float scale = 1;
@@ -41,6 +41,12 @@ static ramet_status tune(ramet_runtime *rt, void *user) {
     o.evaluation = ids;
     MAKE(other, ramet_tuner_create(&other, model, ids, &o));
     GO(ramet_tuner_step(NULL, other, 1, 0, NULL, NULL));
+    MAKE(pairs, ramet_dataset_create(&pairs, model));
+    GO(ramet_dataset_add_pair(pairs, "a", "b", "c"));
+    o.evaluation = NULL;
+    o.evaluate_every = 0;
+    MAKE(preferring, ramet_tuner_create(&preferring, model, pairs, &o));
+    GO(ramet_tuner_step(NULL, preferring, 1, 0, NULL, NULL));
     MAKE(dora, ramet_tuner_adapter(&dora, other));
     GO(ramet_adapter_save(dora, folder));
     ramet_adapter_free(dora);
@@ -59,6 +65,8 @@ out:
     ramet_model_free(merged);
     ramet_tuner_free(tuner);
     ramet_tuner_free(other);
+    ramet_tuner_free(preferring);
+    ramet_dataset_free(pairs);
     ramet_dataset_free(ids);
     ramet_dataset_free(data);
     ramet_model_free(model);

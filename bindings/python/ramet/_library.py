@@ -36,9 +36,9 @@ TunerOptions = _structure("TunerOptions", ("full", i32), ("rank", i32), ("alpha"
                           ("epsilon", f32), ("clip", f32), ("seed", u64), ("teacher", ptr), ("teacher_weight", f32), ("teacher_top", i32), ("initial", ptr), ("optimizer", text),
                           ("rslora", i32), ("lora_plus", f32), ("groups", text), ("average", text), ("average_decay", f32), ("average_start", f32), ("on_nonfinite", i32),
                           ("spike_factor", f32), ("evaluation", ptr), ("evaluate_every", i64), ("patience", i32), ("all_reduce", AllReduce), ("all_reduce_user", ptr), ("worker", i32), ("workers", i32),
-                          ("teacher_divergence", i32), ("teacher_skew", f32), ("byte_budget", u64), ("dora", i32))
+                          ("teacher_divergence", i32), ("teacher_skew", f32), ("byte_budget", u64), ("dora", i32), ("preference_beta", f32))
 TunerReport = _structure("TunerReport", ("done", i32), ("step", i64), ("steps", i64), ("loss", f64), ("gradient_norm", f64), ("learning_rate", f64), ("tokens", i64), ("seconds", f64),
-                         ("skipped", i64), ("evaluations", i64), ("evaluation_loss", f64), ("best_loss", f64), ("best_step", i64), ("bytes", u64), ("plan_bytes", u64), ("recomputed", f64))
+                         ("skipped", i64), ("evaluations", i64), ("evaluation_loss", f64), ("best_loss", f64), ("best_step", i64), ("bytes", u64), ("plan_bytes", u64), ("recomputed", f64), ("accuracy", f64))
 EvaluateOptions = _structure("EvaluateOptions", ("window", i32), ("score", i32), ("mode", i32), ("max_tokens", i64), ("adapter", ptr), ("adapter_scale", f32), ("losses", ptr),
                              ("losses_capacity", i64), ("progress", Progress), ("progress_user", ptr))
 Evaluation = _structure("Evaluation", ("windows", i32), ("tokens", i64), ("loss", f64), ("standard_error", f64), ("perplexity", f64), ("seconds", f64))
@@ -106,7 +106,7 @@ _rows: list[tuple[Any, ...]] = [
     (None, "ramet_quantize_options_init", ptr, u32), (i32, "ramet_quantize", _OUT, _H, ptr), (None, "ramet_prune_options_init", ptr, u32), (i32, "ramet_prune", _OUT, _H, ptr),
     (i32, "ramet_rebase", _OUT, _H, _H, Progress, ptr), (i32, "ramet_adapter_lift", _OUT, _H, _H, _H),
     (i32, "ramet_dataset_create", _OUT, _H), (i32, "ramet_dataset_create_source", _OUT, _H, i64, text, Tokens, ptr), (i32, "ramet_dataset_add_text", _H, text, C.c_size_t), (i32, "ramet_dataset_add_ids", _H, _ids, ptr, i64),
-    (i32, "ramet_dataset_add_chat", _H, i32, C.POINTER(text), C.POINTER(text)), (i32, "ramet_dataset_add_file", _H, text), (None, "ramet_dataset_free", _H), (i64, "ramet_dataset_tokens", _H),
+    (i32, "ramet_dataset_add_chat", _H, i32, C.POINTER(text), C.POINTER(text)), (i32, "ramet_dataset_add_file", _H, text), (i32, "ramet_dataset_add_pair", _H, text, text, text), (None, "ramet_dataset_free", _H), (i64, "ramet_dataset_tokens", _H),
     (i64, "ramet_dataset_documents", _H), (i32, "ramet_dataset_read", ptr, _H, i64, i64),
     (None, "ramet_tuner_options_init", ptr, u32), (i32, "ramet_tuner_create", _OUT, _H, _H, ptr), (None, "ramet_tuner_free", _H), (i32, "ramet_tuner_step", ptr, _H, i64, f64, Progress, ptr), (i32, "ramet_tuner_describe", _OUT, _H),
     (i32, "ramet_tuner_save", _H, text), (i32, "ramet_tuner_resume", _H, text), (i32, "ramet_tuner_adapter", _OUT, _H), (i32, "ramet_tuner_model", _OUT, _H, text),

@@ -70,8 +70,12 @@ class Dataset(L.Handle):
         """Only the assistant's turns are predicted."""
         check(lib.ramet_dataset_add_chat(self, len(messages), L.texts([m["role"] for m in messages]), L.texts([m["content"] for m in messages])))
 
+    def add_pair(self, prompt: str, chosen: str, rejected: str) -> None:
+        """A preference, for tuning by DPO: the first answer is better."""
+        check(lib.ramet_dataset_add_pair(self, prompt.encode(), chosen.encode(), rejected.encode()))
+
     def add_file(self, path: Path) -> None:
-        """.jsonl: a document a line ({"text"}, {"prompt","completion"} or {"messages"}); .u16, .u32, .npy: ids; anything else: one document of text."""
+        """.jsonl: a document a line ({"text"}, {"prompt","completion"} or {"messages"}) or preferences ({"prompt","chosen","rejected"}); .u16, .u32, .npy: ids; anything else: one document of text."""
         check(lib.ramet_dataset_add_file(self, _path(path)))
 
     @property
@@ -113,6 +117,7 @@ class Event(NamedTuple):
     bytes: int
     plan_bytes: int
     recomputed: float
+    accuracy: float
 
 
 def schedule_number(name: str) -> int:
@@ -132,7 +137,7 @@ class Tuner(L.Handle):
     """A model being adapted; iterate to advance it.
 
     options (see ramet/train.h): full, rank, alpha, targets, window, batch, micro_batch, steps, epochs, learning_rate, warmup, schedule (a name),
-    weight_decay, clip, seed, teacher_weight, teacher_top, optimizer, rslora, dora, lora_plus, groups, average, average_decay, average_start, on_nonfinite
+    weight_decay, clip, seed, teacher_weight, teacher_top, optimizer, rslora, dora, preference_beta, lora_plus, groups, average, average_decay, average_start, on_nonfinite
     ("stop", "skip"), spike_factor, evaluate_every, patience, teacher_divergence (1: reverse), teacher_skew, byte_budget (bytes, or "256M"); all_reduce: a function that sums an array over all workers in place, with
     worker and workers.
     """

@@ -23,7 +23,7 @@
  */
 #ifndef RAMET_GRAPH_H
 #define RAMET_GRAPH_H
-#include "base.h"
+#include "model.h"
 #ifdef __cplusplus
 extern "C" {
 #endif
@@ -102,6 +102,28 @@ RAMET_API ramet_status ramet_graph_train(ramet_graph *graph, ramet_variables *va
 RAMET_API ramet_status ramet_graph_output(ramet_graph *graph, const char *name, int32_t value);
 /** At the end of every run the variable becomes the value (accumulate 1: plus the value), which has its size and no row axis. Since 0.1. */
 RAMET_API ramet_status ramet_graph_write(ramet_graph *graph, ramet_variables *variables, const char *name, int32_t value, int32_t accumulate);
+
+/* ---- models inside ---- */
+typedef struct ramet_graph_model_options {
+    uint32_t struct_size;
+    int32_t full;        /**< 1: the weights (those of `targets`, "norms" being norms and biases; NULL: all) are trained, as F32 variables; default 0 */
+    int32_t rank;        /**< above 0: LoRA pairs of this rank on `targets` are trained; default 0: none. Neither: the model is frozen */
+    float alpha;         /**< of the pairs; default 32 */
+    const char *targets; /**< comma-separated PEFT names; NULL (default): all linear layers */
+    uint64_t seed;       /**< of the pairs */
+} ramet_graph_model_options;
+RAMET_API void ramet_graph_model_options_init(ramet_graph_model_options *options, uint32_t struct_size);
+/**
+ * A model: its rows [rows, width] after the last norm, before any head or pooling. Inputs (int32, one number a row): "tokens", "pos" (from 0 in each text),
+ * "seq" (rows of one text stand together, texts have different numbers); an encoder also "type" (0). Variables <weight>.lora_a and .lora_b, or <weight>,
+ * are made where they are not there, so that a graph that trains and one that predicts share them. The graph keeps the weights. E_INCONSISTENT: a
+ * variable has another shape. Since 0.1.
+ */
+RAMET_API ramet_status ramet_graph_model(int32_t *rows, ramet_graph *graph, ramet_variables *variables, const ramet_model *model, const ramet_graph_model_options *options);
+/** The pairs of a model's weights as an adapter (alpha as in the graph). E_NOT_FOUND: there are none. Since 0.1. */
+RAMET_API ramet_status ramet_variables_adapter(ramet_adapter **out, const ramet_variables *variables, const ramet_model *model, float alpha);
+/** The model with the weights that are variables, those in `encoding` (NULL: F32; vectors always). E_NOT_FOUND: there are none. Since 0.1. */
+RAMET_API ramet_status ramet_variables_model(ramet_model **out, const ramet_variables *variables, const ramet_model *model, const char *encoding);
 
 /* ---- programs ---- */
 typedef struct ramet_program ramet_program;

@@ -251,7 +251,8 @@ static void config_text(ramet__text *t, const ramet_adapter *a, const ramet__arc
     char module[RAMET__NAME_MAX];
     const char *target;
     int32_t first = 1;
-    ramet__text_add(t, "{\n  \"peft_type\": \"LORA\",\n  \"task_type\": \"CAUSAL_LM\",\n  \"base_model_name_or_path\": null,\n  \"r\": %d,\n", rank);
+    ramet__text_add(t, "{\n  \"peft_type\": \"LORA\",\n  \"task_type\": \"%s\",\n  \"base_model_name_or_path\": null,\n  \"r\": %d,\n",
+                    arch->encoder ? "FEATURE_EXTRACTION" : "CAUSAL_LM", rank);
     ramet__text_float(t, "  \"lora_alpha\": ", 9, (double)alpha);
     ramet__text_add(t, ",\n  \"lora_dropout\": 0.0,\n  \"bias\": \"none\",\n  \"fan_in_fan_out\": false,\n  \"use_rslora\": %s,\n  \"use_dora\": %s,\n  \"inference_mode\": true,\n  \"target_modules\": [",
                     stabilized(a, alpha) ? "true" : "false", ramet__adapter_is_dora(a) ? "true" : "false");

@@ -121,3 +121,9 @@ ramet_status ramet__hparams_check(const ramet__hparams *h, const char *where) {
         return ramet__fail(RAMET_E_INCONSISTENT, "%s: the rotary base is %g; it must be a number >= 1", where, (double)h->rope_base);
     return RAMET_OK;
 }
+
+int32_t ramet__weight_listed(const ramet_model *m, const ramet__weight *w, const char *targets) {
+    const ramet__weight_spec *spec = ramet__model_spec(m, ramet__weight_name(w), NULL);
+    const char *target = ramet__weight_shape(w)->rank == 1 ? "norms" : spec ? spec->target : NULL;
+    return !targets || (target && ramet__target_listed(targets, target));
+}

@@ -32,7 +32,8 @@ typedef struct ramet__build_options {
     int32_t cached;        /* attention over caches (sessions) or among the run's own rows (training, evaluation) */
     int32_t block;         /* positions in a cache block */
     int32_t half;          /* caches in IEEE halves */
-    int32_t embed;         /* rows of an encoder, for embeddings: nothing else of it can be built */
+    int32_t embed;         /* an encoder's vectors: only they or rows can be built of it */
+    int32_t rows;          /* only built.rows */
     int32_t slots;         /* adapter slots on every target */
     int32_t gains;         /* slots take DoRA adapters too */
     const char *targets;   /* NULL: all; else comma-separated PEFT names that get slots */
@@ -41,6 +42,7 @@ typedef struct ramet__build_options {
     void *train_user;              /* of both */
 } ramet__build_options;
 typedef struct ramet__built {
+    ramet__val rows;       /* [ROWS, n_embd] after the last norm; only when asked for */
     ramet__val hidden;     /* [OUTS, n_embd] after the last norm; of an encoder: of each sequence, which seq numbers from 0 */
     ramet__val logits;     /* [OUTS, n_vocab]; -1: an encoder */
 } ramet__built;
@@ -68,6 +70,8 @@ void ramet__spec_hf_name(char name[RAMET__NAME_MAX], const ramet__weight_spec *s
 const ramet__weight_spec *ramet__arch_spec(const ramet__arch *arch, const char *name, int32_t hf, int32_t *layer);
 /* 1 when `target` ("q_proj") is in a comma-separated list; NULL list: 1. */
 int32_t ramet__target_listed(const char *targets, const char *target);
+/* 1: full tuning of a list of targets moves this weight: one of them, or "norms" of vectors; NULL: all. */
+int32_t ramet__weight_listed(const struct ramet_model *m, const ramet__weight *w, const char *targets);
 /* Every name of the list has to be a target of the architecture, or `also` (NULL: none). */
 ramet_status ramet__targets_check(const ramet__arch *arch, const char *targets, const char *also);
 int32_t ramet__arch_list(int32_t i, const char **name, const char **detail);

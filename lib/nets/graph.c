@@ -26,7 +26,7 @@ void ramet_graph_free(ramet_graph *graph) {
     ramet__free(variables);
 }
 
-static ramet_status check(const ramet_graph *graph) {
+ramet_status ramet__nets_check(const ramet_graph *graph) {
     if (!graph) return ramet__fail(RAMET_E_ARGUMENT, "graph: the handle is NULL");
     return ramet__runtime_check(graph->g->rt);
 }
@@ -39,7 +39,7 @@ static ramet_status settle(ramet_graph *graph) {
     g->message = NULL;
     return st;
 }
-static ramet_status answer(int32_t *out, ramet_graph *graph, ramet__val v) {
+ramet_status ramet__nets_answer(int32_t *out, ramet_graph *graph, ramet__val v) {
     RAMET__TRY(settle(graph));
     if (v < 0) return ramet__fail(RAMET_E_INTERNAL, "graph: a value was not made");
     *out = v;
@@ -48,7 +48,7 @@ static ramet_status answer(int32_t *out, ramet_graph *graph, ramet__val v) {
 static ramet_status value(const ramet_graph *graph, ramet__val v, const char *what) {
     return ramet__is_val(graph->g, v) ? RAMET_OK : ramet__fail(RAMET_E_ARGUMENT, "graph: %s: %d is no value of this graph", what, v);
 }
-static ramet_status keep(struct ramet__variable **q, ramet_graph *graph, ramet_variables *v, const char *name) {
+ramet_status ramet__nets_keep(struct ramet__variable **q, ramet_graph *graph, ramet_variables *v, const char *name) {
     if (!v || !name) return ramet__fail(RAMET_E_ARGUMENT, "graph: the %s is NULL", v ? "name" : "variables handle");
     if (v->rt != graph->g->rt) return ramet__fail(RAMET_E_ARGUMENT, "graph: the variables belong to another runtime");
     if (q && !(*q = ramet__variables_find(v, name))) return RAMET_E_NOT_FOUND;
@@ -60,20 +60,20 @@ static ramet_status keep(struct ramet__variable **q, ramet_graph *graph, ramet_v
 }
 
 ramet_status ramet_graph_input(int32_t *out, ramet_graph *graph, const char *name, int32_t type, int32_t axis, int64_t columns) {
-    RAMET__TRY(check(graph));
+    RAMET__TRY(ramet__nets_check(graph));
     if ((type != RAMET_TYPE_F32 && type != RAMET_TYPE_I32) || axis < RAMET_AXIS_STATIC || axis > RAMET_AXIS_OUTS || columns > INT32_MAX)
         return ramet__fail(RAMET_E_ARGUMENT, "graph: input '%.64s': type %d, axis %d or columns %lld is out of range", name ? name : "NULL", type, axis, (long long)columns);
-    return answer(out, graph, ramet__graph_input(graph->g, name, type == RAMET_TYPE_I32 ? RAMET__TYPE_I32 : RAMET__TYPE_F32, (ramet__axis)axis, columns));
+    return ramet__nets_answer(out, graph, ramet__graph_input(graph->g, name, type == RAMET_TYPE_I32 ? RAMET__TYPE_I32 : RAMET__TYPE_F32, (ramet__axis)axis, columns));
 }
 ramet_status ramet_graph_constant(int32_t *out, ramet_graph *graph, float number) {
-    RAMET__TRY(check(graph));
-    return answer(out, graph, ramet__graph_const(graph->g, number));
+    RAMET__TRY(ramet__nets_check(graph));
+    return ramet__nets_answer(out, graph, ramet__graph_const(graph->g, number));
 }
 ramet_status ramet_graph_variable(int32_t *out, ramet_graph *graph, ramet_variables *variables, const char *name) {
     struct ramet__variable *q;
-    RAMET__TRY(check(graph));
-    RAMET__TRY(keep(&q, graph, variables, name));
-    return answer(out, graph, ramet__graph_var(graph->g, &q->pool.param->value));
+    RAMET__TRY(ramet__nets_check(graph));
+    RAMET__TRY(ramet__nets_keep(&q, graph, variables, name));
+    return ramet__nets_answer(out, graph, ramet__graph_var(graph->g, &q->pool.param->value));
 }
 
 /* ---- operations by name ---- */
@@ -136,7 +136,7 @@ static ramet_status parse(parsed *p, const char *name, const char *detail, const
 }
 
 ramet_status ramet_graph_apply(int32_t *outs, int32_t n_outs, ramet_graph *graph, const char *op, const int32_t *in, int32_t n_in, const char *settings) {
-    RAMET__TRY(check(graph));
+    RAMET__TRY(ramet__nets_check(graph));
     const char *name = "", *detail = "";
     int32_t call = 0;
     while (op && ramet__call_list(call, &name, &detail) && strcmp(name, op)) call++;
@@ -156,7 +156,7 @@ ramet_status ramet_graph_apply(int32_t *outs, int32_t n_outs, ramet_graph *graph
 }
 
 ramet_status ramet_graph_shape(int32_t *axis, int64_t *rows, int64_t *columns, const ramet_graph *graph, int32_t v) {
-    RAMET__TRY(check(graph));
+    RAMET__TRY(ramet__nets_check(graph));
     RAMET__TRY(value(graph, v, "shape"));
     const ramet__gshape *s = ramet__graph_shape(graph->g, v);
     if (axis) *axis = (int32_t)s->axis;
@@ -165,14 +165,14 @@ ramet_status ramet_graph_shape(int32_t *axis, int64_t *rows, int64_t *columns, c
     return RAMET_OK;
 }
 ramet_status ramet_graph_gradient(int32_t *grads, ramet_graph *graph, int32_t loss, const int32_t *wrt, int32_t n) {
-    RAMET__TRY(check(graph));
+    RAMET__TRY(ramet__nets_check(graph));
     if (n < 0 || (n && (!wrt || !grads))) return ramet__fail(RAMET_E_ARGUMENT, "graph: gradient: %d values, or a pointer is NULL", n);
     ramet_status st = ramet__graph_gradient(graph->g, loss, wrt, n, grads);
     return settle(graph), st;
 }
 ramet_status ramet_graph_train(ramet_graph *graph, ramet_variables *variables, int32_t loss) {
-    RAMET__TRY(check(graph));
-    RAMET__TRY(keep(NULL, graph, variables, ""));
+    RAMET__TRY(ramet__nets_check(graph));
+    RAMET__TRY(ramet__nets_keep(NULL, graph, variables, ""));
     ramet__mem *mem = graph->g->rt->mem;
     ramet_status st = RAMET_OK;
     struct ramet__variable **q = NULL;
@@ -207,7 +207,7 @@ out:
     return st;
 }
 ramet_status ramet_graph_output(ramet_graph *graph, const char *name, int32_t v) {
-    RAMET__TRY(check(graph));
+    RAMET__TRY(ramet__nets_check(graph));
     ramet__graph *g = graph->g;
     if (ramet__is_val(g, v) && g->values[v].leaf == RAMET__LEAF_VAR) { /* as it was when the run began: a copy */
         ramet__gshape shape = *ramet__graph_shape(g, v);
@@ -219,8 +219,8 @@ ramet_status ramet_graph_output(ramet_graph *graph, const char *name, int32_t v)
 }
 ramet_status ramet_graph_write(ramet_graph *graph, ramet_variables *variables, const char *name, int32_t v, int32_t accumulate) {
     struct ramet__variable *q;
-    RAMET__TRY(check(graph));
-    RAMET__TRY(keep(&q, graph, variables, name));
+    RAMET__TRY(ramet__nets_check(graph));
+    RAMET__TRY(ramet__nets_keep(&q, graph, variables, name));
     ramet__op_write(graph->g, &q->pool.param->value, v, accumulate);
     return settle(graph);
 }

@@ -34,5 +34,9 @@ struct ramet__variable *ramet__variables_find(const ramet_variables *v, const ch
 struct ramet_graph {
     ramet__graph *g;
     ramet_variables **variables; int64_t n, cap; /* retained */
+    int64_t context;                             /* most positions of the models inside */
 };
+ramet_status ramet__nets_check(const ramet_graph *graph);
+ramet_status ramet__nets_answer(int32_t *out, ramet_graph *graph, ramet__val v); /* what the graph says about the last call; it can go on */
+ramet_status ramet__nets_keep(struct ramet__variable **q, ramet_graph *graph, ramet_variables *v, const char *name); /* variables as long as the graph; q may be NULL */
 #endif

@@ -14,7 +14,7 @@ ramet_status ramet_program_create(ramet_program **out, ramet_graph *graph, int32
     if (!graph) return ramet__fail(RAMET_E_ARGUMENT, "program: the graph is NULL");
     ramet_runtime *rt = graph->g->rt;
     RAMET__TRY(ramet__runtime_check(rt));
-    ramet__plan_options o = {.max_context = 1, .training = 1, .timing = (mode & RAMET_PROGRAM_TIMES) != 0};
+    ramet__plan_options o = {.max_context = RAMET__MAX(graph->context, 1), .training = 1, .timing = (mode & RAMET_PROGRAM_TIMES) != 0};
     switch (mode & ~RAMET_PROGRAM_TIMES) {
     case RAMET_MODE_EXACT: o.mode = RAMET__MODE_EXACT; break;
     case RAMET_MODE_BALANCED: o.mode = RAMET__MODE_BALANCED; break;

@@ -63,14 +63,13 @@ static ramet_status encode_rows(void *context, int64_t piece, int32_t worker) {
     return RAMET_OK;
 }
 
-/* Vectors, and rows that the encoding's block does not divide, stay F32. */
-static ramet_status encode_param(ramet__weight **out, const ramet_tuner *t, const ramet__section *from, const ramet__param *p, ramet__enc enc) {
-    const int64_t cols = ramet__shape_cols(&p->shape);
-    if (p->shape.rank < 2 || cols % ramet__encoding_get(enc)->block) enc = RAMET__ENC_F32;
+ramet_status ramet__weight_encode(ramet__weight **out, ramet_runtime *rt, const char *name, const ramet__shape *shape, const float *values, ramet__enc enc) {
+    const int64_t cols = ramet__shape_cols(shape);
+    if (shape->rank < 2 || cols % ramet__encoding_get(enc)->block) enc = RAMET__ENC_F32;
     ramet__weight *w = NULL;
-    RAMET__TRY(ramet__weight_new(&w, t->rt, p->name, enc, &p->shape));
-    encode_work work = {ramet__encoding_get(enc), ramet__section_at(from, p->offset), ramet__weight_mutable(w), ramet__shape_rows(&p->shape), cols};
-    const ramet_status st = ramet__parallel_for(t->rt->threads, (work.rows + ENCODE_ROWS - 1) / ENCODE_ROWS, encode_rows, &work, NULL);
+    RAMET__TRY(ramet__weight_new(&w, rt, name, enc, shape));
+    encode_work work = {ramet__encoding_get(enc), values, ramet__weight_mutable(w), ramet__shape_rows(shape), cols};
+    const ramet_status st = ramet__parallel_for(rt->threads, (work.rows + ENCODE_ROWS - 1) / ENCODE_ROWS, encode_rows, &work, NULL);
     if (st) ramet__weight_free(w);
     else *out = w;
     return st;
@@ -127,7 +126,10 @@ ramet_status ramet__tuner_model(ramet_model **out, const ramet_tuner *t, ramet__
     RAMET__NEW(weights, ramet__calloc(t->rt->mem, (size_t)n, sizeof *weights));
     for (int64_t i = 0, j = 0; i < n; i++) { /* the parameters have the order of the weights */
         ramet__weight *w = t->model->weights[i];
-        if (j < t->params.n && !strcmp(t->params.param[j].name, ramet__weight_name(w))) RAMET__GO(encode_param(&weights[i], t, from, &t->params.param[j++], enc));
+        if (j < t->params.n && !strcmp(t->params.param[j].name, ramet__weight_name(w))) {
+            const ramet__param *p = &t->params.param[j++];
+            RAMET__GO(ramet__weight_encode(&weights[i], t->rt, p->name, &p->shape, ramet__section_at(from, p->offset), enc));
+        }
         else weights[i] = ramet__weight_retain(w);
     }
     RAMET__GO(lineage_after(&lineage, t));

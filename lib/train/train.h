@@ -203,6 +203,8 @@ uint64_t ramet__tuner_bytes(const ramet_tuner *t);              /* as byte_budge
 /* ramet_tuner_adapter and ramet_tuner_model of a section of the pool. */
 ramet_status ramet__tuner_adapter(ramet_adapter **out, const ramet_tuner *t, const ramet__section *from);
 ramet_status ramet__tuner_model(ramet_model **out, const ramet_tuner *t, ramet__enc enc, const ramet__section *from);
+/* Numbers as a weight; vectors, and rows that the encoding's block does not divide, are F32 (result.c). */
+ramet_status ramet__weight_encode(ramet__weight **out, ramet_runtime *rt, const char *name, const ramet__shape *shape, const float *values, ramet__enc enc);
 const ramet__section *ramet__tuner_now(const ramet_tuner *t);   /* the section that is evaluated: the average where it has begun */
 const ramet__section *ramet__tuner_given(const ramet_tuner *t); /* the section that holds what the tuner gives now (result.c) */
 int64_t ramet__tuner_averaged(const ramet_tuner *t);            /* weights in the average so far (step.c) */

@@ -128,20 +128,13 @@ out:
     return st;
 }
 
-/* Full tuning of all weights, or of a list of targets, where "norms" are the vectors; the others stay as they are encoded. */
-static int32_t is_tuned(const ramet_tuner *t, const ramet__weight *w) {
-    const ramet__weight_spec *spec = ramet__model_spec(t->model, ramet__weight_name(w), NULL);
-    const char *target = ramet__weight_shape(w)->rank == 1 ? "norms" : spec ? spec->target : NULL;
-    return !t->o.targets || (target && ramet__target_listed(t->o.targets, target));
-}
-
 static ramet_status set_masters(ramet_tuner *t) {
     ramet_status st = RAMET_OK;
     const ramet_model *m = t->model;
     RAMET__NEW(t->params.param, ramet__calloc(t->rt->mem, (size_t)m->n_weights, sizeof *t->params.param));
     for (int64_t i = 0; i < m->n_weights; i++) {
         const ramet__shape *s = ramet__weight_shape(m->weights[i]);
-        if (!is_tuned(t, m->weights[i])) continue;
+        if (!ramet__weight_listed(m, m->weights[i], t->o.targets)) continue;
         RAMET__GO(name_param(t, &t->params.param[t->params.n++], ramet__weight_name(m->weights[i]), "", s->dim[0], s->rank > 1 ? s->dim[1] : 0));
     }
     if (!t->params.n) {

@@ -87,9 +87,17 @@ class Examples(unittest.TestCase):
                 rng.shuffle(words)
                 rows.append(json.dumps({"text": " ".join(words), "label": "animal" if i % 2 else "water"}))
             files[-1].write_text("\n".join(rows))
-        output = self.run_it(sys.executable, folder / "texts.py", self.scratch / "bert", *files, "--save", self.scratch / "head.safetensors")
-        self.assertGreater(float(re.search(r"2 labels, .* test accuracy (\S+) of 60", output).group(1)), 0.9, output)
-        self.assertIn("out.weight", list(ramet.Variables(self.scratch / "head.safetensors")))
+        for tune, file in (("head", "head.safetensors"), ("lora", "adapter/adapter_model.safetensors"), ("full", "encoder.gguf")):
+            output = self.run_it(sys.executable, folder / "texts.py", self.scratch / "bert", *files, "--tune", tune, "--rate", 5e-3, "--epochs", 60 if tune == "head" else 8,
+                                 "--save", self.scratch / tune)
+            self.assertGreater(float(re.search(r"2 labels, .* test accuracy (\S+) of 60", output).group(1)), 0.9, (tune, output))
+            self.assertIn("out.weight", list(ramet.Variables(self.scratch / tune / "head.safetensors")))
+            self.assertTrue((self.scratch / tune / file).is_file())
+        for file in files:  # the number of fishes
+            rows = [json.loads(line) for line in file.read_text().splitlines()]
+            file.write_text("\n".join(json.dumps({"text": row["text"], "label": row["text"].count("fish")}) for row in rows))
+        output = self.run_it(sys.executable, folder / "texts.py", self.scratch / "bert", *files, "--tune", "lora", "--rate", 5e-3, "--epochs", 20)
+        self.assertGreater(float(re.search(r"test R\^2 (\S+) of 60", output).group(1)), 0.8, output)
 
 
 if __name__ == "__main__":

@@ -21,6 +21,8 @@ except ImportError as missing:
     sys.exit(77)
 os.environ["RAMET_LIBRARY"] = sys.argv[1]
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2] / "bindings/python"))
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "tools"))
+import make_bert  # noqa: E402
 import ramet  # noqa: E402
 
 torch.manual_seed(0)
@@ -152,8 +154,90 @@ def norms(_folder):
     check("norms: gradients", worst)
 
 
+def encoder(folder):
+    """A BERT as a classifier, by LoRA and in full: mean over tokens, a linear head, cross-entropy; gradients, and ten AdamW steps."""
+    make_bert.main(f"{folder}/bert")
+    bert = ramet.load(f"{folder}/bert")
+    words = [" ".join(rng.choice(["the", "river", "flows", "fish", "."], n)) for n in (3, 7, 5, 12)]
+    given, labels = ramet.text_rows(bert, words), np.array([0, 2, 1, 2], np.int32)
+    ids = [torch.tensor(given["tokens"][given["seq"] == i][None], dtype=torch.long) for i in range(4)]
+    head = rng.standard_normal((3, bert.number("width"))).astype(np.float32)
+
+    def loss(net, w):
+        pooled = torch.stack([net(i, torch.ones_like(i)).last_hidden_state[0].mean(0) for i in ids])
+        return F.cross_entropy(pooled @ w.T, torch.tensor(labels, dtype=torch.long))
+
+    for kind, options in (("LoRA", dict(rank=4, alpha=8.0)), ("LoRA of all linear layers in PEFT's words", dict(rank=2, alpha=4.0, targets="query,dense")), ("full", dict(full=True))):
+        v, g = ramet.Variables(), ramet.Graph(64, 4)
+        v.add("head", head.shape)
+        v["head"] = head
+        h = g.model(bert, v, **options).apply("segment_mean", g.input("seq", dtype="i32"))
+        value = h.apply("linear", g.variable(v, "head")).apply("cross_entropy", g.input("y", dtype="i32", axis="outs"))
+        g.output("loss", value)
+        g.train(v, value)
+        program = ramet.Program(g)
+        for name in v:  # B is not zero
+            if name.endswith("lora_b"):
+                v[name] = rng.standard_normal(v[name].shape) * 0.1
+        net = transformers.BertModel.from_pretrained(f"{folder}/bert", attn_implementation="eager", add_pooling_layer=False, dtype=torch.float64).eval()
+        if "rank" in options:
+            v.adapter(bert, options["alpha"]).save(f"{folder}/{kind}")
+            net = peft.PeftModel.from_pretrained(net, f"{folder}/{kind}", is_trainable=True).double().eval()
+        w = torch.tensor(head, dtype=torch.float64, requires_grad=True)
+        trained = [p for p in net.parameters() if p.requires_grad] + [w]
+        rate = torch.optim.AdamW(trained, lr=1e-2, eps=1e-5, weight_decay=0.0)  # keys' biases have no gradient but rounding, which a small eps makes steps of
+        worst, first = 0.0, None
+        for step in range(10):
+            rate.zero_grad()
+            want = loss(net, w)
+            want.backward()
+            got = float(program.run(**given, y=labels)["loss"].item())
+            worst = max(worst, abs(got / float(want.detach()) - 1))
+            if first is None:
+                first = worst
+                theirs = sum(float((p.grad ** 2).sum()) for p in trained) ** 0.5
+                check(f"BERT {kind}: gradient of the head", distance(torch.tensor(v.gradient("head")).double(), w.grad))
+                norm = v.step(learning_rate=1e-2, epsilon=1e-5)
+                check(f"BERT {kind}: norm of all gradients", abs(norm / theirs - 1))
+            else:
+                v.step(learning_rate=1e-2, epsilon=1e-5)
+            rate.step()
+        check(f"BERT {kind}: loss", first)
+        check(f"BERT {kind}: losses of ten AdamW steps", worst, 1e-3)
+        with torch.no_grad():
+            tuned = bert.merge(v.adapter(bert, options["alpha"])) if "rank" in options else v.model(bert)
+            x = net(ids[1], torch.ones_like(ids[1])).last_hidden_state[0].mean(0)
+            check(f"BERT {kind}: vectors of the model that results", distance(torch.tensor(tuned.embed([words[1]], mode="exact")[0]).double(), x / x.norm()), 1e-3)
+
+
+def decoder(folder):
+    """A llama with a head of numbers at each text's last token: LoRA, mean squared error."""
+    texts = [rng.integers(3, vocabulary, n).astype(np.int32) for n in (5, 9, 3)]
+    v, g = ramet.Variables(), ramet.Graph(32, 3)
+    v.add("head", (1, model.number("width")), "normal:.1")
+    h = g.model(model, v, rank=4, alpha=8.0).apply("gather", g.input("last", dtype="i32", axis="outs"))
+    value = h.apply("linear", g.variable(v, "head")).apply("mse", g.input("y", 1, axis="outs"))
+    g.output("loss", value)
+    g.train(v, value)
+    for name in v:
+        if name.endswith("lora_b"):
+            v[name] = rng.standard_normal(v[name].shape) * 0.1
+    given, y = ramet.text_rows(model, texts), np.array([0.5, -1, 2], np.float32)
+    got = float(ramet.Program(g).run(**given, last=np.cumsum([len(t) for t in texts]) - 1, y=y)["loss"].item())
+    v.adapter(model, 8.0).save(f"{folder}/pairs")
+    net, trained = with_adapter(f"{folder}/pairs")
+    w = torch.tensor(v["head"], dtype=torch.float64)
+    out = torch.stack([net.base_model.model.model(torch.tensor(t[None], dtype=torch.long)).last_hidden_state[0, -1] @ w[0] for t in texts])
+    want = ((out - torch.tensor(y).double()) ** 2).mean()
+    want.backward()
+    check("llama with a head: loss", abs(got / float(want.detach()) - 1))
+    theirs = sum(float((p.grad ** 2).sum()) for p in trained.values())
+    ours = sum(float((v.gradient(n).astype(np.float64) ** 2).sum()) for n in v if "lora" in n)
+    check("llama with a head: norm of the pairs' gradients", abs((ours / theirs) ** 0.5 - 1))
+
+
 def main():
-    for part in (dora, norms, dpo):
+    for part in (dora, norms, dpo, encoder, decoder):
         with tempfile.TemporaryDirectory() as folder:
             part(folder)
     return int(bool(failed))

@@ -24,7 +24,7 @@ import numpy.typing as npt
 
 from . import _library as L
 from ._library import check, lib, make
-from ._model import Path, Runtime, _path, mode_number
+from ._model import Adapter, Model, Path, Runtime, _path, as_ids, mode_number
 from ._model import runtime as default_runtime
 
 Array = npt.NDArray[np.float32]
@@ -83,6 +83,14 @@ class Variables(L.Handle):
         norm = L.f64()
         check(lib.ramet_variables_step(C.byref(norm), self, C.byref(L.options(L.StepOptions, "ramet_step_options_init", {"optimizer": optimizer, **options}))))
         return norm.value
+
+    def adapter(self, model: Model, alpha: float = 32.0) -> Adapter:
+        """The pairs of Graph.model as an adapter of the model; alpha as there."""
+        return Adapter(make("ramet_variables_adapter", self, model, alpha))
+
+    def model(self, model: Model, encoding: Optional[str] = None) -> Model:
+        """The model with the weights that Graph.model(full=True) made variables."""
+        return Model(make("ramet_variables_model", self, model, encoding.encode() if encoding else None), model.runtime)
 
     def save(self, path: Path) -> None:
         check(lib.ramet_variables_save(self, _path(path)))
@@ -179,6 +187,14 @@ class Graph(L.Handle):
         check(lib.ramet_graph_apply(outs, results, self, op.encode(), (L.i32 * max(len(values), 1))(*values), len(values), text.encode()))
         return [Value(self, i) for i in outs]
 
+    def model(self, model: Model, variables: Optional[Variables] = None, **options: Any) -> Value:
+        """A model's rows after its last norm, from the inputs of text_rows. full, rank, alpha, targets, seed: what of it is trained; none: frozen."""
+        o = L.options(L.GraphModelOptions, "ramet_graph_model_options_init", {k: int(x) if isinstance(x, bool) else x for k, x in options.items()})
+        value = self._value("ramet_graph_model", variables, model, C.byref(o))
+        for name in ("tokens", "pos", "seq", *(("type",) if model.architecture == "bert" else ())):
+            self.inputs[name] = ("i32", "rows", 0)
+        return value
+
     def gradient(self, loss: Value, wrt: Sequence[Value]) -> list[Optional[Value]]:
         """d(loss)/d(each), more graph; None where the loss does not depend on it."""
         grads = (L.i32 * max(len(wrt), 1))()
@@ -198,6 +214,16 @@ class Graph(L.Handle):
         check(lib.ramet_graph_write(self, variables, name.encode(), value.index, int(accumulate)))
 
 
+def text_rows(model: Model, texts: Sequence[Any], max_tokens: Optional[int] = None) -> dict[str, npt.NDArray[np.int32]]:
+    """Inputs of Graph.model for texts or lists of ids, each cut at max_tokens (default: the model's context): seq is the number of a row's text."""
+    limit = min(max_tokens or model.number("context"), model.number("context"))
+    parts = [(model.tokenizer.encode(t, bos=True) if isinstance(t, str) else as_ids(t))[:limit] for t in texts]
+    found = {"tokens": np.concatenate(parts), "pos": np.concatenate([np.arange(len(p)) for p in parts]), "seq": np.repeat(np.arange(len(parts)), [len(p) for p in parts])}
+    if model.architecture == "bert":
+        found["type"] = np.zeros(len(found["tokens"]))
+    return {name: np.ascontiguousarray(x, np.int32) for name, x in found.items()}
+
+
 class Program(L.Handle):
     """A graph laid out to be run. times: measure its steps, for describe()."""
 
@@ -207,9 +233,9 @@ class Program(L.Handle):
         super().__init__(make("ramet_program_create", graph, mode_number(mode) + (256 if times else 0)))
         self._inputs, self._outputs = dict(graph.inputs), list(graph.outputs)
 
-    def run(self, **inputs: Any) -> dict[str, Array]:
-        """Inputs by name, one row of an array for each row of the run. Returns the outputs."""
-        counts, arrays = {"rows": 0, "outs": 0, "static": 1}, []
+    def run(self, outs: int = 0, /, **inputs: Any) -> dict[str, Array]:
+        """Inputs by name, one row of an array for each row of the run. Returns the outputs. outs: how many, where no input says so."""
+        counts, arrays = {"rows": 0, "outs": outs, "static": 1}, []
         for name, given in inputs.items():
             if name not in self._inputs:
                 raise TypeError(f"there is no input {name!r}; there are {', '.join(self._inputs)}")

@@ -48,6 +48,7 @@ UpdateOptions = _structure("UpdateOptions", ("what", i32), ("adapter", ptr), ("t
 FeedOptions = _structure("FeedOptions", ("weights", C.POINTER(f32)), ("weights_count", i32), ("options", text), ("encoding", text), ("progress", Progress), ("progress_user", ptr))
 GateOptions = _structure("GateOptions", ("max_worse", f64), ("window", i32), ("max_tokens", i64), ("mode", i32), ("guards", i32), ("progress", Progress), ("progress_user", ptr))
 
+GraphModelOptions = _structure("GraphModelOptions", ("full", i32), ("rank", i32), ("alpha", f32), ("targets", text), ("seed", u64))
 StepOptions = _structure("StepOptions", ("optimizer", text), ("learning_rate", f32), ("beta1", f32), ("beta2", f32), ("epsilon", f32), ("weight_decay", f32), ("clip", f32))
 
 
@@ -117,7 +118,8 @@ _rows: list[tuple[Any, ...]] = [
     (None, "ramet_update_options_init", ptr, u32), (i32, "ramet_update_create", text, _H, text, ptr), (None, "ramet_feed_options_init", ptr, u32),
     (i32, "ramet_feed", _OUT, _H, text, C.POINTER(text), i32, ptr), (i32, "ramet_candidate_save", _H, text), (i32, "ramet_candidate_load", _OUT, _H, text), (None, "ramet_candidate_free", _H),
     (i32, "ramet_candidate_model", _OUT, _H), (i32, "ramet_candidate_describe", _OUT, _H), (None, "ramet_gate_options_init", ptr, u32),
-    (i32, "ramet_variables_create", _OUT, _H), (None, "ramet_variables_free", _H), (i32, "ramet_variables_add", _H, text, i64, i64, text, u64, i32), (i64, "ramet_variables_count", _H),
+    (None, "ramet_graph_model_options_init", ptr, u32), (i32, "ramet_graph_model", _I32, _H, ptr, _H, ptr), (i32, "ramet_variables_adapter", _OUT, _H, _H, f32),
+    (i32, "ramet_variables_model", _OUT, _H, _H, text), (i32, "ramet_variables_create", _OUT, _H), (None, "ramet_variables_free", _H), (i32, "ramet_variables_add", _H, text, i64, i64, text, u64, i32), (i64, "ramet_variables_count", _H),
     (i32, "ramet_variables_at", C.POINTER(text), _I64, _I64, _I32, _H, i64), (i32, "ramet_variables_read", ptr, i64, _H, text, i32), (i32, "ramet_variables_write", _H, text, ptr, i64),
     (i32, "ramet_variables_save", _H, text), (i32, "ramet_variables_load", _H, text), (None, "ramet_step_options_init", ptr, u32), (i32, "ramet_variables_step", C.POINTER(f64), _H, ptr),
     (i32, "ramet_graph_create", _OUT, _H, i64, i64), (None, "ramet_graph_free", _H), (i32, "ramet_graph_input", _I32, _H, text, i32, i32, i64), (i32, "ramet_graph_constant", _I32, _H, f32),

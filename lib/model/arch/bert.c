@@ -17,10 +17,10 @@ static const ramet__weight_spec specs[] = {
     PAIR("blk.%d.attn_q", "encoder.layer.%d.attention.self.query", "query", RAMET__DIM_Q, RAMET__DIM_EMBD),
     PAIR("blk.%d.attn_k", "encoder.layer.%d.attention.self.key", "key", RAMET__DIM_KV, RAMET__DIM_EMBD),
     PAIR("blk.%d.attn_v", "encoder.layer.%d.attention.self.value", "value", RAMET__DIM_KV, RAMET__DIM_EMBD),
-    PAIR("blk.%d.attn_output", "encoder.layer.%d.attention.output.dense", NULL, RAMET__DIM_EMBD, RAMET__DIM_Q),
+    PAIR("blk.%d.attn_output", "encoder.layer.%d.attention.output.dense", "dense", RAMET__DIM_EMBD, RAMET__DIM_Q),
     NORM("blk.%d.attn_output_norm", "encoder.layer.%d.attention.output.LayerNorm"),
-    PAIR("blk.%d.ffn_up", "encoder.layer.%d.intermediate.dense", NULL, RAMET__DIM_FF, RAMET__DIM_EMBD),
-    PAIR("blk.%d.ffn_down", "encoder.layer.%d.output.dense", NULL, RAMET__DIM_EMBD, RAMET__DIM_FF),
+    PAIR("blk.%d.ffn_up", "encoder.layer.%d.intermediate.dense", "dense", RAMET__DIM_FF, RAMET__DIM_EMBD),
+    PAIR("blk.%d.ffn_down", "encoder.layer.%d.output.dense", "dense", RAMET__DIM_EMBD, RAMET__DIM_FF),
     NORM("blk.%d.layer_output_norm", "encoder.layer.%d.output.LayerNorm"),
 };
 /* What a folder holds beside: numbers 0, 1, 2 ..., and a head that sentence embeddings do not use. */
@@ -90,39 +90,46 @@ static ramet_status write(ramet__gguf_writer *w, const ramet__hparams *h) {
 
 /* ---- the builder ---- */
 
-typedef struct builder { ramet__graph *g; const ramet_model *m; int32_t layer; } builder;
+typedef struct builder { ramet__graph *g; const ramet_model *m; const ramet__build_options *o; int32_t layer; } builder;
 
-static ramet__val weight(const builder *b, const char *stem, const char *end) {
-    char pattern[RAMET__NAME_MAX], name[RAMET__NAME_MAX];
+static ramet__val weight(const builder *b, const char *stem, const char *end, char name[RAMET__NAME_MAX]) {
+    char pattern[RAMET__NAME_MAX];
     const size_t n = strlen(stem);
     memcpy(pattern, stem, n);
     memcpy(pattern + n, end, strlen(end) + 1);
     const ramet__weight_spec spec = {.name = pattern};
     ramet__spec_name(name, &spec, b->layer);
+    ramet__var *var = b->o->train ? b->o->train(name, b->o->train_user) : NULL;
+    if (var) return ramet__graph_var(b->g, var);
     ramet__weight *w = ramet__model_weight(b->m, name);
     if (w) return ramet__graph_weight(b->g, w);
     ramet__graph_fail(b->g, RAMET_E_INTERNAL, "the model has no weight %s", name);
     return -1;
 }
 static ramet__val linear(const builder *b, ramet__val x, const char *stem) {
-    return ramet__op_linear(b->g, x, weight(b, stem, ".weight"), weight(b, stem, ".bias"), NULL);
+    char name[RAMET__NAME_MAX], bias[RAMET__NAME_MAX];
+    const ramet__val w = weight(b, stem, ".weight", name), y = ramet__op_linear(b->g, x, w, weight(b, stem, ".bias", bias), NULL);
+    return b->o->after && ramet__target_listed(b->o->targets, ramet__arch_spec(b->m->arch, name, 0, NULL)->target) ? b->o->after(b->g, x, y, name, b->o->train_user) : y;
 }
 static ramet__val norm(const builder *b, ramet__val x, const char *stem) {
-    return ramet__op_layer_norm(b->g, x, weight(b, stem, ".weight"), weight(b, stem, ".bias"), b->m->h.eps);
+    char name[RAMET__NAME_MAX];
+    const ramet__val w = weight(b, stem, ".weight", name);
+    return ramet__op_layer_norm(b->g, x, w, weight(b, stem, ".bias", name), b->m->h.eps);
 }
 
 static ramet_status build(ramet__built *out, ramet__graph *g, const struct ramet_model *m, const ramet__build_options *o) {
     const ramet__hparams *h = &m->h;
-    builder b = {g, m, -1};
-    if (!o->embed)
+    builder b = {g, m, o, -1};
+    char name[RAMET__NAME_MAX];
+    if (!o->embed && !o->rows)
         return ramet__fail(RAMET_E_UNSUPPORTED, "%s is a bert model, which makes embeddings and no text; use ramet_embedder_create (ramet embed, model.embed)", m->name);
     ramet__val tokens = ramet__graph_input(g, "tokens", RAMET__TYPE_I32, RAMET__AXIS_ROWS, 0);
     ramet__val pos = ramet__graph_input(g, "pos", RAMET__TYPE_I32, RAMET__AXIS_ROWS, 0);
     ramet__val type = ramet__graph_input(g, "type", RAMET__TYPE_I32, RAMET__AXIS_ROWS, 0);
     ramet__val seq = ramet__graph_input(g, "seq", RAMET__TYPE_I32, RAMET__AXIS_ROWS, 0);
-    ramet__val x = ramet__op_embed(g, weight(&b, "token_embd", ".weight"), tokens);
-    x = ramet__op_add(g, x, ramet__op_embed(g, weight(&b, "token_types", ".weight"), type));
-    x = ramet__op_add(g, x, ramet__op_embed(g, weight(&b, "position_embd", ".weight"), pos));
+    ramet__val x = ramet__op_embed(g, weight(&b, "token_embd", ".weight", name), tokens);
+    x = ramet__op_add(g, x, ramet__op_embed(g, weight(&b, "token_types", ".weight", name), type));
+    x = ramet__op_add(g, x, ramet__op_embed(g, weight(&b, "position_embd", ".weight", name), pos));
     x = norm(&b, x, "token_embd_norm");
     for (b.layer = 0; b.layer < h->n_layer; b.layer++) {
         x = ramet__op_tap(g, x, "blk.%d.in", b.layer);
@@ -132,6 +139,10 @@ static ramet_status build(ramet__built *out, ramet__graph *g, const struct ramet
         ramet__val f = ramet__op_gelu(g, linear(&b, x, "blk.%d.ffn_up"));
         x = norm(&b, ramet__op_add(g, x, linear(&b, f, "blk.%d.ffn_down")), "blk.%d.layer_output_norm");
         x = ramet__op_tap(g, x, "blk.%d.out", b.layer);
+    }
+    if (o->rows) {
+        out->rows = x;
+        return ramet__graph_status(g);
     }
     out->hidden = ramet__op_l2_normalize(g, ramet__op_segment_mean(g, x, seq));
     out->logits = -1;

@@ -214,7 +214,6 @@ static ramet_status build(ramet__built *out, ramet__graph *g, const struct ramet
     ramet__val tokens = ramet__graph_input(g, "tokens", RAMET__TYPE_I32, RAMET__AXIS_ROWS, 0);
     ramet__val pos = ramet__graph_input(g, "pos", RAMET__TYPE_I32, RAMET__AXIS_ROWS, 0);
     ramet__val seq = ramet__graph_input(g, "seq", RAMET__TYPE_I32, RAMET__AXIS_ROWS, 0);
-    ramet__val outs = ramet__graph_input(g, "outs", RAMET__TYPE_I32, RAMET__AXIS_OUTS, 0);
 
     ramet__val x = ramet__op_embed(g, weight(b, "token_embd.weight", -1, name), tokens);
     for (int32_t i = 0; i < h->n_layer; i++) {
@@ -235,7 +234,11 @@ static ramet_status build(ramet__built *out, ramet__graph *g, const struct ramet
         x = ramet__op_add(g, x, linear(b, act, "blk.%d.ffn_down.weight", i));
         x = ramet__op_tap(g, x, "blk.%d.out", i);
     }
-    x = ramet__op_gather(g, x, outs); /* the head is wide: only rows that are wanted go through it */
+    if (o->rows) {
+        out->rows = norm(b, x, "output_norm.weight", -1);
+        return ramet__graph_status(g);
+    }
+    x = ramet__op_gather(g, x, ramet__graph_input(g, "outs", RAMET__TYPE_I32, RAMET__AXIS_OUTS, 0)); /* the head is wide: only rows that are wanted go through it */
     out->hidden = ramet__op_tap(g, norm(b, x, "output_norm.weight", -1), "hidden");
     out->logits = linear(b, out->hidden, h->tied ? "token_embd.weight" : "output.weight", -1);
     return ramet__graph_status(g);

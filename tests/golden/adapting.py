@@ -154,6 +154,37 @@ def norms(_folder):
     check("norms: gradients", worst)
 
 
+def distillation(folder):
+    """KL to a teacher on its likeliest classes and one for the rest: forward, reverse, skewed."""
+    ids, data = documents()
+    source = ramet.Tuner(model, data, steps=4, learning_rate=0.02, rank=4, mode="exact", window=WINDOW, batch=WINDOWS, warmup=0.0)
+    list(source)
+    teacher = model.merge(source.adapter())
+    source.adapter().save(f"{folder}/teacher")
+    theirs = with_adapter(f"{folder}/teacher")[0].merge_and_unload()
+    fresh = documents()[0]
+    tokens = torch.tensor(fresh, dtype=torch.long)
+    text = ramet.Dataset(model)
+    for row in fresh:
+        text.add_ids(row)
+
+    def divergence(net, top, reverse, skew):
+        with torch.no_grad():
+            t = F.softmax(theirs(tokens).logits[:, :-1], -1)
+            p, k = t.topk(top)
+        q = F.softmax(net(tokens).logits[:, :-1], -1).gather(-1, k)
+        if top < vocabulary:  # the rest is one class
+            p, q = (torch.cat([x, 1 - x.sum(-1, keepdim=True)], -1) for x in (p, q))
+        first, second = (q, (1 - skew) * p + skew * q) if reverse else (p, skew * p + (1 - skew) * q)
+        return (first * (first.log() - second.log())).sum(-1).mean()
+
+    for top in (vocabulary, 8):
+        for reverse, skew in ((0, 0.0), (0, 0.1), (1, 0.1), (1, 0.5)):
+            lora_gradients(f"KL {'reverse' if reverse else 'forward'}, skew {skew}, top {top}",
+                           lambda **o: ramet.Tuner(model, text, **{"teacher": teacher, "teacher_top": top, "teacher_divergence": reverse, "teacher_skew": skew, **o}),
+                           lambda net: divergence(net, top, reverse, skew), folder, learning_rate=3e-3)
+
+
 def encoder(folder):
     """A BERT as a classifier, by LoRA and in full: mean over tokens, a linear head, cross-entropy; gradients, and ten AdamW steps."""
     make_bert.main(f"{folder}/bert")
@@ -237,7 +268,7 @@ def decoder(folder):
 
 
 def main():
-    for part in (dora, norms, dpo, encoder, decoder):
+    for part in (dora, norms, dpo, distillation, encoder, decoder):
         with tempfile.TemporaryDirectory() as folder:
             part(folder)
     return int(bool(failed))

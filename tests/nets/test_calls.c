@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* test_calls.c - every operation that can be applied by name is applied, over variables: its gradient and the gradient of that against central
- * differences. What takes indices is in tests/graph/test_gradient.c, its calls in test_nets.c. */
+ * differences. A capital is a variable whose rows are the run's, "#name" an index below. */
 #include "nets/nets.h"
 #include "../graph/graph_test.h"
 
@@ -18,16 +18,40 @@ static const struct { const char *op, *settings, *in; int32_t second; } cases[] 
     {"batch_norm", "eps=.01", "x:4x6 w:3 b:3", 1}, {"batch_norm_fixed", "eps=.01", "x:4x6 w:3 b:3 m:3 p:3", 1}, {"layer_norm", "", "x:3x4 w:4 b:4", 1},
     {"rms_norm", "", "x:3x4 w:4", 1}, {"gru_cell", "", "x:3x4 h:3x2 w:6x4 v:6x2 b:6 c:6", 1}, {"lstm_cell", "", "x:3x4 h:3x2 c:3x2 w:8x4 v:8x2 b:8 d:8", 1},
     {"kl", "", "x:3x4 y:3x4", 1}, {"mse", "", "x:3x4 y:3x4", 1}, {"huber", "delta=1.1", "x:3x4 y:3x4", 1}, {"binary_cross_entropy", "", "x:3x4 s:3x4", 1},
+    {"pick", "", "X:3x4 #pick", 1}, {"onehot", "columns=5", "X:3x1 #picks", 1}, {"edit", "", "X:3x4 Y:3x4 #mask", 1}, {"embed", "", "x:4x3 #pick", 1},
+    {"gather", "", "X:3x4 #out", 1}, {"segment_mean", "", "X:3x4 #segment", 1}, {"shift", "", "X:3x4 #seq", 1}, {"shift", "reversed=1", "X:3x4 #seq", 1},
+    {"scan", "", "X:3x2 Y:3x2 #seq", 1}, {"scan", "reversed=1", "X:3x2 Y:3x2 #seq", 1}, {"dropout", "rate=.4,seed=3", "X:3x4 #step", 1},
+    {"attention", "heads=2,kv_heads=1,head_dim=2", "Q:3x4 K:3x2 V:3x2 #seq", 1}, {"attention", "heads=1,kv_heads=1,head_dim=3,whole=1", "Q:3x3 K:3x3 V:3x3 #seq", 1},
+    {"cross_entropy", "", "X:3x4 #label", 1},
     {"margin", "margin=.3", "x:3x4 y:3x4", 1}, {"pairwise_logistic", "", "x:3x4 y:3x4", 1},
 };
-static const char *const elsewhere[] = {"pick", "onehot", "edit", "embed", "gather", "segment_mean", "shift", "scan", "dropout", "attention", "cross_entropy",
-                                        "stop_gradient", "reverse_gradient"};
+static const char *const elsewhere[] = {"stop_gradient", "reverse_gradient"}; /* no derivatives: test_nets.c, tests/graph/test_run.c */
+static const int32_t numbers[3] = {0, 1, 2}, pick[3] = {2, -1, 0}, mask[3] = {0, 1, 0}, out[2] = {2, 0}, segment[3] = {1, 0, 1}, seq[3] = {0, 0, 1}, label[3] = {1, 3, 0}, one_step = 5;
+static const struct { const char *name; const int32_t *data; int32_t axis, columns; } indices[] = {
+    {"rows", numbers, RAMET_AXIS_ROWS, 0}, {"pick", pick, RAMET_AXIS_ROWS, 0}, {"mask", mask, RAMET_AXIS_ROWS, 0}, {"out", out, RAMET_AXIS_OUTS, 0}, {"picks", pick, RAMET_AXIS_ROWS, 1},
+    {"segment", segment, RAMET_AXIS_ROWS, 0}, {"seq", seq, RAMET_AXIS_ROWS, 0}, {"label", label, RAMET_AXIS_ROWS, 0}, {"step", &one_step, RAMET_AXIS_STATIC, 1}};
 
-typedef struct scene { ramet_runtime *rt; ramet_variables *v; int32_t n; char name[MOST][2]; int64_t rows[MOST], columns[MOST], count[MOST]; ramet_program *p; } scene;
+typedef struct scene { ramet_runtime *rt; ramet_variables *v; int32_t n; char name[MOST][2]; int64_t rows[MOST], columns[MOST], count[MOST]; ramet_program *p; int32_t used[9]; } scene;
+
+static int32_t index_of(scene *s, ramet_graph *g, const char *name) {
+    int32_t i = 0, x;
+    for (size_t n = strcspn(name, " "); strlen(indices[i].name) != n || strncmp(indices[i].name, name, n);) assert_true(++i < RAMET__COUNT(indices));
+    OK(ramet_graph_input(&x, g, indices[i].name, RAMET_TYPE_I32, indices[i].axis, indices[i].columns));
+    s->used[i] = 1;
+    return x;
+}
 
 static double number(scene *s, const char *name) {
     const float *y;
-    OK(ramet_program_run(s->p, 0, 0, NULL, NULL, 0, NULL, NULL));
+    const char *given[9];
+    const void *data[9];
+    int32_t n = 0;
+    for (int32_t i = 0; i < RAMET__COUNT(indices); i++)
+        if (s->used[i]) {
+            given[n] = indices[i].name;
+            data[n++] = indices[i].data;
+        }
+    OK(ramet_program_run(s->p, n ? 3 : 0, n ? 2 : 0, given, data, n, NULL, NULL));
     OK(ramet_program_output(&y, NULL, NULL, s->p, name));
     return *y;
 }
@@ -70,13 +94,19 @@ static int32_t probe(ramet_graph *g, ramet_variables *v, int32_t y, int32_t i) {
 static void check(int32_t at) {
     scene s = {0};
     ramet_graph *g;
-    int32_t in[MOST], outs[4], grad[MOST], second[MOST], loss = -1, dot = -1;
+    int32_t given[MOST], in[MOST], n_given = 0, outs[4], grad[MOST], second[MOST], loss = -1, dot = -1;
     float direction[MOST][64];
     s.rt = test_runtime(1);
     OK(ramet_variables_create(&s.v, s.rt));
-    OK(ramet_graph_create(&g, s.rt, 1, 1));
-    for (const char *t = cases[at].in; *t; s.n++) {
+    OK(ramet_graph_create(&g, s.rt, 3, 2));
+    for (const char *t = cases[at].in; *t;) {
         char *end;
+        if (*t == '#') {
+            given[n_given++] = index_of(&s, g, t + 1);
+            t += strcspn(t, " ");
+            t += *t == ' ';
+            continue;
+        }
         long rows = 0, columns = strtol(t + 2, &end, 10);
         if (*end == 'x') rows = columns, columns = strtol(end + 1, &end, 10);
         snprintf(s.name[s.n], 2, "%c", *t);
@@ -92,10 +122,14 @@ static void check(int32_t at) {
         }
         for (int64_t j = 0; j < s.count[s.n]; j++) direction[s.n][j] = uniform((uint64_t)s.n + 11, j);
         OK(ramet_graph_variable(&in[s.n], g, s.v, s.name[s.n]));
+        given[n_given] = in[s.n];
+        if (*t >= 'A' && *t <= 'Z') OK(ramet_graph_apply(&given[n_given], 1, g, "embed", (int32_t[]){in[s.n], index_of(&s, g, "rows")}, 2, NULL));
+        n_given++;
+        s.n++;
         t = end + (*end == ' ');
     }
     int32_t n_out = 0;
-    while (n_out < 4 && !ramet_graph_apply(outs, n_out + 1, g, cases[at].op, in, s.n, cases[at].settings)) n_out++;
+    while (n_out < 4 && !ramet_graph_apply(outs, n_out + 1, g, cases[at].op, given, n_given, cases[at].settings)) n_out++;
     if (!n_out) fail_msg("%s: %s", cases[at].op, ramet_last_error());
     for (int32_t i = 0; i < n_out; i++) {
         int32_t pair[2] = {loss, probe(g, s.v, outs[i], i)};

@@ -85,7 +85,7 @@ typedef struct ramet_tuner_options {
     int32_t patience;        /**< tuning ends after so many evaluations in a row without a new best; default 0: off */
     ramet_all_reduce_fn all_reduce; /**< NULL, or: tuning by several processes, all with the same options, model and data. Called once a step, on the calling thread, between
                                   the last micro-batch and the update, with the sums of this worker's batch / workers windows. All workers then hold the same weights: those of
-                                  one process bit for bit when the sums have the same order (one micro-batch a worker, added in the order of the workers), else within rounding.
+                                  one process bit for bit when the sums have the same order (LoRA, one micro-batch a worker, added in the order of the workers), else within rounding.
                                   A worker that fails or is cancelled leaves the others waiting: ending them is the host's part. Failed: E_IO, the step begins again */
     void *all_reduce_user;
     int32_t worker, workers; /**< this one, from 0, and how many; batch is the whole batch and a multiple of workers; default 0 of 1. With several, checkpoints are
@@ -130,11 +130,11 @@ typedef struct ramet_tuner_report {
 } ramet_tuner_report;
 /**
  * Advance by at most max_steps optimizer steps (0: only report), and stop (between micro-batches) when `deadline` seconds have passed (0: none); at
- * least one micro-batch is done. report (may be NULL): set its struct_size; filled on success. A step cut by the deadline is continued by the next call. Cancelled: E_CANCELLED within 100 ms or one graph node; the state stays resumable. NaN or infinity in loss or gradients:
+ * least one micro-batch is done. report (may be NULL): set its struct_size; filled on success. A step cut by the deadline is continued by the next call. Cancelled: E_CANCELLED within 100 ms or one graph node; the state stays resumable (full tuning: at the beginning of the present step). NaN or infinity in loss or gradients:
  * E_NUMERIC before any weight changes, or the step is skipped (on_nonfinite).
  */
 RAMET_API ramet_status ramet_tuner_step(ramet_tuner_report *report, ramet_tuner *tuner, int64_t max_steps, double deadline, ramet_progress_fn progress, void *user);
-/** What a step consists of, as text: a line an operation with its room, and what is computed again. Caller frees (ramet_string_free). */
+/** What a step consists of, as text: a line an operation with its room and, once it has run, its mean time; and what is computed again. Caller frees (ramet_string_free). */
 RAMET_API ramet_status ramet_tuner_describe(char **out, const ramet_tuner *tuner);
 /** One file with weights, optimizer, schedule, random state, data cursor, accumulation; whole or not at all; a checksum a section. Resume continues byte-identically. */
 RAMET_API ramet_status ramet_tuner_save(ramet_tuner *tuner, const char *path);

@@ -35,7 +35,7 @@ static ramet_status make_buffers(ramet__plan *p) {
         if (s->op == &ramet__opdef_tap) continue;
         for (int32_t j = 0; j < s->n_out; j++) {
             ramet__pval *out = s->out[j];
-            if (!out) continue;
+            if (!out || out->leaf) continue;
             int64_t until = out->last;
             for (int32_t k = 0; k < s->n_in && out->buffer < 0; k++) {
                 const ramet__pval *in = s->in[k];

@@ -86,7 +86,7 @@ typedef struct ramet__pval { /* a value as running code sees it */
     ramet__var *var;
     int32_t slot;   /* SLOT: index * 2 + (0: A, 1: B); else -1 */
     int32_t buffer; /* index in the plan's buffers; -1: not in the arena */
-    int32_t keep;   /* an output or a write reads it after the last step */
+    int32_t keep;   /* outputs and writes that read it after the last step */
     int64_t last;   /* the last step that reads it */
 } ramet__pval;
 

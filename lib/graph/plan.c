@@ -95,7 +95,7 @@ static ramet_status make_values(ramet__plan *p, const ramet__graph *g, const ram
                             .leaf = v->leaf,
                             .slot = -1,
                             .buffer = -1,
-                            .keep = w->keep[i] > 0};
+                            .keep = w->keep[i]};
         if (v->name) {
             to->name = ramet__arena_strndup(&p->names, v->name, strlen(v->name));
             if (!to->name) return ramet__alloc_status();
@@ -230,6 +230,52 @@ static ramet_status make_results(ramet__plan *p, const ramet__graph *g, const ra
     return RAMET_OK;
 }
 
+/* Sums that would be added to a variable after the last step are added as they are made, where they come from a chain of steps that each add to the
+ * result of the one before: the first of them then begins with the variable, and neither room nor a pass over it is needed. */
+static ramet_status add_directly(ramet__plan *p) {
+    ramet_status st = RAMET_OK;
+    int64_t *maker = NULL, n = 0;
+    int32_t *uses = NULL;
+    RAMET__NEW(maker, ramet__calloc(p->rt->mem, (size_t)p->n_vals + 1, sizeof *maker)); /* step + 1 */
+    RAMET__NEW(uses, ramet__calloc(p->rt->mem, (size_t)p->n_vals + 1, sizeof *uses));
+    for (int64_t i = 0; i < p->n_steps; i++) {
+        const ramet__step *s = &p->steps[i];
+        for (int32_t j = 0; j < s->n_in; j++)
+            if (s->in[j]) uses[s->in[j] - p->vals]++;
+        for (int32_t j = 0; j < s->n_out && s->op != &ramet__opdef_tap; j++)
+            if (s->out[j]) maker[s->out[j] - p->vals] = i + 1;
+    }
+    for (int64_t i = 0; i < p->n_writes; i++) {
+        const struct ramet__plan_write w = p->writes[i];
+        int32_t good = w.accumulate;
+        ramet__step *first = NULL;
+        for (ramet__pval *v = w.v; good && v;) {
+            ramet__step *s = maker[v - p->vals] ? &p->steps[maker[v - p->vals] - 1] : NULL;
+            good = s && s->op->base && s->op->base < s->n_in && s->n_out == 1 && v->keep == (v == w.v) && uses[v - p->vals] == (v != w.v);
+            if (!good) break;
+            first = s;
+            v = s->in[s->op->base];
+        }
+        for (int64_t v = 0; v < p->n_vals && good; v++) good = p->vals[v].leaf != RAMET__LEAF_VAR || p->vals[v].var != w.var || !uses[v];
+        if (!good) {
+            p->writes[n++] = w;
+            continue;
+        }
+        for (ramet__pval *v = w.v, *before; v; v = before) {
+            const ramet__step *s = &p->steps[maker[v - p->vals] - 1];
+            before = s->in[s->op->base];
+            v->leaf = RAMET__LEAF_VAR;
+            v->data = w.var->data;
+        }
+        first->in[first->op->base] = first->out[0];
+    }
+    p->n_writes = n;
+out:
+    ramet__free(maker);
+    ramet__free(uses);
+    return st;
+}
+
 ramet_status ramet__plan_create(ramet__plan **out, ramet__graph *g, const ramet__plan_options *options) {
     static const ramet__plan_options none = {0};
     const ramet__plan_options *o = options ? options : &none;
@@ -270,6 +316,7 @@ ramet_status ramet__plan_create(ramet__plan **out, ramet__graph *g, const ramet_
     RAMET__GO(spans_room(p, &p->groups, NULL, RAMET__GROUP_ROWS));
     RAMET__GO(make_steps(p, &w, order, n));
     RAMET__GO(make_results(p, g, &w));
+    if (o->direct_sums) RAMET__GO(add_directly(p));
     RAMET__GO(ramet__plan_fit(p, o->byte_budget, o->held_bytes));
     RAMET__GO(ramet__plan_allocate(p));
     *out = p;

@@ -18,6 +18,7 @@ typedef struct ramet__plan_options {
     uint64_t held_bytes;    /* of byte_budget that the caller holds already */
     int64_t max_context;    /* longest position + 1 (rope tables, block tables) */
     int32_t training;       /* balanced: products that a gradient goes through keep activations in bf16 where the CPU has it */
+    int32_t direct_sums;    /* accumulating writes are made step by step, without room for their sums: a run that fails leaves them half done */
     int32_t timing;         /* measure each step's time for ramet__plan_text */
 } ramet__plan_options;
 
@@ -42,7 +43,7 @@ typedef struct ramet__run {
     ramet_progress_fn progress; void *progress_user;     /* asked between steps; writes to variables are not interrupted */
 } ramet__run;
 
-/* Checks counts, ids and positions, then runs. On any failure before the writes no variable has changed. */
+/* Checks counts, ids and positions, then runs. On any failure before the writes no variable has changed (but see direct_sums). */
 ramet_status ramet__plan_run(ramet__plan *p, const ramet__run *run);
 /* Pointer to an output of the last run, rows in *rows, columns in *cols (either may be NULL). NULL: no such name. */
 const float *ramet__plan_output(const ramet__plan *p, const char *name, int64_t *rows, int64_t *cols);

@@ -71,7 +71,7 @@ static ramet_status search_init(search *s, ramet__plan *p) {
         const ramet__step *t = &s->base[i];
         if (t->op == &ramet__opdef_tap) continue;
         for (int32_t j = 0; j < t->n_out; j++)
-            if (t->out[j]) {
+            if (t->out[j] && !t->out[j]->leaf) {
                 s->maker[t->out[j] - p->vals] = (int32_t)i;
                 s->work[i] += PLAIN * (double)(t->out[j]->fixed * t->out[j]->cols);
             }

@@ -129,7 +129,9 @@ static ramet_status micro_batch(ramet_tuner *t, watch *w) {
     run.n_adapters = t->o.full ? 0 : 1;
     run.progress = fn;
     run.progress_user = w;
-    RAMET__TRY(ramet__plan_run(t->plan, &run));
+    const ramet_status st = ramet__plan_run(t->plan, &run);
+    if (st && t->o.full) restart_step(t); /* some gradients were added already */
+    if (st) return st;
     const float *loss = ramet__plan_output(t->plan, "loss", NULL, NULL);
     if (!loss) return ramet__fail(RAMET_E_INTERNAL, "tuner: the plan lacks its loss");
     if (!isfinite(*loss) && !t->o.all_reduce) return not_finite(t, "loss"); /* workers decide together, after their sums */

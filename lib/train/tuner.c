@@ -199,7 +199,7 @@ static ramet_status make_plan(ramet_tuner *t, int32_t all_slots) {
     const ramet__build_options build = {
         .slots = !t->o.full, .targets = all_slots ? NULL : t->o.targets, .train = t->o.full ? master_of : NULL, .after = t->each == 3 ? times_gain : NULL, .train_user = t};
     if (t->data->pairs) RAMET__TRY(ramet__preference_create(&t->preference, t, &build));
-    const ramet__plan_options plan = {.mode = (ramet__mode)t->o.mode, .training = 1, .max_context = t->o.window, .byte_budget = t->o.byte_budget, .held_bytes = held_bytes(t)};
+    const ramet__plan_options plan = {.mode = (ramet__mode)t->o.mode, .training = 1, .direct_sums = t->o.full, .timing = 1, .max_context = t->o.window, .byte_budget = t->o.byte_budget, .held_bytes = held_bytes(t)};
     RAMET__NEW(wrt, ramet__calloc(t->rt->mem, (size_t)n, sizeof *wrt));
     RAMET__NEW(grad, ramet__calloc(t->rt->mem, (size_t)n, sizeof *grad));
     RAMET__NEW(which, ramet__calloc(t->rt->mem, (size_t)n, sizeof *which));

@@ -639,6 +639,52 @@ static void test_taps_progress_and_no_allocation_while_running(void **state) {
     ramet_runtime_free(rt);
 }
 
+/* Sums that begin with the variable: of one product, of a look-up and a product of the same table, and one that no chain makes and is added at the end. */
+static void test_sums_may_be_added_directly(void **state) {
+    (void)state;
+    ramet_runtime *rt = test_runtime(2);
+    float *want[3];
+    uint64_t bytes = 0;
+    for (int32_t direct = 0; direct <= 1; direct++) {
+        ramet__var v[3] = {make_var("table", V, D, 0.5f), make_var("w", D, D, 0.2f), make_var("norm", D, 0, 1)};
+        ramet__var sum[3] = {make_var("s0", V, D, 1), make_var("s1", D, D, 1), make_var("s2", D, 0, 1)};
+        ramet__val wrt[3], grad[3];
+        ramet__graph *g;
+        ramet__plan *p;
+        const ramet__plan_options o = {.max_context = 16, .direct_sums = direct};
+        OK(ramet__graph_create(&g, rt, T, T, 0));
+        for (int32_t i = 0; i < 3; i++) wrt[i] = ramet__graph_var(g, &v[i]);
+        ramet__val x = ramet__op_embed(g, wrt[0], ramet__graph_input(g, "tokens", RAMET__TYPE_I32, RAMET__AXIS_ROWS, 0));
+        x = ramet__op_rms_norm(g, ramet__op_linear(g, x, wrt[1], -1, NULL), wrt[2], 1e-5f);
+        x = ramet__op_gather(g, x, ramet__graph_input(g, "outs", RAMET__TYPE_I32, RAMET__AXIS_OUTS, 0));
+        const ramet__val loss = ramet__op_cross_entropy(g, ramet__op_linear(g, x, wrt[0], -1, NULL), ramet__graph_input(g, "labels", RAMET__TYPE_I32, RAMET__AXIS_OUTS, 0),
+                                                        ramet__graph_input(g, "weight", RAMET__TYPE_F32, RAMET__AXIS_OUTS, 0), NULL);
+        OK(ramet__graph_gradient(g, loss, wrt, 3, grad));
+        for (int32_t i = 0; i < 3; i++) ramet__op_write(g, &sum[i], grad[i], 1);
+        ramet__graph_output(g, "loss", loss);
+        OK(ramet__plan_create(&p, g, &o));
+        assert_int_equal(p->n_writes, direct ? 1 : 3);
+        assert_true(!direct || ramet__plan_bytes(p) < bytes);
+        bytes = ramet__plan_bytes(p);
+        ramet__run r = {.rows = T, .outs = 10};
+        give(&r, "tokens", tokens);
+        give(&r, "outs", outs);
+        give(&r, "labels", labels);
+        give(&r, "weight", weight);
+        for (int32_t i = 0; i < 2; i++) OK(ramet__plan_run(p, &r));
+        for (int32_t i = 0; i < 3; i++) {
+            for (int64_t j = 0; direct && j < ramet__shape_count(&sum[i].shape); j++) assert_true(fabsf(sum[i].data[j] - want[i][j]) <= 1e-5f);
+            if (direct) free(want[i]);
+            else want[i] = sum[i].data;
+            if (direct) free(sum[i].data);
+            free(v[i].data);
+        }
+        ramet__plan_free(p);
+        ramet__graph_free(g);
+    }
+    ramet_runtime_free(rt);
+}
+
 /* ---- wrong inputs ---- */
 static void test_every_wrong_input_is_answered(void **state) {
     (void)state;
@@ -769,6 +815,7 @@ int main(void) {
         cmocka_unit_test(test_writes_commit_last),
         cmocka_unit_test(test_uses_of_one_value_add_up_and_gradients_can_be_stopped_or_reversed),
         cmocka_unit_test(test_taps_progress_and_no_allocation_while_running),
+        cmocka_unit_test(test_sums_may_be_added_directly),
         cmocka_unit_test(test_every_wrong_input_is_answered),
         cmocka_unit_test(test_operations_without_derivative_say_so),
         cmocka_unit_test(test_every_operation_is_listed)};

@@ -85,14 +85,15 @@ static void end(group *team, member *all) {
     pthread_barrier_destroy(&team->barrier);
 }
 
-static void as_one(int32_t full, int32_t workers, int32_t backwards) {
+static void as_one(int32_t full, int32_t workers, int32_t backwards) { /* full: gradients join their sum one product at a time, an order of their own */
+    const int32_t rounding = full || backwards;
     ramet_tuner_options o = options();
     group team;
     member all[MOST];
     o.full = full;
     o.micro_batch = o.batch / workers; /* one a worker */
     if (full) o.learning_rate = 1e-3f;
-    if (backwards) o.mode = RAMET_MODE_EXACT; /* rounding to bf16 would make steps of rounding */
+    if (rounding) o.mode = RAMET_MODE_EXACT; /* rounding to bf16 would make steps of rounding */
     ramet_tuner *one = made(&o);
     ramet_tuner_report r = {.struct_size = sizeof r};
     ok(ramet_tuner_step(&r, one, 6, 0, NULL, NULL));
@@ -109,10 +110,10 @@ static void as_one(int32_t full, int32_t workers, int32_t backwards) {
     const size_t bytes = (size_t)one->params.total * sizeof(float);
     for (int32_t w = 0; w < workers; w++) {
         assert_true(all[w].st == RAMET_OK && all[w].r.done && all[w].r.tokens == r.tokens);
-        assert_true(fabs(all[w].r.loss - r.loss) < (backwards ? 1e-4 : 1e-6) * r.loss);
+        assert_true(fabs(all[w].r.loss - r.loss) < (rounding ? 1e-4 : 1e-6) * r.loss);
         assert_memory_equal(all[w].t->params.value, all[0].t->params.value, bytes);
     }
-    if (!backwards) assert_memory_equal(one->params.value, all[0].t->params.value, bytes);
+    if (!rounding) assert_memory_equal(one->params.value, all[0].t->params.value, bytes);
     end(&team, all);
     ramet_tuner_free(one);
 }

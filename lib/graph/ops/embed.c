@@ -25,9 +25,9 @@ ramet__val ramet__op_embed(ramet__graph *g, ramet__val table, ramet__val ids) {
 }
 ramet__val ramet__op_embed_grad(ramet__graph *g, ramet__val dy, ramet__val ids, int64_t n) {
     if (!check(g, dy, ids, "embed_grad")) return -1;
-    ramet__val in[2] = {dy, ids};
+    ramet__val in[3] = {dy, ids, -1};
     ramet__gshape out = ramet__gshape2(RAMET__AXIS_STATIC, n, ramet__gcols(shape(g, dy)));
-    return ramet__node_add(g, &ramet__opdef_embed_grad, in, 2, &out, 1, NULL);
+    return ramet__node_add(g, &ramet__opdef_embed_grad, in, 3, &out, 1, NULL);
 }
 ramet__val ramet__op_gather(ramet__graph *g, ramet__val x, ramet__val index) {
     if (!check(g, x, index, "gather")) return -1;
@@ -102,7 +102,7 @@ static void gather_run(const ramet__step *s, const ramet__exec *x, int64_t r0, i
     for (int64_t r = r0; r < r1; r++)
         memcpy(ramet__row(s->out[0], r), ramet__row(s->in[0], index[r]), (size_t)s->out[0]->cols * sizeof(float));
 }
-/* Both gradients: destination rows r0..r1, indices in order. */
+/* Both gradients: destination rows r0..r1, indices in order; that of embed adds to a base. */
 static ramet_status add_up_prepare(ramet__plan *p, ramet__step *s) {
     s->chunk = RAMET__MIN(OWNED, RAMET__MAX(32, ramet__piece_rows(s->out[0]->cols)));
     if (s->op == &ramet__opdef_embed_grad)
@@ -114,7 +114,9 @@ static void add_up_run(const ramet__step *s, const ramet__exec *x, int64_t r0, i
     (void)scratch;
     const int32_t *index = s->in[1]->data;
     int64_t cols = s->out[0]->cols, n = ramet__count(x, s->in[1]);
-    memset(ramet__row(s->out[0], r0), 0, (size_t)((r1 - r0) * cols) * sizeof(float));
+    const ramet__pval *base = s->in[2];
+    if (!base) memset(ramet__row(s->out[0], r0), 0, (size_t)((r1 - r0) * cols) * sizeof(float));
+    else if (base->data != s->out[0]->data) memcpy(ramet__row(s->out[0], r0), ramet__row(base, r0), (size_t)((r1 - r0) * cols) * sizeof(float));
     for (int64_t i = 0; i < n; i++) {
         if (index[i] < r0 || index[i] >= r1) continue;
         float *y = ramet__row(s->out[0], index[i]);
@@ -124,7 +126,7 @@ static void add_up_run(const ramet__step *s, const ramet__exec *x, int64_t r0, i
 const ramet__op ramet__opdef_embed = {
     .name = "embed", .encoded = 1, .gradient = embed_gradient, .prepare = embed_prepare, .rows = embed_run};
 const ramet__op ramet__opdef_embed_grad = {
-    .name = "embed_grad", .gradient = embed_grad_gradient, .prepare = add_up_prepare, .rows = add_up_run};
+    .name = "embed_grad", .overwrites = {4}, .base = 2, .gradient = embed_grad_gradient, .prepare = add_up_prepare, .rows = add_up_run};
 const ramet__op ramet__opdef_gather = {
     .name = "gather", .gradient = gather_gradient, .prepare = gather_prepare, .rows = gather_run};
 const ramet__op ramet__opdef_gather_grad = {

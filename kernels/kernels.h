@@ -56,6 +56,8 @@ typedef struct ramet__product {
     void (*transposed)(const ramet__product_args *a);            /* dx[m, k0..k1) = dy[m,n] . W[n, k0..k1) */
     int32_t row_step;         /* rows of activations a call should be given at a time for cache reuse (prefill): e.g. 128 */
     int32_t col_step;         /* outputs (or inputs) a piece should cover: constant per ISA */
+    /* c[m,n] = a[k,m]^T b[k,n] (+ c) in its arithmetic, as gemm_tn; scratch: of any call of the others. NULL: it has none. */
+    void (*outer)(float *c, int64_t ldc, const float *a, int64_t lda, const float *b, int64_t ldb, int64_t m, int64_t n, int64_t k, int32_t accumulate, void *scratch);
 } ramet__product;
 
 enum { RAMET__KV_ROWS, RAMET__KV_CACHE, RAMET__KV_CACHE_F16 }; /* how attention finds keys and values */

@@ -4,6 +4,7 @@
 #include "blocks.h"
 #include "registry.h"
 #include "x86_avx512/strip_bf16.h"
+#include "simd/tile.h"
 
 enum { FORWARD_ROWS = 6, OUTPUTS = 4 };
 
@@ -51,7 +52,62 @@ static uint64_t rounded_scratch(int64_t m, int64_t n, int64_t k) {
     return rows > strip ? rows : strip;
 }
 
+/* 16 numbers of a row of any of them as bf16, beginning at an even one */
+INLINE __m256i narrow(const int enc, const void *row, int64_t i, int64_t n) {
+    if (enc == BF16) return _mm256_maskz_loadu_epi16(n >= 16 ? 0xffffu : vmask(n), (const uint16_t *)row + i);
+    return (__m256i)_mm512_cvtneps_pbh(wide(enc, row, i, n));
+}
+
+/* Many rows: a strip of outputs is rounded and turned over once, and met by all of them. */
+INLINE void forward_many(const int enc, const ramet__product_args *a) {
+    uint16_t *w = a->scratch, *rows = w + CHUNK * STRIP;
+    for (int64_t n = a->from; n < a->to; n += STRIP) {
+        int64_t width = a->to - n < STRIP ? a->to - n : STRIP;
+        for (int64_t k = 0; k < a->k; k += CHUNK) {
+            int64_t depth = a->k - k < CHUNK ? a->k - k : CHUNK, pairs = (depth + 1) / 2;
+            for (int64_t o = 0; o < width; o++) {
+                const char *row = (const char *)a->packed + ((n + o) * a->k + k) * (enc == F32 ? 4 : 2);
+                for (int64_t i = 0; i < depth; i += 16) _mm256_storeu_si256((__m256i *)(void *)(rows + o * CHUNK + i), narrow(enc, row, i, depth - i));
+            }
+            tile_turn((float *)(void *)w, STRIP, (const float *)(const void *)rows, CHUNK / 2, width, pairs);
+            tiles(a->y + n, a->y_stride, a->m, width, k > 0 || a->accumulate, (const uint32_t *)a->x + k / 2, a->x_stride / 4, w, pairs);
+        }
+        for (int64_t r = 0; a->bias && r < a->m; r++)
+            for (int64_t i = 0; i < width; i++) a->y[r * a->y_stride + n + i] += a->bias[n + i];
+    }
+}
+
+/* dst[pairs of rows][ld][2] = src[depth][columns]; what is missing to the last pair is zero */
+static void interleave(uint16_t *dst, int64_t ld, const float *src, int64_t lds, int64_t depth, int64_t columns) {
+    for (int64_t l = 0; l < depth; l += 2, dst += 2 * ld, src += 2 * lds)
+        for (int64_t i = 0; i < columns; i += 16)
+            vistore(dst + 2 * i, pairs_of(vget(src + i, columns - i), l + 1 < depth ? vget(src + lds + i, columns - i) : vzero()));
+}
+static __attribute__((noinline)) void outer_tiles(float *c, int64_t ldc, int64_t rows, int64_t width, int start, const uint32_t *a, const uint16_t *w, int64_t pairs) {
+    tiles_of(c, ldc, rows, width, start, a, 1, GROUP, w, pairs);
+}
+/* Rows of a, GROUP columns of them, and strips of b, both rounded to pairs of rows. */
+static void outer(float *c, int64_t ldc, const float *a, int64_t lda, const float *b, int64_t ldb, int64_t m, int64_t n, int64_t k, int32_t accumulate, void *scratch) {
+    uint16_t *w = scratch, *pairs = w + CHUNK * STRIP;
+    for (int64_t l = 0; l < k; l += CHUNK) {
+        int64_t depth = k - l < CHUNK ? k - l : CHUNK;
+        for (int64_t i = 0; i < m; i += GROUP) {
+            int64_t rows = m - i < GROUP ? m - i : GROUP;
+            interleave(pairs, GROUP, a + l * lda + i, lda, depth, rows);
+            for (int64_t j = 0; j < n; j += STRIP) {
+                int64_t width = n - j < STRIP ? n - j : STRIP;
+                interleave(w, STRIP, b + l * ldb + j, ldb, depth, width);
+                outer_tiles(c + i * ldc + j, ldc, rows, width, l > 0 || accumulate, (const uint32_t *)(const void *)pairs, w, (depth + 1) / 2);
+            }
+        }
+    }
+}
+
 INLINE void forward(const int enc, const ramet__product_args *a) {
+    if (a->m >= ROWS) {
+        forward_many(enc, a);
+        return;
+    }
     for (int64_t n = a->from; n < a->to; n += OUTPUTS) {
         const uint16_t *w[OUTPUTS];
         for (int64_t o = 0; o < OUTPUTS; o++) {
@@ -95,11 +151,11 @@ INLINE void decode_wide(const int enc, uint16_t *dst, const ramet__product_args 
 static void decode_F32(uint16_t *dst, const ramet__product_args *a, int64_t n, int64_t k) { decode_wide(F32, dst, a, n, k); }
 static void decode_F16(uint16_t *dst, const ramet__product_args *a, int64_t n, int64_t k) { decode_wide(F16, dst, a, n, k); }
 
-#define PRODUCT(ENC, decode, scratch)                                                                                                       \
+#define PRODUCT(ENC, decode, scratch, outer)                                                                                                       \
     static void forward_##ENC(const ramet__product_args *a) { forward(ENC, a); }                                                            \
     static void transposed_##ENC(const ramet__product_args *a) { strip_transposed(decode, a); }                                             \
     const ramet__product FN(product_rows_##ENC##_bf16) = {"rows_bf16", &ramet__packing_rows_##ENC, RAMET__REDUCED, prepared_bytes, prepare, \
-                                                          scratch, forward_##ENC, transposed_##ENC, 128, 64};
-PRODUCT(BF16, decode_strip, strip_scratch)
-PRODUCT(F32, decode_F32, rounded_scratch)
-PRODUCT(F16, decode_F16, rounded_scratch)
+                                                          scratch, forward_##ENC, transposed_##ENC, 256, 64, outer};
+PRODUCT(BF16, decode_strip, strip_scratch, NULL)
+PRODUCT(F32, decode_F32, rounded_scratch, outer)
+PRODUCT(F16, decode_F16, rounded_scratch, NULL)

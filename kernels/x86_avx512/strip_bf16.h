@@ -17,15 +17,15 @@ INLINE __m512i pairs_of(__m512 even, __m512 odd) {
     return _mm512_permutexvar_epi16(interleave, (__m512i)_mm512_cvtne2ps_pbh(odd, even));
 }
 
-/* R rows x 32 columns (or the `cols` that are left) over `pairs` pairs of outputs */
-INLINE void tile(const int R, float *y, int64_t ldy, int64_t cols, int start, const uint32_t *x, int64_t ldx, const uint16_t *w, int64_t pairs) {
+/* R rows x 32 columns (or the `cols` that are left) over `pairs` pairs of outputs; pair i of row r is at x[r * ldx + i * step] */
+INLINE void tile(const int R, float *y, int64_t ldy, int64_t cols, int start, const uint32_t *x, int64_t ldx, const int64_t step, const uint16_t *w, int64_t pairs) {
     vf sum[ROWS][2];
     UNROLL for (int r = 0; r < R; r++)
         UNROLL for (int v = 0; v < 2; v++) sum[r][v] = start ? vget(y + r * ldy + 16 * v, cols - 16 * v) : vzero();
     for (int64_t i = 0; i < pairs; i++, w += 2 * STRIP) {
         __m512bh w0 = (__m512bh)viload(w), w1 = (__m512bh)viload(w + 32);
         UNROLL for (int r = 0; r < R; r++) {
-            __m512bh v = (__m512bh)viset((int32_t)x[r * ldx + i]);
+            __m512bh v = (__m512bh)viset((int32_t)x[r * ldx + i * step]);
             sum[r][0] = _mm512_dpbf16_ps(sum[r][0], v, w0);
             sum[r][1] = _mm512_dpbf16_ps(sum[r][1], v, w1);
         }
@@ -34,16 +34,19 @@ INLINE void tile(const int R, float *y, int64_t ldy, int64_t cols, int start, co
         UNROLL for (int v = 0; v < 2; v++) vput(y + r * ldy + 16 * v, sum[r][v], cols - 16 * v);
 }
 
-/* All rows of x (pairs, ldx of them a row) against a strip of `width` columns */
-static __attribute__((noinline)) void tiles(float *y, int64_t ldy, int64_t rows, int64_t width, int start, const uint32_t *x, int64_t ldx, const uint16_t *w, int64_t pairs) {
+INLINE void tiles_of(float *y, int64_t ldy, int64_t rows, int64_t width, int start, const uint32_t *x, int64_t ldx, const int64_t step, const uint16_t *w, int64_t pairs) {
     for (int64_t i = 0; i < width; i += 32) {
         int64_t r = 0;
-#define TILE(R) tile(R, y + r * ldy + i, ldy, width - i, start, x + r * ldx, ldx, w + 2 * i, pairs)
+#define TILE(R) tile(R, y + r * ldy + i, ldy, width - i, start, x + r * ldx, ldx, step, w + 2 * i, pairs)
         for (; r + ROWS <= rows; r += ROWS) TILE(ROWS);
         for (; r + 4 <= rows; r += 4) TILE(4);
         for (; r < rows; r++) TILE(1);
 #undef TILE
     }
+}
+/* All rows of x (pairs, ldx of them a row) against a strip of `width` columns */
+static __attribute__((noinline)) void tiles(float *y, int64_t ldy, int64_t rows, int64_t width, int start, const uint32_t *x, int64_t ldx, const uint16_t *w, int64_t pairs) {
+    tiles_of(y, ldy, rows, width, start, x, ldx, 1, w, pairs);
 }
 
 /* depth floats to bf16, an odd end filled with zero */

@@ -203,6 +203,29 @@ static void transposed(const world *t, int64_t m, int accumulate) {
     }
 }
 
+/* dW [n, k] of m rows */
+static void outer(const world *t, int64_t m, int accumulate) {
+    int64_t lda = t->n + check_range(0, 3), ldb = t->k + check_range(0, 3), ldc = t->k + check_range(0, 5), size = (t->n - 1) * ldc + t->k;
+    float *a = check_floats((m - 1) * lda + t->n), *b = check_floats((m - 1) * ldb + t->k), *c = check_floats(size), *old;
+    check_fill(a, (m - 1) * lda + t->n, 1);
+    check_fill(b, (m - 1) * ldb + t->k, 1);
+    check_fill(c, size, 1);
+    old = check_copy(c, size);
+    t->p->outer(c, ldc, a, lda, b, ldb, t->n, t->k, m, accumulate, arguments(t, m, 0, t->k).scratch);
+    for (int64_t n = 0; n < t->n; n++) {
+        if (n) CHECK(!memcmp(c + n * ldc - (ldc - t->k), old + n * ldc - (ldc - t->k), (size_t)(ldc - t->k) * 4), "outer wrote between rows");
+        for (int64_t i = 0; i < t->k; i++) {
+            double sum = accumulate ? (double)old[n * ldc + i] : 0.0, all = fabs(sum) + 1e-30;
+            for (int64_t r = 0; r < m; r++) {
+                double v = (double)a[r * lda + n] * (double)b[r * ldb + i];
+                sum += v; all += fabs(v);
+            }
+            CHECK(check_near(c[n * ldc + i], sum, all * (ULP * (double)(m + 8) + BF16)), "outer of %lld rows: [%lld][%lld] is %.9g, not %.9g", (long long)m, (long long)n, (long long)i,
+                  (double)c[n * ldc + i], sum);
+        }
+    }
+}
+
 static void check_product(const ramet__product *p, int thorough) {
     static const int64_t sizes[][2] = {{1, 32}, {15, 64}, {16, 96}, {17, 32}, {40, 160}, {67, 96}, {33, 576}, {530, 64}, {1043, 32}};
     static const int64_t odd[] = {1, 7, 15, 16, 17, 31, 33, 100, 257};
@@ -221,6 +244,7 @@ static void check_product(const ramet__product *p, int thorough) {
             forward(&t, rows[r], r & 1, r == 2 || r == 5, 0);
             if (block > 1) forward(&t, rows[r], 0, 0, 1);
             transposed(&t, rows[r], r == 1 || r == 4);
+            if (p->outer) outer(&t, rows[r] + (s == 4 ? 1030 : 0), r == 1 || r == 4);
         }
         if (thorough && s == 4) {
             forward(&t, 130, 1, 0, 0);

@@ -12,6 +12,7 @@
 #define PREPARE_ROWS 8 /* rows of a piece that prepares activations */
 #define DENSE_ROWS 128 /* rows and columns of a piece of a general product */
 #define DENSE_COLS 128
+#define BRAIN_BLOCK 192 /* rows and columns of a piece of dW in bf16 */
 
 static const ramet__gshape *shape(const ramet__graph *g, ramet__val v) { return ramet__graph_shape(g, v); }
 static int32_t check(ramet__graph *g, ramet__val x, ramet__val w, int32_t dim, const char *op) {
@@ -99,6 +100,16 @@ typedef struct linear_info {
     linear_part part[PARTS];
 } linear_info;
 
+/* A variable's floats are rounded as an encoded weight's where the plan's arithmetic is not exact and the CPU has what that takes. */
+static const ramet__product *product_of(const ramet__plan *p, const ramet__pval *w) {
+    const ramet__product *product;
+    if (w->leaf == RAMET__LEAF_WEIGHT) return ramet__weight_product(w->weight, ramet__plan_arithmetic(p));
+    if (w->leaf != RAMET__LEAF_VAR || p->mode == RAMET__MODE_EXACT) return NULL;
+    product = ramet__kernels_product(p->rt->kernels, "F32", ramet__plan_arithmetic(p));
+    return product->packing->in_place && product->outer ? product : NULL;
+}
+static const void *packed_of(const ramet__pval *w) { return w->leaf == RAMET__LEAF_WEIGHT ? ramet__weight_packed(w->weight) : w->data; }
+
 static void cut(linear_part *part, const ramet__product *product) {
     part->product = product;
     part->rows = product ? product->row_step : DENSE_ROWS;
@@ -113,8 +124,7 @@ static ramet_status linear_prepare(ramet__plan *p, ramet__step *s) {
     for (int32_t i = 0; i < info->parts; i++) {
         linear_part *part = &info->part[i];
         const ramet__pval *w = s->in[1 + 3 * i];
-        cut(part,
-            w->leaf == RAMET__LEAF_WEIGHT ? ramet__weight_product(w->weight, ramet__plan_arithmetic(p)) : NULL);
+        cut(part, product_of(p, w));
         if (!part->product) continue;
         s->scratch_bytes =
             RAMET__MAX(s->scratch_bytes, part->product->scratch_bytes(RAMET__MIN(rows, part->rows), w->fixed, k));
@@ -203,7 +213,7 @@ static void linear_run(const ramet__step *s, const ramet__exec *x, int32_t phase
                                  .to = c1,
                                  .x = (const char *)s->shared + part->at + (uint64_t)r0 * part->stride,
                                  .x_stride = (int64_t)part->stride,
-                                 .packed = ramet__weight_packed(w->weight),
+                                 .packed = packed_of(w),
                                  .y = y,
                                  .y_stride = n,
                                  .bias = bias ? bias->data : NULL,
@@ -236,7 +246,7 @@ static ramet_status dx_prepare(ramet__plan *p, ramet__step *s) {
     if (!part) return ramet__alloc_status();
     s->extra = part;
     const ramet__pval *w = s->in[1];
-    cut(part, w->leaf == RAMET__LEAF_WEIGHT ? ramet__weight_product(w->weight, ramet__plan_arithmetic(p)) : NULL);
+    cut(part, product_of(p, w));
     if (part->product)
         s->scratch_bytes = part->product->scratch_bytes(RAMET__MIN(s->in[0]->fixed, part->rows), w->fixed, w->cols);
     return RAMET_OK;
@@ -267,7 +277,7 @@ static void dx_run(const ramet__step *s, const ramet__exec *x, int32_t phase, in
                                  .to = c1,
                                  .x = ramet__row(s->in[0], r0),
                                  .x_stride = n,
-                                 .packed = ramet__weight_packed(w->weight),
+                                 .packed = packed_of(w),
                                  .y = y,
                                  .y_stride = k,
                                  .accumulate = base != NULL,
@@ -293,27 +303,37 @@ static double dw_work(const ramet__plan *p, const ramet__step *s) {
     (void)p;
     return (double)s->in[0]->fixed * (double)s->in[0]->cols * (double)s->in[1]->cols;
 }
+static ramet_status dw_prepare(ramet__plan *p, ramet__step *s) {
+    const ramet__product *product = ramet__kernels_product(p->rt->kernels, "F32", ramet__plan_arithmetic(p));
+    if (p->mode == RAMET__MODE_EXACT || !product->outer) return RAMET_OK;
+    s->extra = (void *)(uintptr_t)product;
+    s->scratch_bytes = product->scratch_bytes(1, s->out[0]->fixed, s->out[0]->cols);
+    return RAMET_OK;
+}
+static int64_t dw_block(const ramet__step *s) { return s->extra ? BRAIN_BLOCK : DENSE_ROWS; } /* of W, in both directions */
 static int64_t dw_pieces(const ramet__step *s, const ramet__exec *x, int32_t phase) {
     (void)x;
-    return phase ? -1 : ramet__ceil_div(s->out[0]->fixed, DENSE_ROWS) * ramet__ceil_div(s->out[0]->cols, DENSE_COLS);
+    return phase ? -1 : ramet__ceil_div(s->out[0]->fixed, dw_block(s)) * ramet__ceil_div(s->out[0]->cols, dw_block(s));
 }
 static void dw_run(const ramet__step *s, const ramet__exec *x, int32_t phase, int64_t piece, void *scratch) {
     (void)phase;
-    (void)scratch;
+    const ramet__product *product = s->extra;
     const ramet__pval *dy = s->in[0], *v = s->in[1], *base = s->in[2];
-    int64_t n = s->out[0]->fixed, k = s->out[0]->cols, across = ramet__ceil_div(k, DENSE_COLS);
-    int64_t n0 = piece / across * DENSE_ROWS, n1 = RAMET__MIN(n, n0 + DENSE_ROWS), k0 = piece % across * DENSE_COLS,
-            k1 = RAMET__MIN(k, k0 + DENSE_COLS);
+    int64_t n = s->out[0]->fixed, k = s->out[0]->cols, block = dw_block(s), across = ramet__ceil_div(k, block);
+    int64_t n0 = piece / across * block, n1 = RAMET__MIN(n, n0 + block), k0 = piece % across * block, k1 = RAMET__MIN(k, k0 + block);
     if (base && base->data != s->out[0]->data)
         for (int64_t r = n0; r < n1; r++)
             memcpy(ramet__row(s->out[0], r) + k0, ramet__row(base, r) + k0, (size_t)(k1 - k0) * sizeof(float));
-    x->k->gemm_tn(ramet__row(s->out[0], n0) + k0, k, (const float *)dy->data + n0, n, (const float *)v->data + k0, k,
-                  n1 - n0, k1 - k0, ramet__count(x, dy), 1.0f, base != NULL);
+    float *dw = ramet__row(s->out[0], n0) + k0;
+    const float *a = (const float *)dy->data + n0, *b = (const float *)v->data + k0;
+    if (product) product->outer(dw, k, a, n, b, k, n1 - n0, k1 - k0, ramet__count(x, dy), base != NULL, scratch);
+    else x->k->gemm_tn(dw, k, a, n, b, k, n1 - n0, k1 - k0, ramet__count(x, dy), 1.0f, base != NULL);
 }
 const ramet__op ramet__opdef_linear_dw = {.name = "linear_dw",
                                           .overwrites = {1u << 2},
                                           .base = 2,
                                           .work = dw_work,
                                           .gradient = dw_gradient,
+                                          .prepare = dw_prepare,
                                           .pieces = dw_pieces,
                                           .run = dw_run};

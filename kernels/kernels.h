@@ -93,16 +93,26 @@ typedef struct ramet__kernels {
     void (*relu)(float *y, const float *x, int64_t n);
     void (*relu_grad)(float *dx, const float *x, const float *dy, int64_t n);
 
-    /* n windows side by side, element i of window part t at at[t] + i: y = v where x is largest, the first among equals; and dx += dy there */
-    void (*max_pick)(float *y, const float *x, const float *v, const int64_t *at, int64_t count, int64_t n);
-    void (*max_place)(float *dx, const float *x, const float *dy, const int64_t *at, int64_t count, int64_t n);
+    /* `windows` of n channels, `step` apart, element i of window part t at at[t] + i: y[windows, n] = v where x is largest, the first among equals. And dy back
+     * to there: added, or (add 0) with zeros in the window's other parts; positive: only where x is above zero. */
+    void (*max_pick)(float *y, const float *x, const float *v, const int64_t *at, int64_t count, int64_t n, int64_t windows, int64_t step);
+    void (*max_place)(float *dx, const float *x, const float *dy, const int64_t *at, int64_t count, int64_t n, int64_t windows, int64_t step, int32_t add, int32_t positive);
 
     /* One line of a convolution, channels last: y[m,n] = bias (or NULL) + sum over kernel lines l and depth d (kernel width x channels) of
-     * x[i * x_row + l * x_line + d] w[l * depth + d, n]. And dw[n, depth] (+)= sum over image lines l and i < m of dy[l * m + i, n] x[l * x_line + i * x_row + d].
-     * 32 floats after w (conv_row) and x (conv_dw) must be readable. */
+     * x[i * x_row + l * x_line + d] w[l * depth + d, n]. And back, over image lines l and i < m: dx[l * x_line + i * x_row + d] += sum over o < n of
+     * dy[l * m + i, o] w[o * ldw + d], lines being apart from one another; dw[depth, n] (+)= sum of x[l * x_line + i * x_row + d] dy[l * m + i, n].
+     * 32 floats after w, and after dy of conv_dw, must be readable. */
     void (*conv_row)(float *y, const float *x, int64_t x_row, int64_t x_line, const float *w, int64_t lines, int64_t depth, const float *bias, int64_t m, int64_t n);
-    void (*conv_dw)(float *dw, int64_t lddw, const float *dy, const float *x, int64_t x_row, int64_t x_line, int64_t lines, int64_t m, int64_t n, int64_t depth,
-                    int32_t accumulate);
+    void (*conv_dx)(float *dx, int64_t x_row, int64_t x_line, const float *dy, const float *w, int64_t ldw, int64_t lines, int64_t m, int64_t n, int64_t depth);
+    void (*conv_dw)(float *dw, const float *x, int64_t x_row, int64_t x_line, const float *dy, int64_t lines, int64_t m, int64_t n, int64_t depth, int32_t accumulate);
+
+    /* The same in bf16 with fp32 sums, NULL where the CPU has no such product. Pairs of two bf16 stand in place of floats, the one that lies further
+     * on in the sum in the upper half; b NULL: zeros. conv_row: x[t] with x[t + 1], w by kernel line [(depth + 1) / 2, n]. conv_dx: dy[t] with dy[t + 1],
+     * w [(n + 1) / 2, ldw]. conv_dw: x[t] with x[t + x_row], dy by line [(m + 1) / 2, n]. Counts are those of numbers, not of pairs. */
+    void (*pairs)(float *y, const float *a, const float *b, int64_t n);
+    void (*conv_row_pairs)(float *y, const float *x, int64_t x_row, int64_t x_line, const float *w, int64_t lines, int64_t depth, const float *bias, int64_t m, int64_t n);
+    void (*conv_dx_pairs)(float *dx, int64_t x_row, int64_t x_line, const float *dy, const float *w, int64_t ldw, int64_t lines, int64_t m, int64_t n, int64_t depth);
+    void (*conv_dw_pairs)(float *dw, const float *x, int64_t x_row, int64_t x_line, const float *dy, int64_t lines, int64_t m, int64_t n, int64_t depth, int32_t accumulate);
 
     /* y = silu(g) * u; grad: dg, du */
     void (*silu)(float *y, const float *x, int64_t n);

@@ -19,30 +19,35 @@
 #define ref_avx2(f, x)
 #define ref_avx512(f, x)
 #define ref_dotprod(f, x)
+#define ref_bf16(f, x)
 #define simd_ref(f, x) f(x, ref)
 #define simd_simd(f, x) f(x, simd)
 #define simd_vec(f, x) f(x, simd)
 #define simd_avx2(f, x)
 #define simd_avx512(f, x)
 #define simd_dotprod(f, x)
+#define simd_bf16(f, x)
 #define avx2_ref(f, x) f(x, ref)
 #define avx2_simd(f, x) f(x, avx2)
 #define avx2_vec(f, x) f(x, avx2)
 #define avx2_avx2(f, x) f(x, avx2)
 #define avx2_avx512(f, x)
 #define avx2_dotprod(f, x)
+#define avx2_bf16(f, x)
 #define avx512_ref(f, x) f(x, ref)
 #define avx512_simd(f, x) f(x, avx2)
 #define avx512_vec(f, x) f(x, avx512)
 #define avx512_avx2(f, x) f(x, avx2)
 #define avx512_avx512(f, x) f(x, avx512)
 #define avx512_dotprod(f, x)
+#define avx512_bf16(f, x)
 #define dotprod_ref(f, x) f(x, ref)
 #define dotprod_simd(f, x) f(x, simd)
 #define dotprod_vec(f, x) f(x, simd)
 #define dotprod_avx2(f, x)
 #define dotprod_avx512(f, x)
 #define dotprod_dotprod(f, x) f(x, dotprod)
+#define dotprod_bf16(f, x)
 
 /* ---- lists: an entry for every level that a line is compiled for; each table reads one list of products under its bit */
 enum { IN_REF = 1, IN_SIMD = 2, IN_DOTPROD = 4, IN_AVX2 = 8, IN_AVX512 = 16, IN_AVX512_VNNI = 32, IN_AVX512_BF16 = 64, IN_ALL = 127 };
@@ -76,6 +81,7 @@ enum { IN_REF = 1, IN_SIMD = 2, IN_DOTPROD = 4, IN_AVX2 = 8, IN_AVX512 = 16, IN_
 #define EACH_avx2(f, needs, ...) AVX2(f, IN_AVX2 | IN_base, __VA_ARGS__)
 #define EACH_avx512(f, needs, ...) AVX512(f, IN_##needs, __VA_ARGS__)
 #define EACH_dotprod(f, needs, ...) DOTPROD(f, __VA_ARGS__)
+#define EACH_bf16(f, needs, ...) AVX512(f, IN_bf16, __VA_ARGS__)
 
 #define RAMET__KERNEL(level, op, types)
 #define RAMET__PRODUCT(level, needs, packing, encoding, arithmetic) EACH_##level(ITEM, needs, packing##_##encoding##_##arithmetic)
@@ -140,6 +146,8 @@ static const ramet__kernels table_avx512 = {
 static const ramet__kernels table_avx512_vnni = {
 #include "registry.def"
     .isa = "avx512", .table = IN_AVX512_VNNI};
+#undef avx512_bf16
+#define avx512_bf16(f, x) f(x, avx512_bf16)
 static const ramet__kernels table_avx512_bf16 = {
 #include "registry.def"
     .isa = "avx512", .table = IN_AVX512_BF16};

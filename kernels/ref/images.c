@@ -14,11 +14,18 @@ static int64_t largest(const float *x, const int64_t *at, int64_t count, int64_t
         if (x[at[t] + i] > x[at[best] + i]) best = t;
     return at[best] + i;
 }
-void ramet__max_pick_ref(float *y, const float *x, const float *v, const int64_t *at, int64_t count, int64_t n) {
-    for (int64_t i = 0; i < n; i++) y[i] = v[largest(x, at, count, i)];
+void ramet__max_pick_ref(float *y, const float *x, const float *v, const int64_t *at, int64_t count, int64_t n, int64_t windows, int64_t step) {
+    for (int64_t w = 0; w < windows; w++)
+        for (int64_t i = 0; i < n; i++) y[w * n + i] = v[w * step + largest(x + w * step, at, count, i)];
 }
-void ramet__max_place_ref(float *dx, const float *x, const float *dy, const int64_t *at, int64_t count, int64_t n) {
-    for (int64_t i = 0; i < n; i++) dx[largest(x, at, count, i)] += dy[i];
+void ramet__max_place_ref(float *dx, const float *x, const float *dy, const int64_t *at, int64_t count, int64_t n, int64_t windows, int64_t step, int32_t add,
+                          int32_t positive) {
+    for (int64_t w = 0; w < windows; w++, dx += step, x += step, dy += n)
+        for (int64_t i = 0; i < n; i++) {
+            const int64_t best = largest(x, at, count, i);
+            for (int64_t t = 0; t < count && !add; t++) dx[at[t] + i] = 0.0f;
+            if (!positive || x[best] > 0) dx[best] += dy[i];
+        }
 }
 void ramet__conv_row_ref(float *y, const float *x, int64_t x_row, int64_t x_line, const float *w, int64_t lines, int64_t depth, const float *bias, int64_t m,
                          int64_t n) {
@@ -30,13 +37,21 @@ void ramet__conv_row_ref(float *y, const float *x, int64_t x_row, int64_t x_line
             y[i * n + j] = (float)s;
         }
 }
-void ramet__conv_dw_ref(float *dw, int64_t lddw, const float *dy, const float *x, int64_t x_row, int64_t x_line, int64_t lines, int64_t m, int64_t n, int64_t depth,
-                        int32_t accumulate) {
-    for (int64_t j = 0; j < n; j++)
-        for (int64_t d = 0; d < depth; d++) {
-            double s = accumulate ? dw[j * lddw + d] : 0.0;
+void ramet__conv_dx_ref(float *dx, int64_t x_row, int64_t x_line, const float *dy, const float *w, int64_t ldw, int64_t lines, int64_t m, int64_t n, int64_t depth) {
+    for (int64_t l = 0; l < lines; l++)
+        for (int64_t i = 0; i < m; i++)
+            for (int64_t d = 0; d < depth; d++) {
+                double s = 0.0;
+                for (int64_t o = 0; o < n; o++) s += (double)dy[(l * m + i) * n + o] * (double)w[o * ldw + d];
+                dx[l * x_line + i * x_row + d] += (float)s;
+            }
+}
+void ramet__conv_dw_ref(float *dw, const float *x, int64_t x_row, int64_t x_line, const float *dy, int64_t lines, int64_t m, int64_t n, int64_t depth, int32_t accumulate) {
+    for (int64_t d = 0; d < depth; d++)
+        for (int64_t j = 0; j < n; j++) {
+            double s = accumulate ? dw[d * n + j] : 0.0;
             for (int64_t l = 0; l < lines; l++)
                 for (int64_t i = 0; i < m; i++) s += (double)dy[(l * m + i) * n + j] * (double)x[l * x_line + i * x_row + d];
-            dw[j * lddw + d] = (float)s;
+            dw[d * n + j] = (float)s;
         }
 }

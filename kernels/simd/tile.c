@@ -1,7 +1,20 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* tile.c - the register block of every fp32 product, compiled once a level. */
+/* tile.c - the register block of every fp32 product, compiled once a level; and of convolutions over pairs of bf16, when RAMET__PAIRS is defined. */
 #include "registry.h"
 #include "simd/tile.h"
+
+#ifdef RAMET__PAIRS
+#define STEP 2 /* numbers that a multiplication takes */
+#define MULTIPLY(x, w, sum) _mm512_dpbf16_ps(sum, (__m512bh)(x), (__m512bh)(w))
+#define CONV(name) FN(name##_pairs)
+#undef TILE_R
+#define TILE_R 8
+#else
+#define STEP 1
+#define MULTIPLY vfma
+#define CONV FN
+#endif
+#define STEPS(n) (((n) + STEP - 1) / STEP)
 
 /* sum[r][v] += a[r * a_row + i * a_step] * b[i * ldb + v * VL] for i in 0..depth */
 INLINE void tile_fma(const int R, const int NV, vf sum[TILE_R][TILE_NV], const float *a, int64_t a_row, int64_t a_step, const float *b, int64_t ldb,
@@ -11,7 +24,7 @@ INLINE void tile_fma(const int R, const int NV, vf sum[TILE_R][TILE_NV], const f
         UNROLL for (int v = 0; v < NV; v++) w[v] = vload(b + v * VL);
         UNROLL for (int r = 0; r < R; r++) {
             vf x = vset(a[r * a_row]);
-            UNROLL for (int v = 0; v < NV; v++) sum[r][v] = vfma(x, w[v], sum[r][v]);
+            UNROLL for (int v = 0; v < NV; v++) sum[r][v] = MULTIPLY(x, w[v], sum[r][v]);
         }
     }
 }
@@ -19,13 +32,22 @@ INLINE void tile_fma(const int R, const int NV, vf sum[TILE_R][TILE_NV], const f
 INLINE void tile_run(const int R, const int NV, float *c, int64_t ldc, int64_t cols, const float *a, int64_t a_row, int64_t a_step, const float *b,
                      int64_t ldb, int64_t depth, const tile_out *t) {
     vf sum[TILE_R][TILE_NV];
-    UNROLL for (int r = 0; r < R; r++)
-        UNROLL for (int v = 0; v < NV; v++) sum[r][v] = t->start ? vget(c + r * ldc + v * VL, cols - v * VL) : vzero();
+    UNROLL for (int v = 0; v < NV; v++) {
+#ifdef RAMET__PAIRS /* a bias comes first, and there is nothing else at the end */
+        vf first = t->bias ? vget(t->bias + v * VL, cols - v * VL) : vzero();
+#else
+        vf first = vzero();
+#endif
+        UNROLL for (int r = 0; r < R; r++) sum[r][v] = t->start ? vget(c + r * ldc + v * VL, cols - v * VL) : first;
+    }
     int64_t l = 0;
     do tile_fma(R, NV, sum, a + l * t->a_line, a_row, a_step, b + l * t->b_line, ldb, depth);
     while (++l < t->lines);
     UNROLL for (int v = 0; v < NV; v++) {
         int64_t left = cols - v * VL;
+#ifdef RAMET__PAIRS
+        UNROLL for (int r = 0; r < R; r++) vput(c + r * ldc + v * VL, sum[r][v], left);
+#else
         vf bias = t->bias ? vget(t->bias + v * VL, left) : vzero();
         UNROLL for (int r = 0; r < R; r++) {
             vf y = sum[r][v];
@@ -34,6 +56,7 @@ INLINE void tile_run(const int R, const int NV, float *c, int64_t ldc, int64_t c
             if (t->add) y = vadd(y, vget(c + r * ldc + v * VL, left));
             vput(c + r * ldc + v * VL, y, left);
         }
+#endif
     }
 }
 
@@ -44,7 +67,9 @@ INLINE void tile_rows_nv(const int NV, float *c, int64_t ldc, int64_t m, int64_t
 #ifdef RAMET__VEC512
     for (; r + 4 <= m; r += 4) tile_run(4, NV, c + r * ldc, ldc, cols, a + r * a_row, a_row, a_step, b, ldb, depth, t);
 #endif
+#ifndef RAMET__PAIRS
     for (; r + 2 <= m; r += 2) tile_run(2, NV, c + r * ldc, ldc, cols, a + r * a_row, a_row, a_step, b, ldb, depth, t);
+#endif
     for (; r < m; r++) tile_run(1, NV, c + r * ldc, ldc, cols, a + r * a_row, a_row, a_step, b, ldb, depth, t);
 }
 void tile_rows(float *c, int64_t ldc, int64_t m, int64_t cols, const float *a, int64_t a_row, int64_t a_step, const float *b, int64_t ldb,
@@ -53,6 +78,7 @@ void tile_rows(float *c, int64_t ldc, int64_t m, int64_t cols, const float *a, i
     else tile_rows_nv(1, c, ldc, m, cols, a, a_row, a_step, b, ldb, depth, t);
 }
 
+#ifndef RAMET__PAIRS
 void tile_turn(float *dst, int64_t ldd, const float *src, int64_t lds, int64_t rows, int64_t depth) {
     for (int64_t r = 0; r < rows; r += VL) {
         const float *p[VL];
@@ -75,20 +101,21 @@ void tile_turn(float *dst, int64_t ldd, const float *src, int64_t lds, int64_t r
             for (int64_t j = 0; j < VL && j < left; j++) dst[i * ldd + r + j] = p[j][i];
     }
 }
+#endif
 
 /* ---- convolution: the rows of a are an image's own, at the stride's distance; nothing is gathered ---- */
-static void convolve(float *y, int64_t ldy, int64_t m, int64_t n, const float *a, int64_t a_row, int64_t a_step, const float *b, int64_t ldb, int64_t depth, tile_out *t) {
+static void convolve(float *y, int64_t ldy, int64_t m, int64_t n, const float *a, int64_t a_row, int64_t a_step, const float *b, int64_t ldb, int64_t depth, tile_out t) {
     for (int64_t j = 0; j < n; j += TILE_N) {
-        tile_rows(y + j, ldy, m, n - j < TILE_N ? n - j : TILE_N, a, a_row, a_step, b + j, ldb, depth, t);
-        if (t->bias) t->bias += TILE_N;
+        tile_rows(y + j, ldy, m, n - j < TILE_N ? n - j : TILE_N, a, a_row, a_step, b + j, ldb, depth, &t);
+        if (t.bias) t.bias += TILE_N;
     }
 }
-void FN(conv_row)(float *y, const float *x, int64_t x_row, int64_t x_line, const float *w, int64_t lines, int64_t depth, const float *bias, int64_t m, int64_t n) {
-    tile_out t = {1.0f, bias, 0, 0, lines, x_line, depth * n};
-    convolve(y, n, m, n, x, x_row, 1, w, n, depth, &t);
+void CONV(conv_row)(float *y, const float *x, int64_t x_row, int64_t x_line, const float *w, int64_t lines, int64_t depth, const float *bias, int64_t m, int64_t n) {
+    convolve(y, n, m, n, x, x_row, STEP, w, n, STEPS(depth), (tile_out){1.0f, bias, 0, 0, lines, x_line, STEPS(depth) * n});
 }
-void FN(conv_dw)(float *dw, int64_t lddw, const float *dy, const float *x, int64_t x_row, int64_t x_line, int64_t lines, int64_t m, int64_t n, int64_t depth,
-                 int32_t accumulate) {
-    tile_out t = {1.0f, NULL, 0, accumulate, lines, m * n, x_line};
-    convolve(dw, lddw, n, depth, dy, 1, n, x, x_row, m, &t);
+void CONV(conv_dx)(float *dx, int64_t x_row, int64_t x_line, const float *dy, const float *w, int64_t ldw, int64_t lines, int64_t m, int64_t n, int64_t depth) {
+    for (int64_t i = 0; i < m; i++) convolve(dx + i * x_row, x_line, lines, depth, dy + i * n, m * n, STEP, w, ldw, STEPS(n), (tile_out){1.0f, NULL, 0, 1, 0, 0, 0});
+}
+void CONV(conv_dw)(float *dw, const float *x, int64_t x_row, int64_t x_line, const float *dy, int64_t lines, int64_t m, int64_t n, int64_t depth, int32_t accumulate) {
+    convolve(dw, n, depth, n, x, 1, STEP * x_row, dy, n, STEPS(m), (tile_out){1.0f, NULL, 0, accumulate, lines, x_line, STEPS(m) * n});
 }

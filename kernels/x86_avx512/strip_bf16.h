@@ -5,17 +5,11 @@
 #define RAMET__STRIP_BF16_H
 #include "kernels.h"
 #include "simd/vec.h"
+#include "x86_avx512/pairs_bf16.h"
 
 enum { STRIP = 64, CHUNK = 1024, ROWS = 12, GROUP = 96 }; /* columns and outputs of a strip of W; rows of a tile; of dy rounded at a time */
 
 static uint64_t strip_scratch(int64_t m, int64_t n, int64_t k) { return CHUNK * STRIP * 2 + GROUP * CHUNK * 2; }
-
-/* two vectors of 16 floats to 16 pairs of bf16 */
-INLINE __m512i pairs_of(__m512 even, __m512 odd) {
-    const __m512i interleave = _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7, 22, 6, 21, 5, 20, 4,
-                                                19, 3, 18, 2, 17, 1, 16, 0);
-    return _mm512_permutexvar_epi16(interleave, (__m512i)_mm512_cvtne2ps_pbh(odd, even));
-}
 
 /* R rows x 32 columns (or the `cols` that are left) over `pairs` pairs of outputs; pair i of row r is at x[r * ldx + i * step] */
 INLINE void tile(const int R, float *y, int64_t ldy, int64_t cols, int start, const uint32_t *x, int64_t ldx, const int64_t step, const uint16_t *w, int64_t pairs) {

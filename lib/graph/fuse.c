@@ -218,6 +218,23 @@ static void fuse_products(ramet__work *w) {
     ramet__work_count(w);
 }
 
+/* ---- small nets: relu(conv2d(...)) in the lines that were just made, and where the gradient of the largest of windows of a relu goes, only above zero ---- */
+static void fuse_relu(ramet__work *w) {
+    for (int64_t i = 0; i < w->n_nodes; i++) {
+        ramet__node *n = &w->nodes[i];
+        const int32_t back = n->op == &ramet__opdef_relu_grad;
+        if (!back && n->op != &ramet__opdef_relu) continue;
+        const ramet__val from = n->in[back];
+        ramet__node *p = once(w, from) ? maker(w, from) : NULL;
+        if (!p || (back ? p->op != &ramet__opdef_max_place || p->in[0] != n->in[0] : p->op != &ramet__opdef_conv2d)) continue;
+        if (back) p->attr.i[6] = 1;
+        else p->attr.f[0] = 1.0f;
+        p->out[0] = n->out[0];
+        n->op = NULL;
+        ramet__work_count(w);
+    }
+}
+
 ramet_status ramet__fuse(ramet__work *w) {
     drop_identities(w);
     ramet__work_count(w);
@@ -225,6 +242,7 @@ ramet_status ramet__fuse(ramet__work *w) {
     fuse_head(w);
     fuse_add(w);
     fuse_products(w);
+    fuse_relu(w);
     return RAMET_OK;
 }
 

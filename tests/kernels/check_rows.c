@@ -133,13 +133,22 @@ static void check_images(const ramet__kernels *ref, const ramet__kernels *k, int
     for (int64_t i = 0; i + 1 < n + 9; i += 3) x[i] = i % 2 ? x[i + 1] : 0.0f; /* equals, zeros */
     begin(k, "relu"); k->relu(y, x, n); ref->relu(z, x, n); same(y, z, NULL, n, 0);
     begin(k, "relu_grad"); k->relu_grad(y, x, dy, n); ref->relu_grad(z, x, dy, n); same(y, z, NULL, n, 0);
-    begin(k, "max_pick"); k->max_pick(y, x, dy, at, 4, n); ref->max_pick(z, x, dy, at, 4, n); same(y, z, NULL, n, 0);
+    begin(k, "max_pick"); k->max_pick(y, x, dy, at, 4, n, 1, 0); ref->max_pick(z, x, dy, at, 4, n, 1, 0); same(y, z, NULL, n, 0);
     if (!n) return;
     static const int64_t apart[3] = {0, 4099, 8198};
     float *wide = check_floats(3 * 4099), *dx = check_floats(3 * 4099), *want = check_floats(3 * 4099);
     check_fill(wide, 3 * 4099, 2);
     for (int64_t i = 0; i < 3 * 4099; i++) dx[i] = want[i] = 0.5f;
-    begin(k, "max_place"); k->max_place(dx, wide, dy, apart, 3, n); ref->max_place(want, wide, dy, apart, 3, n); same(dx, want, NULL, 3 * 4099, 0);
+    for (int32_t i = 0; i < 4; i++) { /* added or not, all or positive ones; two windows where there is room */
+        const int64_t windows = 2 * n <= 4099 ? 2 : 1;
+        float *two = check_floats(2 * n), *picked = check_floats(2 * n), *found = check_floats(2 * n);
+        check_fill(two, 2 * n, 3);
+        begin(k, "max_place");
+        k->max_place(dx, wide, two, apart, 3, n, windows, n, i & 1, i / 2); ref->max_place(want, wide, two, apart, 3, n, windows, n, i & 1, i / 2);
+        same(dx, want, NULL, 3 * 4099, 0);
+        begin(k, "max_pick");
+        k->max_pick(picked, wide, wide, apart, 3, n, windows, n); ref->max_pick(found, wide, wide, apart, 3, n, windows, n); same(picked, found, NULL, windows * n, 0);
+    }
 }
 /* m results of n channels from `lines` lines of `depth` */
 static void check_conv(const ramet__kernels *ref, const ramet__kernels *k, int64_t m, int64_t n, int64_t lines, int64_t depth, int64_t step) {
@@ -152,16 +161,80 @@ static void check_conv(const ramet__kernels *ref, const ramet__kernels *k, int64
     begin(k, "conv_row");
     k->conv_row(y, x, step, line, w, lines, depth, bias, m, n); ref->conv_row(z, x, step, line, w, lines, depth, bias, m, n); same(y, z, size, m * n, 2);
     k->conv_row(y, x, step, line, w, lines, depth, NULL, m, n); ref->conv_row(z, x, step, line, w, lines, depth, NULL, m, n); same(y, z, size, m * n, 2);
-    begin(k, "conv_dw");
-    float *dy = check_floats(lines * m * n), *dw = check_floats(n * (depth + 1)), *want = check_floats(n * (depth + 1));
-    check_fill(dy, lines * m * n, 1);
-    for (int64_t i = 0; i < n * (depth + 1); i++) dw[i] = want[i] = 0.25f;
+    int64_t ny = lines * m * n, nd = depth * n, apart = m * step + depth;
+    float *dy = check_floats(ny + 32), *dw = check_floats(nd + 1), *want = check_floats(nd + 1), *dx = check_floats(lines * apart), *sum = check_floats(lines * apart);
+    check_fill(dy, ny + 32, 1);
+    for (int64_t i = 0; i < nd + 1; i++) dw[i] = want[i] = 0.25f;
     for (int64_t i = 0; i < lines * n * depth + m * n; i++) size[i] = (float)(lines * m + 1);
+    begin(k, "conv_dw");
     for (int32_t more = 0; more < 2; more++) {
-        k->conv_dw(dw, depth + 1, dy, x, step, line, lines, m, n, depth, more); ref->conv_dw(want, depth + 1, dy, x, step, line, lines, m, n, depth, more);
-        for (int64_t j = 0; j < n; j++) same(dw + j * (depth + 1), want + j * (depth + 1), size, depth, 4);
+        k->conv_dw(dw, x, step, line, dy, lines, m, n, depth, more); ref->conv_dw(want, x, step, line, dy, lines, m, n, depth, more);
+        same(dw, want, size, nd, 4);
     }
-    for (int64_t j = 0; j < n; j++) CHECK(dw[j * (depth + 1) + depth] == 0.25f, "wrote beyond a row");
+    CHECK(dw[nd] == 0.25f, "wrote beyond the end");
+    for (int64_t i = 0; i < lines * apart; i++) dx[i] = sum[i] = 0.25f;
+    float *much = check_floats(lines * apart); /* every result takes part in depth / step + 1 sums */
+    for (int64_t i = 0; i < lines * apart; i++) much[i] = (float)((n + 1) * (depth / step + 2));
+    begin(k, "conv_dx");
+    k->conv_dx(dx, step, apart, dy, w, depth, lines, m, n, depth); ref->conv_dx(sum, step, apart, dy, w, depth, lines, m, n, depth);
+    same(dx, sum, much, lines * apart, 4);
+}
+
+static float *brains(const float *x, int64_t n) {
+    float *y = check_floats(n);
+    for (int64_t i = 0; i < n; i++) y[i] = ramet__brain_f32(ramet__f32_brain(x[i]));
+    return y;
+}
+/* Lines of n numbers, two by two, as pairs. */
+static float *paired(const ramet__kernels *k, const float *x, int64_t lines, int64_t n) {
+    float *y = check_floats((lines + 1) / 2 * n + 32);
+    for (int64_t i = 0; i < lines; i += 2) k->pairs(y + i / 2 * n, x + i * n, i + 1 < lines ? x + (i + 1) * n : NULL, n);
+    return y;
+}
+static float *sliding(const ramet__kernels *k, const float *x, int64_t n, int64_t apart) {
+    float *y = check_floats(n + 32);
+    int64_t both = n > apart ? n - apart : 0;
+    k->pairs(y, x, x + apart, both);
+    k->pairs(y + both, x + both, NULL, n - both);
+    return y;
+}
+/* Pairs of bf16 against ref on numbers that are bf16. */
+static void check_pairs(const ramet__kernels *ref, const ramet__kernels *k, int64_t m, int64_t n, int64_t lines, int64_t depth, int64_t step) {
+    int64_t line = (m - 1) * step + depth, nx = lines * line, ny = lines * m * n, nw = lines * depth * n, apart = m * step + depth, nd = depth * n;
+    float *x = check_floats(nx), *w = check_floats(nw + 32), *dy = check_floats(ny), *y = check_floats(m * n), *z = check_floats(m * n), *bias = check_floats(n);
+    float *size = check_floats(nx + nd + m * n + lines * apart);
+    check_fill(x, nx, 1);
+    check_fill(w, nw, 1);
+    check_fill(dy, ny, 1);
+    check_fill(bias, n, 1);
+    begin(k, "pairs");
+    float *two = sliding(k, x, nx, 1);
+    for (int64_t i = 0; i < nx; i++) {
+        uint16_t half[2];
+        memcpy(half, &two[i], sizeof half);
+        CHECK(half[0] == ramet__f32_brain(x[i]) && half[1] == (i + 1 < nx ? ramet__f32_brain(x[i + 1]) : 0), "n %lld: [%lld] is another pair", (long long)nx, (long long)i);
+    }
+    for (int64_t i = 0; i < nx + nd + m * n + lines * apart; i++) size[i] = (float)(lines * (depth + m) + n + 1);
+    float *bx = brains(x, nx), *bw = brains(w, nw), *by = brains(dy, ny), *wp = check_floats(lines * ((depth + 1) / 2) * n + 32);
+    for (int64_t l = 0; l < lines; l++) memcpy(wp + l * ((depth + 1) / 2) * n, paired(k, w + l * depth * n, depth, n), (size_t)((depth + 1) / 2 * n) * sizeof *wp);
+    begin(k, "conv_row_pairs");
+    k->conv_row_pairs(y, two, step, line, wp, lines, depth, bias, m, n); ref->conv_row(z, bx, step, line, bw, lines, depth, bias, m, n); same(y, z, size, m * n, 4);
+    begin(k, "conv_dx_pairs"); /* of the first line's matrix, [n, depth] */
+    float *dx = check_floats(lines * apart), *want = check_floats(lines * apart);
+    for (int64_t i = 0; i < lines * apart; i++) dx[i] = want[i] = 0.25f;
+    k->conv_dx_pairs(dx, step, apart, sliding(k, dy, ny, 1), paired(k, w, n, depth), depth, lines, m, n, depth);
+    ref->conv_dx(want, step, apart, by, bw, depth, lines, m, n, depth);
+    for (int64_t i = 0; i < lines * apart; i++) size[i] = (float)((n + 1) * (depth / step + 2));
+    same(dx, want, size, lines * apart, 4);
+    begin(k, "conv_dw_pairs");
+    float *dw = check_floats(nd), *is = check_floats(nd), *dyp = check_floats(lines * ((m + 1) / 2) * n + 32);
+    for (int64_t l = 0; l < lines; l++) memcpy(dyp + l * ((m + 1) / 2) * n, paired(k, dy + l * m * n, m, n), (size_t)((m + 1) / 2 * n) * sizeof *dyp);
+    for (int64_t i = 0; i < nd; i++) dw[i] = is[i] = 0.25f;
+    for (int32_t more = 0; more < 2; more++) {
+        k->conv_dw_pairs(dw, sliding(k, x, nx, step), step, line, dyp, lines, m, n, depth, more); ref->conv_dw(is, bx, step, line, by, lines, m, n, depth, more);
+        for (int64_t i = 0; i < nd; i++) size[i] = (float)(2 * lines * m + 1);
+        same(dw, is, size, nd, 4);
+    }
 }
 
 static void check_softmax(const ramet__kernels *ref, const ramet__kernels *k, int64_t n, float scale) {
@@ -265,6 +338,7 @@ void check_rows(const ramet__kernels *ref, const ramet__kernels *k, int thorough
         static const int64_t sizes[][5] = {{1, 1, 1, 1, 1}, {3, 2, 2, 5, 1}, {24, 16, 5, 5, 1}, {8, 32, 5, 80, 16}, {13, 33, 3, 27, 18}, {5, 70, 3, 40, 8}, {17, 8, 1, 17, 3}, {12, 17, 2, 33, 33}};
         for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
             check_conv(ref, k, sizes[i][0], sizes[i][1], sizes[i][2], sizes[i][3], sizes[i][4]);
+            if (k->pairs) check_pairs(ref, k, sizes[i][0], sizes[i][1], sizes[i][2], sizes[i][3], sizes[i][4]);
             check_release();
         }
         check_exp(k);

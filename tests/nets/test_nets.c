@@ -105,6 +105,59 @@ static void test_a_gradient_that_is_not_finite_moves_nothing(void **state) {
     end(&s);
 }
 
+/* Gradients of two convolutions with rectifiers and pooling between; kept: what fusion would take away is an output. */
+static int64_t convnet_gradients(float *out, int32_t threads, int32_t mode, int32_t kept) {
+    static const struct { const char *name; int64_t rows, columns; } variables[] = {{"w1", 5, 27}, {"b1", 0, 5}, {"w2", 4, 45}, {"b2", 0, 4}};
+    static float x[40][243];
+    scene s = begin(threads);
+    ramet_program *p;
+    const char *names[] = {"x"};
+    const void *data[] = {x};
+    int64_t n = 0;
+    for (int64_t r = 0; r < 40; r++)
+        for (int64_t i = 0; i < 243; i++) x[r][i] = uniform(3, r * 243 + i);
+    for (int32_t i = 0; i < 4; i++) OK(ramet_variables_add(s.v, variables[i].name, variables[i].rows, variables[i].columns, "uniform:.5", 7, 1));
+    int32_t v = apply(s.g, "conv2d", input(s.g, "x", RAMET_TYPE_F32, RAMET_AXIS_ROWS, 243), variable(s.g, s.v, "w1"), variable(s.g, s.v, "b1"), "height=9,width=9,kernel=3,pad=1");
+    if (kept) OK(ramet_graph_output(s.g, "first", v));
+    v = apply(s.g, "relu", v, -1, -1, NULL);
+    v = apply(s.g, "max_pool2d", v, -1, -1, "height=9,width=9,size=3,stride=2"); /* windows overlap */
+    v = apply(s.g, "conv2d", v, variable(s.g, s.v, "w2"), variable(s.g, s.v, "b2"), "height=4,width=4,kernel=3,stride=2,pad=1");
+    if (kept) OK(ramet_graph_output(s.g, "second", v));
+    v = apply(s.g, "relu", v, -1, -1, NULL);
+    v = apply(s.g, "max_pool2d", v, -1, -1, "height=2,width=2,size=2");
+    v = apply(s.g, "mean", apply(s.g, "mul", v, v, -1, NULL), -1, -1, NULL);
+    OK(ramet_graph_output(s.g, "loss", v));
+    OK(ramet_graph_train(s.g, s.v, v));
+    OK(ramet_program_create(&p, s.g, mode));
+    OK(ramet_program_run(p, 40, 0, names, data, 1, NULL, NULL));
+    for (int32_t i = 0; i < 4; i++) {
+        int64_t count = (variables[i].rows ? variables[i].rows : 1) * variables[i].columns;
+        OK(ramet_variables_read(out + n, count, s.v, variables[i].name, 1));
+        n += count;
+    }
+    ramet_program_free(p);
+    end(&s);
+    return n;
+}
+static void test_convolutions_fused_in_pairs_and_by_threads(void **state) {
+    (void)state;
+    float exact[400], kept[400], balanced[400], other[400];
+    int64_t n = convnet_gradients(exact, 1, RAMET_MODE_EXACT, 0);
+    double difference = 0, length = 0;
+    convnet_gradients(kept, 2, RAMET_MODE_EXACT, 1);
+    convnet_gradients(balanced, 1, RAMET_MODE_BALANCED, 0);
+    for (int64_t i = 0; i < n; i++) {
+        assert_float_equal(exact[i], kept[i], 1e-6);
+        difference += pow((double)balanced[i] - exact[i], 2);
+        length += pow(exact[i], 2);
+    }
+    assert_true(length > 1e-3 && sqrt(difference / length) < 2e-2);
+    for (int32_t threads = 2; threads < 5; threads++) {
+        convnet_gradients(other, threads, RAMET_MODE_BALANCED, 0);
+        assert_memory_equal(balanced, other, (size_t)n * sizeof *other);
+    }
+}
+
 static void test_statistics_are_written_after_they_are_read(void **state) {
     (void)state;
     scene s = begin(2);
@@ -305,7 +358,7 @@ static void test_wrong_use_is_answered(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_linear_regression_is_learned), cmocka_unit_test(test_a_gradient_that_is_not_finite_moves_nothing),
-        cmocka_unit_test(test_statistics_are_written_after_they_are_read), cmocka_unit_test(test_calls_with_indices),
+        cmocka_unit_test(test_convolutions_fused_in_pairs_and_by_threads), cmocka_unit_test(test_statistics_are_written_after_they_are_read), cmocka_unit_test(test_calls_with_indices),
         cmocka_unit_test(test_variables_go_through_a_file), cmocka_unit_test(test_wrong_use_is_answered)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -92,10 +92,19 @@ ROWS(place_run) {
         memcpy(y + s->attr.i[0], v, (size_t)n * sizeof *y);
     }
 }
-ROWS(fold_run) {
+static ramet_status fold_prepare(ramet__plan *p, ramet__step *s) {
+    (void)p;
+    s->scratch_bytes = (uint64_t)(s->in[0]->cols / 2) * sizeof(float);
+    return RAMET_OK;
+}
+ROWS(fold_run) { /* halves are added while there are two: long vectors, and no sum waits for the last */
+    float *half = scratch;
     EACH_ROW {
-        memcpy(y, v, (size_t)m * sizeof *y);
-        for (int64_t i = m; i < n; i += m) x->k->add(y, y, v + i, m);
+        int64_t parts = n / m;
+        const float *from = v;
+        for (; parts % 2 == 0 && parts > 2; parts /= 2, from = half) x->k->add(half, from, from + parts / 2 * m, parts / 2 * m);
+        memcpy(y, from, (size_t)m * sizeof *y);
+        for (int64_t i = 1; i < parts; i++) x->k->add(y, y, from + i * m, m);
     }
 }
 ROWS(repeat_run) { EACH_ROW for (int64_t i = 0; i < m; i += n) memcpy(y + i, v, (size_t)n * sizeof *y); }
@@ -111,7 +120,7 @@ ROWS(dropout_run) {
 }
 const ramet__op ramet__opdef_slice = {.name = "slice", .gradient = slice_gradient, .rows = slice_run};
 const ramet__op ramet__opdef_place = {.name = "place", .gradient = place_gradient, .rows = place_run};
-const ramet__op ramet__opdef_fold = {.name = "fold", .gradient = fold_gradient, .rows = fold_run};
+const ramet__op ramet__opdef_fold = {.name = "fold", .gradient = fold_gradient, .prepare = fold_prepare, .rows = fold_run};
 const ramet__op ramet__opdef_repeat = {.name = "repeat", .gradient = repeat_gradient, .rows = repeat_run};
 const ramet__op ramet__opdef_over_rows = {.name = "over_rows", .overwrites = {1}, .gradient = over_rows_gradient, .rows = over_rows_run};
 const ramet__op ramet__opdef_dropout = {.name = "dropout", .overwrites = {1}, .gradient = dropout_gradient, .rows = dropout_run};

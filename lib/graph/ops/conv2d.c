@@ -5,7 +5,7 @@
 #include "graph/op.h"
 #include <string.h>
 
-enum { HEIGHT, WIDTH, CHANNELS, KERNEL, STRIDE, PAD, OUTPUTS }; /* attr.i */
+enum { HEIGHT, WIDTH, CHANNELS, KERNEL, STRIDE, PAD, OUTPUTS }; /* attr.i; attr.f[0]: a fused relu */
 #define SLACK 32    /* floats that kernels may read too far */
 #define REDUCE 8192 /* floats of a matrix that are added up at a time */
 
@@ -68,65 +68,84 @@ static void dw_gradient(ramet__graph *g, const ramet__node *n, const ramet__val 
     if (ramet__needs(g, n, 1)) din[1] = conv_dx(g, n->in[0], dout[0], &n->attr);
 }
 
-/* ---- padded images in a worker's memory: what reaches over the edge reads zeros ---- */
-static int64_t padded_width(const ramet__step *s) {
-    return s->attr.i[WIDTH] + (s->op == &ramet__opdef_conv2d_dx ? s->attr.i[KERNEL] - 1 : 2 * s->attr.i[PAD]);
-}
-static int64_t padded_floats(const ramet__step *s) {
-    int64_t height = padded_width(s) - s->attr.i[WIDTH] + s->attr.i[HEIGHT];
-    return height * padded_width(s) * s->attr.i[s->op == &ramet__opdef_conv2d_dx ? OUTPUTS : CHANNELS] + SLACK;
-}
-/* [height, width, depth] at (edge, edge) of a padded image of zeros, `apart` lines and columns from one another */
-static void pad(const ramet__step *s, float *to, const float *from, int64_t height, int64_t width, int64_t channels, int64_t edge, int64_t apart) {
-    int64_t line = padded_width(s) * channels;
-    to += (edge * padded_width(s) + edge) * channels;
-    for (int64_t y = 0; y < height; y++, to += line * apart) {
-        if (apart == 1) memcpy(to, from, (size_t)(width * channels) * sizeof *to);
-        else
-            for (int64_t x = 0; x < width; x++) memcpy(to + x * apart * channels, from + x * channels, (size_t)channels * sizeof *to);
-        from += width * channels;
-    }
+/* ---- an image in a frame of zeros, in a worker's memory: what reaches over the edge reads, or adds to, the frame ---- */
+static int64_t framed_width(const int64_t *a) { return a[WIDTH] + 2 * a[PAD]; }
+static int64_t framed_height(const int64_t *a) { return a[HEIGHT] + 2 * a[PAD]; }
+static int64_t framed(const int64_t *a) { return framed_height(a) * framed_width(a) * a[CHANNELS] + SLACK; }
+static void frame(const int64_t *a, float *to, const float *from, int32_t back) { /* back: out of the frame */
+    const int64_t line = a[WIDTH] * a[CHANNELS];
+    to += (a[PAD] * framed_width(a) + a[PAD]) * a[CHANNELS];
+    for (int64_t y = 0; y < a[HEIGHT]; y++, to += framed_width(a) * a[CHANNELS], from += line)
+        if (back) memcpy((float *)(uintptr_t)from, to, (size_t)line * sizeof *to);
+        else memcpy(to, from, (size_t)line * sizeof *to);
 }
 /* Images of a piece: enough work for a thread, never a matter of the number of threads. */
 static int64_t images(const int64_t *a) { return RAMET__MAX(1, 2000000 / (out_height(a) * out_width(a) * depth(a) * a[OUTPUTS] + 1)); }
 
-/* ---- y, and dx, which is the same with the matrix the other way round: the matrix as conv_row reads it in shared room ---- */
+/* In balanced mode pairs of bf16 stand for floats where the CPU multiplies them; see kernels.h for which two make a pair. */
+static int32_t brain(const ramet__plan *p) { return p->rt->kernels->pairs && ramet__plan_arithmetic(p) == RAMET__BRAIN; }
+static int64_t half(int64_t n) { return (n + 1) / 2; }
+static void pairs_of_lines(const ramet__kernels *k, float *to, const float *from, int64_t lines, int64_t n) { /* two lines of n numbers make one */
+    for (int64_t i = 0; i < lines; i += 2, to += n, from += 2 * n) k->pairs(to, from, i + 1 < lines ? from + n : NULL, n);
+}
+static const float *pairs_apart(const ramet__kernels *k, float *to, const float *from, int64_t n, int64_t apart) { /* each with the one so far on */
+    k->pairs(to, from, from + apart, n - apart);
+    k->pairs(to + n - apart, from + n - apart, NULL, apart);
+    return to;
+}
+
+/* ---- y and dx: the matrix in shared room, for y turned over, for dx as it is; behind it its pairs ---- */
+static int64_t matrix(const int64_t *a) { return depth(a) * a[OUTPUTS]; }
 static ramet_status prepare(ramet__plan *p, ramet__step *s) {
-    (void)p;
-    s->scratch_bytes = (uint64_t)padded_floats(s) * sizeof(float);
-    s->shared_bytes = (uint64_t)(depth(s->attr.i) * s->attr.i[OUTPUTS] + SLACK) * sizeof(float);
+    const int64_t *a = s->attr.i, both = brain(p);
+    s->scratch_bytes = (uint64_t)(framed(a) + (both ? s->op == &ramet__opdef_conv2d ? framed(a) : s->in[0]->cols : 0)) * sizeof(float);
+    s->shared_bytes = (uint64_t)(matrix(a) + (both ? (a[KERNEL] * a[KERNEL] * (a[CHANNELS] + 1)) * (a[OUTPUTS] + 1) : 0) + SLACK) * sizeof(float);
     return RAMET_OK;
 }
 static int64_t pieces(const ramet__step *s, const ramet__exec *x, int32_t phase) {
     return phase == 0 ? 1 : phase == 1 ? ramet__ceil_div(ramet__count(x, s->in[0]), images(s->attr.i)) : -1;
 }
-static void turn(const ramet__step *s) {
-    const int64_t *a = s->attr.i, k = depth(a), n = a[OUTPUTS], c = a[CHANNELS], taps = a[KERNEL] * a[KERNEL];
+static void share(const ramet__step *s, const ramet__exec *x) {
+    const int64_t *a = s->attr.i, k = depth(a), n = a[OUTPUTS], tap = a[KERNEL] * a[CHANNELS];
     const float *w = s->in[1]->data;
-    float *to = s->shared;
-    for (int64_t o = 0; o < n; o++)
-        for (int64_t t = 0; t < taps; t++)
-            for (int64_t i = 0; i < c; i++) to[s->op == &ramet__opdef_conv2d ? (t * c + i) * n + o : ((taps - 1 - t) * n + o) * c + i] = w[o * k + t * c + i];
-}
-static void run(const ramet__step *s, const ramet__exec *x, int32_t phase, int64_t piece, void *scratch) {
-    if (phase == 0) {
-        turn(s);
+    float *to = s->shared, *pairs = to + matrix(a);
+    if (s->op == &ramet__opdef_conv2d_dx) {
+        if (brain(x->plan)) pairs_of_lines(x->k, pairs, w, n, k);
+        else memcpy(to, w, (size_t)(n * k) * sizeof *to);
         return;
     }
-    const int64_t *a = s->attr.i, back = s->op == &ramet__opdef_conv2d_dx, from = back ? a[OUTPUTS] : a[CHANNELS], n = back ? a[CHANNELS] : a[OUTPUTS];
-    int64_t lines = back ? a[HEIGHT] : out_height(a), m = back ? a[WIDTH] : out_width(a), stride = back ? 1 : a[STRIDE], line = padded_width(s) * from;
-    int64_t edge = back ? a[KERNEL] - 1 - a[PAD] : a[PAD], end = edge + (back ? (out_height(a) - 1) * a[STRIDE] + 1 : a[HEIGHT]);
-    const float *bias = !back && s->in[2] ? s->in[2]->data : NULL;
-    float *padded = scratch;
-    memset(padded, 0, (size_t)padded_floats(s) * sizeof *padded);
+    for (int64_t o = 0; o < n; o++)
+        for (int64_t t = 0; t < k; t++) to[t * n + o] = w[o * k + t];
+    for (int64_t ky = 0; brain(x->plan) && ky < a[KERNEL]; ky++) pairs_of_lines(x->k, pairs + ky * half(tap) * n, to + ky * tap * n, tap, n);
+}
+static void run(const ramet__step *s, const ramet__exec *x, int32_t phase, int64_t piece, void *scratch) {
+    const int64_t *a = s->attr.i, n = a[OUTPUTS], c = a[CHANNELS], line = framed_width(a) * c, tap = a[KERNEL] * c, oh = out_height(a), ow = out_width(a);
+    float *image = scratch;
+    if (phase == 0) {
+        share(s, x);
+        return;
+    }
+    const int32_t both = brain(x->plan);
+    const float *w = (const float *)s->shared + (both ? matrix(a) : 0);
+    float *pairs = image + framed(a);
+    memset(image, 0, (size_t)framed(a) * sizeof *image);
     for (int64_t r = piece * images(a); r < RAMET__MIN(ramet__count(x, s->in[0]), (piece + 1) * images(a)); r++) {
-        if (back) pad(s, padded, ramet__row(s->in[0], r), out_height(a), out_width(a), from, edge, a[STRIDE]);
-        else pad(s, padded, ramet__row(s->in[0], r), a[HEIGHT], a[WIDTH], from, edge, 1);
-        for (int64_t y = 0; y < lines; y++) { /* lines first to last of the kernel see more than zeros; one at least is read */
-            int64_t top = y * stride, first = RAMET__MIN(RAMET__MAX(0, edge - top), a[KERNEL] - 1), last = RAMET__MAX(first + 1, RAMET__MIN(a[KERNEL], end - top));
-            x->k->conv_row(ramet__row(s->out[0], r) + y * m * n, padded + (top + first) * line, stride * from, line,
-                           (const float *)s->shared + first * a[KERNEL] * from * n, last - first, a[KERNEL] * from, bias, m, n);
+        const float *from = ramet__row(s->in[0], r);
+        if (s->op == &ramet__opdef_conv2d) {
+            frame(a, image, from, 0);
+            from = both ? pairs_apart(x->k, pairs, image, framed(a), 1) : image;
+            for (int64_t y = 0; y < oh; y++)
+                (both ? x->k->conv_row_pairs : x->k->conv_row)(ramet__row(s->out[0], r) + y * ow * n, from + y * a[STRIDE] * line, a[STRIDE] * c, line, w, a[KERNEL], tap,
+                                                               s->in[2] ? s->in[2]->data : NULL, ow, n);
+            if (s->attr.f[0] > 0.0f) x->k->relu(ramet__row(s->out[0], r), ramet__row(s->out[0], r), s->out[0]->cols);
+            continue;
         }
+        float *to = a[PAD] ? image : ramet__row(s->out[0], r);
+        memset(to, 0, (size_t)(framed(a) - SLACK) * sizeof *to);
+        if (both) from = pairs_apart(x->k, pairs, from, s->in[0]->cols, 1);
+        for (int64_t ky = 0; ky < a[KERNEL]; ky++)
+            (both ? x->k->conv_dx_pairs : x->k->conv_dx)(to + ky * line, a[STRIDE] * c, a[STRIDE] * line, from, w + ky * tap, depth(a), oh, ow, n, tap);
+        if (a[PAD]) frame(a, image, ramet__row(s->out[0], r), 1);
     }
 }
 static double work(const ramet__plan *p, const ramet__step *s) {
@@ -136,37 +155,69 @@ static double work(const ramet__plan *p, const ramet__step *s) {
 const ramet__op ramet__opdef_conv2d = {.name = "conv2d", .work = work, .gradient = gradient, .prepare = prepare, .pieces = pieces, .run = run};
 const ramet__op ramet__opdef_conv2d_dx = {.name = "conv2d_dx", .gradient = dx_gradient, .prepare = prepare, .pieces = pieces, .run = run};
 
-/* ---- dw: a sum for each constant group of images, then the sums in order ---- */
+/* ---- dw [depth, outputs], turned over at the end: a sum for each constant group of images, then the sums in order. Where a line of the kernel is short, an
+ * image's columns are laid out kernel line beside kernel line, so that all that a result sees is one run of numbers. ---- */
+#define SHORT 16
 #define GROUPS 16 /* at most: what they take is 16 matrices */
 static int64_t group_rows(const ramet__step *s) { return RAMET__MAX(ramet__ceil_div(s->in[0]->fixed, GROUPS), images(s->attr.i)); }
+static int64_t reduce_rows(const ramet__step *s) { return RAMET__MAX(1, REDUCE / s->attr.i[OUTPUTS]); }
+static int64_t spread(const int64_t *a) { return a[KERNEL] * a[CHANNELS] < SHORT ? out_height(a) * framed_width(a) * a[KERNEL] * a[CHANNELS] : 0; }
 static ramet_status dw_prepare(ramet__plan *p, ramet__step *s) {
-    (void)p;
-    s->scratch_bytes = (uint64_t)padded_floats(s) * sizeof(float);
+    const int64_t *a = s->attr.i, pairs = RAMET__MAX(framed(a), spread(a)), dy = out_height(a) * half(out_width(a)) * a[OUTPUTS];
+    s->scratch_bytes = (uint64_t)(framed(a) + spread(a) + (brain(p) ? pairs + dy : s->in[0]->cols) + SLACK) * sizeof(float);
     s->shared_bytes = (uint64_t)(GROUPS * depth(s->attr.i) * s->attr.i[OUTPUTS]) * sizeof(float);
     return RAMET_OK;
 }
 static int64_t dw_pieces(const ramet__step *s, const ramet__exec *x, int32_t phase) {
     return phase == 0   ? ramet__ceil_div(ramet__count(x, s->in[0]), group_rows(s))
-           : phase == 1 ? ramet__ceil_div(depth(s->attr.i) * s->attr.i[OUTPUTS], REDUCE)
+           : phase == 1 ? ramet__ceil_div(depth(s->attr.i), reduce_rows(s))
                         : -1;
 }
+static void spread_lines(const int64_t *a, float *to, const float *image) {
+    const int64_t c = a[CHANNELS], width = framed_width(a);
+    for (int64_t y = 0; y < out_height(a); y++)
+        for (int64_t ky = 0; ky < a[KERNEL]; ky++) {
+            const float *from = image + (y * a[STRIDE] + ky) * width * c;
+            float *at = to + (y * width * a[KERNEL] + ky) * c;
+            if (c == 1)
+                for (int64_t x = 0; x < width; x++) at[x * a[KERNEL]] = from[x];
+            else
+                for (int64_t x = 0; x < width; x++, from += c, at += a[KERNEL] * c)
+                    for (int64_t i = 0; i < c; i++) at[i] = from[i];
+        }
+}
 static void dw_run(const ramet__step *s, const ramet__exec *x, int32_t phase, int64_t piece, void *scratch) {
-    const int64_t *a = s->attr.i, k = depth(a), n = a[OUTPUTS], line = padded_width(s) * a[CHANNELS], tap = a[KERNEL] * a[CHANNELS];
-    float *parts = s->shared, *padded = scratch;
-    if (phase == 1) {
-        int64_t from = piece * REDUCE, count = RAMET__MIN(REDUCE, k * n - from), groups = dw_pieces(s, x, 0);
-        float *y = (float *)s->out[0]->data + from;
-        memset(y, 0, (size_t)count * sizeof *y);
-        for (int64_t i = 0; i < groups; i++) x->k->add(y, y, parts + i * k * n + from, count);
+    const int64_t *a = s->attr.i, k = depth(a), n = a[OUTPUTS], c = a[CHANNELS], kernel = a[KERNEL], rows = ramet__count(x, s->in[0]);
+    float *parts = s->shared, *image = scratch, *wide = image + framed(a), *dy = wide + spread(a);
+    const int64_t line = framed_width(a) * c, tap = kernel * c, is_spread = spread(a) > 0, both = brain(x->plan);
+    if (phase == 1) { /* parts of what was spread are [kernel across, kernel down, channels, outputs] */
+        const int64_t groups = dw_pieces(s, x, 0), t0 = piece * reduce_rows(s), t1 = RAMET__MIN(k, t0 + reduce_rows(s));
+        for (int64_t i = 1; i < groups; i++) x->k->add(parts + t0 * n, parts + t0 * n, parts + i * k * n + t0 * n, (t1 - t0) * n);
+        for (int64_t t = t0; t < t1; t++) {
+            const int64_t to = is_spread ? (t / c % kernel * kernel + t / c / kernel) * c + t % c : t;
+            float *y = (float *)s->out[0]->data + to;
+            for (int64_t o = 0; o < n; o++) y[o * k] = parts[t * n + o];
+        }
         return;
     }
-    memset(padded, 0, (size_t)padded_floats(s) * sizeof *padded);
-    int64_t r0 = piece * group_rows(s);
-    for (int64_t r = r0; r < RAMET__MIN(ramet__count(x, s->in[0]), r0 + group_rows(s)); r++) {
-        pad(s, padded, ramet__row(s->in[1], r), a[HEIGHT], a[WIDTH], a[CHANNELS], a[PAD], 1);
-        for (int64_t ky = 0; ky < a[KERNEL]; ky++)
-            x->k->conv_dw(parts + piece * k * n + ky * tap, k, ramet__row(s->in[0], r), padded + ky * line, a[STRIDE] * a[CHANNELS], a[STRIDE] * line,
-                          out_height(a), out_width(a), n, tap, r > r0);
+    memset(image, 0, (size_t)framed(a) * sizeof *image);
+    for (int64_t r = piece * group_rows(s); r < RAMET__MIN(rows, (piece + 1) * group_rows(s)); r++) {
+        const float *back = ramet__row(s->in[0], r);
+        frame(a, image, ramet__row(s->in[1], r), 0);
+        float *part = parts + piece * k * n;
+        const int32_t more = r > piece * group_rows(s);
+        const int64_t step = a[STRIDE] * (is_spread ? tap : c), image_line = is_spread ? line * kernel : a[STRIDE] * line;
+        const float *image_at = is_spread ? wide : image;
+        if (is_spread) spread_lines(a, wide, image);
+        if (both) {
+            const int64_t size = is_spread ? spread(a) : framed(a), ow = out_width(a);
+            image_at = pairs_apart(x->k, dy + out_height(a) * half(ow) * n + SLACK, image_at, size, RAMET__MIN(step, size));
+            for (int64_t y = 0; y < out_height(a); y++) pairs_of_lines(x->k, dy + y * half(ow) * n, back + y * ow * n, ow, n);
+            back = dy;
+        } else if (n % 16) back = memcpy(dy, back, (size_t)s->in[0]->cols * sizeof *dy); /* kernels read on to the end of a vector */
+        for (int64_t ky = 0; ky < (is_spread ? 1 : kernel); ky++)
+            (both ? x->k->conv_dw_pairs : x->k->conv_dw)(part + ky * tap * n, image_at + ky * line, step, image_line, back, out_height(a), out_width(a), n,
+                                                         is_spread ? k : tap, more);
     }
 }
 const ramet__op ramet__opdef_conv2d_dw = {.name = "conv2d_dw", .gradient = dw_gradient, .prepare = dw_prepare, .pieces = dw_pieces, .run = dw_run};

@@ -5,7 +5,7 @@
 #include "graph/op.h"
 #include <string.h>
 
-enum { HEIGHT, WIDTH, CHANNELS, DOWN, ACROSS, STRIDE }; /* attr.i */
+enum { HEIGHT, WIDTH, CHANNELS, DOWN, ACROSS, STRIDE, POSITIVE }; /* attr.i; POSITIVE: a fused relu_grad */
 
 static const ramet__gshape *shape(const ramet__graph *g, ramet__val v) { return ramet__graph_shape(g, v); }
 static int64_t out_height(const int64_t *a) { return (a[HEIGHT] - a[DOWN]) / a[STRIDE] + 1; }
@@ -59,15 +59,17 @@ static ramet_status max_prepare(ramet__plan *p, ramet__step *s) { /* where the e
 }
 static void max_run(const ramet__step *s, const ramet__exec *x, int64_t r0, int64_t r1, void *scratch) {
     (void)scratch;
-    const int64_t *a = s->attr.i, oh = out_height(a), ow = out_width(a), channels = a[CHANNELS];
+    const int64_t *a = s->attr.i, oh = out_height(a), ow = out_width(a), channels = a[CHANNELS], count = a[DOWN] * a[ACROSS], step = a[STRIDE] * channels;
+    /* Windows that cover the image, each element once, need no zeros first. */
+    const int32_t add = a[DOWN] != a[STRIDE] || a[ACROSS] != a[STRIDE] || oh * a[STRIDE] != a[HEIGHT] || ow * a[STRIDE] != a[WIDTH];
     for (int64_t r = r0; r < r1; r++) {
         const float *from = ramet__row(s->in[0], r), *v = ramet__row(s->in[1], r);
         float *y = ramet__row(s->out[0], r);
-        if (s->op == &ramet__opdef_max_place) memset(y, 0, (size_t)s->out[0]->cols * sizeof *y);
-        for (int64_t o = 0; o < oh * ow; o++) {
-            int64_t big = (o / ow * a[WIDTH] + o % ow) * a[STRIDE] * channels, small = o * channels;
-            if (s->op == &ramet__opdef_max_place) x->k->max_place(y + big, from + big, v + small, s->extra, a[DOWN] * a[ACROSS], channels);
-            else x->k->max_pick(y + small, from + big, v + big, s->extra, a[DOWN] * a[ACROSS], channels);
+        if (s->op == &ramet__opdef_max_place && add) memset(y, 0, (size_t)s->out[0]->cols * sizeof *y);
+        for (int64_t o = 0; o < oh; o++) {
+            int64_t big = o * a[STRIDE] * a[WIDTH] * channels, small = o * ow * channels;
+            if (s->op == &ramet__opdef_max_place) x->k->max_place(y + big, from + big, v + small, s->extra, count, channels, ow, step, add, (int32_t)a[POSITIVE]);
+            else x->k->max_pick(y + small, from + big, v + big, s->extra, count, channels, ow, step);
         }
     }
 }

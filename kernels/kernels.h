@@ -32,7 +32,8 @@ typedef struct ramet__product_args {
     int64_t m, n, k;          /* whole sizes; m rows of activations are done */
     int64_t from, to;         /* forward: outputs n0..n1; transposed: inputs k0..k1 */
     const void *x;            /* forward: m activations prepared by `prepare` (x_stride bytes apart); transposed: dy floats */
-    int64_t x_stride;         /* forward: bytes between prepared rows; transposed: floats between rows of dy */
+    int64_t x_stride;         /* forward: bytes between prepared rows; transposed: floats between rows of dy, bytes when rounded */
+    int32_t rounded;          /* transposed: x are rows that `round` made */
     const void *packed;
     float *y; int64_t y_stride; /* forward: y[m,n]; transposed: dx[m,k]; column 0 is column 0 of the whole */
     const float *bias;        /* forward: n floats or NULL */
@@ -58,6 +59,8 @@ typedef struct ramet__product {
     int32_t col_step;         /* outputs (or inputs) a piece should cover: constant per ISA */
     /* c[m,n] = a[k,m]^T b[k,n] (+ c) in its arithmetic, as gemm_tn; scratch: of any call of the others. NULL: it has none. */
     void (*outer)(float *c, int64_t ldc, const float *a, int64_t lda, const float *b, int64_t ldb, int64_t m, int64_t n, int64_t k, int32_t accumulate, void *scratch);
+    /* A row of dy as transposed would round it each time it is asked: at most 2 n + 30 bytes, also in place of its floats. NULL: it does not round. */
+    void (*round)(uint16_t *dst, const float *dy, int64_t n);
 } ramet__product;
 
 enum { RAMET__KV_ROWS, RAMET__KV_CACHE, RAMET__KV_CACHE_F16 }; /* how attention finds keys and values */

@@ -5,11 +5,20 @@
 #include "simd/panel16.h"
 #include "x86_avx512/strip_bf16.h"
 
+enum { AHEAD = 2 }; /* panels, or blocks of one panel: a strip walks across panels, which no processor foresees */
+INLINE void fetch(int enc, const uint8_t *panel, int64_t b) {
+    const p16_place at = p16_at(enc, panel, b);
+    for (int64_t i = 0; i < p16_quants(enc); i += 64) _mm_prefetch(at.quants + i, _MM_HINT_T0);
+    _mm_prefetch(at.scales, _MM_HINT_T0);
+}
+
 /* dst[8 pairs][STRIP][2]: 16 outputs x 32 inputs, those of a->packed that begin at n and k */
 static void decode_strip(int enc, uint16_t *dst, const ramet__product_args *a, int64_t n, int64_t k) {
     _Alignas(64) p16_block w;
     uint8_t u8[16][32];
-    FN(panel16_expand)(enc, &w, (const uint8_t *)a->packed + n / 16 * p16_bytes(enc, a->k), k / 32, k / 32 + 1);
+    const uint8_t *panel = (const uint8_t *)a->packed + n / 16 * p16_bytes(enc, a->k);
+    if (n + 16 * AHEAD < a->n) fetch(enc, panel + AHEAD * p16_bytes(enc, a->k), k / 32);
+    FN(panel16_expand)(enc, &w, panel, k / 32, k / 32 + 1);
     p16_by_output(u8, &w);
     for (int o = 0; o < 16; o += 2)
         UNROLL for (int i = 0; i < 32; i += 16) {
@@ -19,11 +28,12 @@ static void decode_strip(int enc, uint16_t *dst, const ramet__product_args *a, i
         }
 }
 
-/* dst[pairs of inputs][STRIP][2], 16 of the STRIP columns: blocks b0..b1 of a panel */
-static void decode_inputs(int enc, uint16_t *dst, const uint8_t *panel, int64_t b0, int64_t b1) {
+/* dst[pairs of inputs][STRIP][2], 16 of the STRIP columns: blocks b0..b1 of a panel; next: the panel that will be asked for */
+static void decode_inputs(int enc, uint16_t *dst, const uint8_t *panel, const uint8_t *next, int64_t b0, int64_t b1) {
     _Alignas(64) p16_block w;
     const vi byte = viset(255);
     for (int64_t b = b0; b < b1; b++) {
+        fetch(enc, b + AHEAD < b1 ? panel : next, b + AHEAD < b1 ? b + AHEAD : b0);
         FN(panel16_expand)(enc, &w, panel, b, b + 1);
         UNROLL for (int g = 0; g < 8; g++, dst += 4 * STRIP) {
             vi q = viload(w.q[g]);
@@ -49,7 +59,10 @@ static void brain_forward(int enc, int64_t bytes, const ramet__product_args *a) 
         int64_t width = a->to - n < STRIP ? a->to - n : STRIP;
         for (int64_t b = 0; b < blocks; b += each) {
             int64_t end = b + each < blocks ? b + each : blocks;
-            for (int64_t i = 0; i < width; i += 16) decode_inputs(enc, w + 2 * i, (const uint8_t *)a->packed + (n + i) / 16 * bytes, b, end);
+            for (int64_t i = 0; i < width; i += 16) {
+                const uint8_t *panel = (const uint8_t *)a->packed + (n + i) / 16 * bytes;
+                decode_inputs(enc, w + 2 * i, panel, n + i + 16 < a->to ? panel + bytes : panel, b, end);
+            }
             tiles(a->y + n, a->y_stride, a->m, width, b > 0 || a->accumulate, (const uint32_t *)a->x + b * 16, a->x_stride / 4, w, (end - b) * 16);
         }
         for (int64_t r = 0; a->bias && r < a->m; r++)
@@ -66,9 +79,9 @@ static uint64_t scratch_bytes(int64_t m, int64_t n, int64_t k) {
 #define PRODUCT_AS(ENC, AS) /* AS: the encoding whose panels it has */                                                              \
     const ramet__product FN(product_panel16_##ENC##_int8bf16) = {"panel16_int8_bf16", &ramet__packing_panel16_##ENC, RAMET__REDUCED, \
                                                                  FN(int8_prepared_bytes), FN(int8_prepare), scratch_bytes,          \
-                                                                 FN(panel16_int8_forward_##AS), transposed_##AS, 128, 64};          \
+                                                                 FN(panel16_int8_forward_##AS), transposed_##AS, 128, 64, NULL, round_row};          \
     const ramet__product FN(product_panel16_##ENC##_bf16) = {"panel16_bf16", &ramet__packing_panel16_##ENC, RAMET__BRAIN,           \
-                                                             brain_bytes, brain_prepare, strip_scratch, forward_##AS, transposed_##AS, 256, 64};
+                                                             brain_bytes, brain_prepare, strip_scratch, forward_##AS, transposed_##AS, 256, 64, NULL, round_row};
 #define PRODUCT(ENC)                                                                                                                \
     static void decode_##ENC(uint16_t *dst, const ramet__product_args *a, int64_t n, int64_t k) { decode_strip(P16_##ENC, dst, a, n, k); } \
     static void transposed_##ENC(const ramet__product_args *a) { strip_transposed(decode_##ENC, a); }                               \

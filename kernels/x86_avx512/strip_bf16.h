@@ -55,14 +55,18 @@ typedef void strip_decoder(uint16_t *dst, const ramet__product_args *a, int64_t 
 
 NOINLINE static void strip_transposed(strip_decoder *decode, const ramet__product_args *a) {
     uint16_t *w = a->scratch, *dy = w + CHUNK * STRIP;
-    for (int64_t k = a->from; k < a->to; k += STRIP) {
-        int64_t width = a->to - k < STRIP ? a->to - k : STRIP;
-        for (int64_t n = 0; n < a->n; n += CHUNK) {
-            int64_t depth = a->n - n < CHUNK ? a->n - n : CHUNK, pairs = (depth + 1) / 2;
-            int start = n > 0 || a->accumulate;
+    for (int64_t n = 0; n < a->n; n += CHUNK) {
+        int64_t depth = a->n - n < CHUNK ? a->n - n : CHUNK, pairs = (depth + 1) / 2;
+        int start = n > 0 || a->accumulate;
+        for (int64_t k = a->from; k < a->to; k += STRIP) {
+            int64_t width = a->to - k < STRIP ? a->to - k : STRIP;
             for (int64_t o = 0; o < depth; o += 16)
                 for (int64_t i = 0; i < width; i += 32)
                     decode(w + (o / 2 * STRIP + i) * 2, a, n + o, k + i);
+            if (a->rounded) {
+                tiles(a->y + k, a->y_stride, a->m, width, start, (const uint32_t *)a->x + n / 2, a->x_stride / 4, w, pairs);
+                continue;
+            }
             for (int64_t r0 = 0; r0 < a->m; r0 += GROUP) {
                 int64_t rows = a->m - r0 < GROUP ? a->m - r0 : GROUP;
                 for (int64_t r = 0; r < rows; r++) round_row(dy + r * CHUNK, (const float *)a->x + (r0 + r) * a->x_stride + n, depth);

@@ -194,6 +194,17 @@ static void transposed(const world *t, int64_t m, int accumulate) {
                   (long long)t->n, (long long)t->k, (long long)r, (long long)i, (double)dx[r * ldx + i], sum, bound);
         }
     }
+    if (t->p->round) { /* before, in place: the same bits */
+        float *same = check_copy(old, (m - 1) * ldx + t->k), *rows = check_floats(m * (ldy + 8));
+        for (int64_t r = 0; r < m; r++) {
+            memcpy(rows + r * (ldy + 8), dy + r * ldy, (size_t)t->n * 4);
+            t->p->round((uint16_t *)(void *)(rows + r * (ldy + 8)), rows + r * (ldy + 8), t->n);
+        }
+        ramet__product_args b = a;
+        b.x = rows; b.x_stride = (ldy + 8) * 4; b.rounded = 1; b.y = same; b.from = 0; b.to = t->k;
+        t->p->transposed(&b);
+        CHECK(!memcmp(same, dx, (size_t)((m - 1) * ldx + t->k) * 4), "transposed of rounded rows has other bits");
+    }
     if (!(t->p->arithmetic == RAMET__EXACT) || accumulate) return;
     float *alone = check_floats(t->k);
     for (int64_t r = 0; r < m; r += m > 4 ? 3 : 1) {

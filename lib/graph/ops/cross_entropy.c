@@ -321,15 +321,18 @@ static void head_run(const ramet__step *s, const ramet__exec *x, int32_t phase, 
         float coef = grad ? ((const float *)s->in[5]->data)[r0 + r] : 0.0f;
         row[r] = p ? kl_row(x->k, z + r * n, n, ids, ramet__row(p, r0 + r), top, saved, grad, coef, &s->attr)
                    : entropy_row(x->k, z + r * n, n, *ids, grad, coef);
+        if (grad && info->product->round) info->product->round((uint16_t *)(void *)(z + r * n), z + r * n, n);
     }
     if (!grad) return;
+    const int32_t rounded = info->product->round != NULL;
     ramet__product_args t = {.m = m,
                              .n = n,
                              .k = k,
                              .from = 0,
                              .to = k,
                              .x = z,
-                             .x_stride = n,
+                             .x_stride = rounded ? n * (int64_t)sizeof *z : n,
+                             .rounded = rounded,
                              .packed = a.packed,
                              .y = ramet__row(s->out[2], r0),
                              .y_stride = k,

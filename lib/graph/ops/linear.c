@@ -247,20 +247,28 @@ static ramet_status dx_prepare(ramet__plan *p, ramet__step *s) {
     s->extra = part;
     const ramet__pval *w = s->in[1];
     cut(part, product_of(p, w));
-    if (part->product)
-        s->scratch_bytes = part->product->scratch_bytes(RAMET__MIN(s->in[0]->fixed, part->rows), w->fixed, w->cols);
+    if (!part->product) return RAMET_OK;
+    s->scratch_bytes = part->product->scratch_bytes(RAMET__MIN(s->in[0]->fixed, part->rows), w->fixed, w->cols);
+    if (part->product->round) {
+        part->stride = ramet__align((uint64_t)w->fixed * sizeof(uint16_t));
+        s->shared_bytes = part->stride * (uint64_t)s->in[0]->fixed;
+    }
     return RAMET_OK;
 }
 static int64_t dx_pieces(const ramet__step *s, const ramet__exec *x, int32_t phase) {
     const linear_part *part = s->extra;
-    return phase
-               ? -1
-               : ramet__ceil_div(ramet__count(x, s->in[0]), part->rows) * ramet__ceil_div(s->out[0]->cols, part->cols);
+    int64_t rows = ramet__count(x, s->in[0]);
+    if (phase == 0) return part->stride ? ramet__ceil_div(rows, PREPARE_ROWS) : 0;
+    return phase > 1 ? -1 : ramet__ceil_div(rows, part->rows) * ramet__ceil_div(s->out[0]->cols, part->cols);
 }
 static void dx_run(const ramet__step *s, const ramet__exec *x, int32_t phase, int64_t piece, void *scratch) {
-    (void)phase;
     const linear_part *part = s->extra;
     const ramet__pval *w = s->in[1], *base = s->in[2];
+    if (phase == 0) {
+        for (int64_t r = piece * PREPARE_ROWS; r < RAMET__MIN(ramet__count(x, s->in[0]), (piece + 1) * PREPARE_ROWS); r++)
+            part->product->round((uint16_t *)(void *)((char *)s->shared + (uint64_t)r * part->stride), ramet__row(s->in[0], r), s->in[0]->cols);
+        return;
+    }
     int64_t rows = ramet__count(x, s->in[0]), n = s->in[0]->cols, k = s->out[0]->cols,
             across = ramet__ceil_div(k, part->cols);
     int64_t r0 = piece / across * part->rows, r1 = RAMET__MIN(rows, r0 + part->rows), c0 = piece % across * part->cols,
@@ -275,8 +283,9 @@ static void dx_run(const ramet__step *s, const ramet__exec *x, int32_t phase, in
                                  .k = k,
                                  .from = c0,
                                  .to = c1,
-                                 .x = ramet__row(s->in[0], r0),
-                                 .x_stride = n,
+                                 .x = part->stride ? (const char *)s->shared + (uint64_t)r0 * part->stride : (const void *)ramet__row(s->in[0], r0),
+                                 .x_stride = part->stride ? (int64_t)part->stride : n,
+                                 .rounded = part->stride != 0,
                                  .packed = packed_of(w),
                                  .y = y,
                                  .y_stride = k,

@@ -260,6 +260,7 @@ ramet__val ramet__op_log(ramet__graph *g, ramet__val x);
 ramet__val ramet__op_recip(ramet__graph *g, ramet__val x);
 ramet__val ramet__op_rsqrt(ramet__graph *g, ramet__val x);
 ramet__val ramet__op_step(ramet__graph *g, ramet__val x);                      /* 1 where x > 0, else 0 */
+ramet__val ramet__op_top(ramet__graph *g, ramet__val x);                       /* 1 at the first largest of each row, else 0 */
 ramet__val ramet__op_row_sum(ramet__graph *g, ramet__val x);                   /* [R,n] -> [R] */
 ramet__val ramet__op_row_scale(ramet__graph *g, ramet__val x, ramet__val s);   /* [R,n] * s[R] */
 ramet__val ramet__op_row_fill(ramet__graph *g, ramet__val s, int64_t n);       /* [R] or [R,m] -> [R,n], m divides n */

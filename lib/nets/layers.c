@@ -22,6 +22,17 @@ CALL(mean) { SETLESS, out[0] = ramet__op_over_rows(g, ramet__op_scale(g, ramet__
 CALL(mean_rows) { SETLESS, out[0] = ramet__op_over_rows(g, ramet__op_sum_rows(g, in[0]), in[0]); }
 CALL(row_mean) { SETLESS, out[0] = row_mean(g, in[0]); }
 CALL(row_max) { SETLESS, out[0] = ramet__op_row_sum(g, ramet__op_max_pool(g, in[0], 1, columns(g, in[0]), 1, columns(g, in[0]), 1)); }
+CALL(top_k) {
+    const int64_t n = columns(g, in[0]), k = (int64_t)set[0];
+    ramet__val left = in[0], mask = -1;
+    if (!ramet__want(g, k >= 1 && k <= n, "top_k", "k is %lld; 1 to %lld are possible", (long long)k, (long long)n)) return;
+    for (int64_t i = 0; i < k; i++) {
+        ramet__val top = ramet__op_top(g, left);
+        mask = i ? add(g, mask, top) : top;
+        left = sub(g, left, ramet__op_scale(g, top, 1e30f));
+    }
+    out[0] = mask;
+}
 CALL(avg_pool2d) {
     int64_t size = (int64_t)set[2], stride = set[3] != 0 ? (int64_t)set[3] : size;
     out[0] = ramet__op_scale(g, ramet__op_pool_sum(g, in[0], (int64_t)set[0], (int64_t)set[1], size, size, stride), (float)(1.0 / (double)(size * size)));
@@ -90,6 +101,11 @@ static void loss(ramet__graph *g, ramet__val terms, ramet__val weight, ramet__va
 }
 CALL(cross_entropy) { SETLESS, out[0] = ramet__op_cross_entropy(g, in[0], in[1], weights(g, in[2], in[0]), &out[1]); }
 CALL(kl) { SETLESS, out[0] = ramet__op_kl(g, in[0], in[1], weights(g, in[2], in[0]), &out[1]); }
+CALL(info_nce) {
+    const ramet__heads one = {1, 1, columns(g, in[0]), 1};
+    ramet__val logits = ramet__op_head_nt(g, in[0], in[1], in[2], &one, (float)(1 / set[0]), -1e30f);
+    out[0] = ramet__op_cross_entropy(g, logits, in[3], weights(g, in[4], logits), &out[1]);
+}
 CALL(mse) { SETLESS, out[0] = ramet__op_mse(g, in[0], in[1], weights(g, in[2], in[0]), &out[1]); }
 CALL(huber) { /* m (|d| - m/2) with m = min(|d|, delta) */
     ramet__val d = absolute(g, sub(g, in[0], in[1])), m = sub(g, d, ramet__op_relu(g, sub(g, d, number(g, set[0]))));
@@ -108,6 +124,7 @@ void ramet__layer_build(ramet__graph *g, ramet__call call, const ramet__val *in,
     case RAMET__CALL_mean_rows: call_mean_rows(g, in, set, out); break;
     case RAMET__CALL_row_mean: call_row_mean(g, in, set, out); break;
     case RAMET__CALL_row_max: call_row_max(g, in, set, out); break;
+    case RAMET__CALL_top_k: call_top_k(g, in, set, out); break;
     case RAMET__CALL_avg_pool2d: call_avg_pool2d(g, in, set, out); break;
     case RAMET__CALL_concat: call_concat(g, in, set, out); break;
     case RAMET__CALL_batch_norm: call_batch_norm(g, in, set, out); break;
@@ -116,6 +133,7 @@ void ramet__layer_build(ramet__graph *g, ramet__call call, const ramet__val *in,
     case RAMET__CALL_lstm_cell: call_lstm_cell(g, in, set, out); break;
     case RAMET__CALL_cross_entropy: call_cross_entropy(g, in, set, out); break;
     case RAMET__CALL_kl: call_kl(g, in, set, out); break;
+    case RAMET__CALL_info_nce: call_info_nce(g, in, set, out); break;
     case RAMET__CALL_mse: call_mse(g, in, set, out); break;
     case RAMET__CALL_huber: call_huber(g, in, set, out); break;
     case RAMET__CALL_binary_cross_entropy: call_binary_cross_entropy(g, in, set, out); break;

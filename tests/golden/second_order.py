@@ -110,6 +110,28 @@ def rows(x):
     return x.permute(0, 2, 3, 1).reshape(len(x), -1)
 
 
+def contrast():
+    """InfoNCE of rows of length 1, each with its own, in two groups; the two largest of each row."""
+    rng, v, g = np.random.default_rng(2), ramet.Variables(), ramet.Graph(7)
+    for name in ("w", "u"):
+        v.add(name, (4, 5), "normal:.5", seed=len(name) + ord(name))
+    x, y = (g.input(n, 5).apply("linear", g.variable(v, w)).apply("l2_normalize") for n, w in (("x", "w"), ("y", "u")))
+    loss = x.apply("info_nce", y, g.input("seq", dtype="i32"), g.input("labels", dtype="i32"), temperature=0.2)
+    g.output("loss", loss)
+    g.output("top", g.input("x", 5).apply("top_k", k=2))
+    g.train(v, loss)
+    data = {n: rng.normal(size=(7, 5)).astype(np.float32) for n in ("x", "y")}
+    found = ramet.Program(g).run(**data, seq=[0] * 4 + [1] * 3, labels=[0, 1, 2, 3, 0, 1, 2])
+    p, t = parameters(v), {k: torch.tensor(a.astype(np.float64)) for k, a in data.items()}
+    a, b = F.normalize(F.linear(t["x"], p["w"])), F.normalize(F.linear(t["y"], p["u"]))
+    want = sum(F.cross_entropy(a[r] @ b[r].T / 0.2, torch.arange(len(r)), reduction="sum") for r in (range(4), range(4, 7))) / 7
+    want.backward()
+    compare("info_nce: loss", found["loss"], want)
+    for n in p:
+        compare(f"info_nce: d/d{n}", v.gradient(n), p[n].grad)
+    compare("top_k", found["top"], torch.zeros(7, 5, dtype=torch.float64).scatter(1, t["x"].topk(2).indices, 1.0))
+
+
 def operations():
     H, W = 6, 7
     kernel = lambda w, c: w.reshape(len(w), 3, 3, c).permute(0, 3, 1, 2)
@@ -149,6 +171,7 @@ def operations():
 
 
 maml()
+contrast()
 wgan()
 operations()
 print(f"{failed} too far" if failed else f"all within {LIMIT:g}")

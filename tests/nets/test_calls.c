@@ -22,16 +22,16 @@ static const struct { const char *op, *settings, *in; int32_t second; } cases[] 
     {"gather", "", "X:3x4 #out", 1}, {"segment_mean", "", "X:3x4 #segment", 1}, {"shift", "", "X:3x4 #seq", 1}, {"shift", "reversed=1", "X:3x4 #seq", 1},
     {"scan", "", "X:3x2 Y:3x2 #seq", 1}, {"scan", "reversed=1", "X:3x2 Y:3x2 #seq", 1}, {"dropout", "rate=.4,seed=3", "X:3x4 #step", 1},
     {"attention", "heads=2,kv_heads=1,head_dim=2", "Q:3x4 K:3x2 V:3x2 #seq", 1}, {"attention", "heads=1,kv_heads=1,head_dim=3,whole=1", "Q:3x3 K:3x3 V:3x3 #seq", 1},
-    {"cross_entropy", "", "X:3x4 #label", 1},
+    {"cross_entropy", "", "X:3x4 #label", 1}, {"info_nce", "temperature=.7", "X:3x4 Y:3x4 #seq #place", 1}, {"top_k", "k=2", "x:3x4", 1},
     {"margin", "margin=.3", "x:3x4 y:3x4", 1}, {"pairwise_logistic", "", "x:3x4 y:3x4", 1},
 };
 static const char *const elsewhere[] = {"stop_gradient", "reverse_gradient"}; /* no derivatives: test_nets.c, tests/graph/test_run.c */
-static const int32_t numbers[3] = {0, 1, 2}, pick[3] = {2, -1, 0}, mask[3] = {0, 1, 0}, out[2] = {2, 0}, segment[3] = {1, 0, 1}, seq[3] = {0, 0, 1}, label[3] = {1, 3, 0}, one_step = 5;
+static const int32_t numbers[3] = {0, 1, 2}, pick[3] = {2, -1, 0}, mask[3] = {0, 1, 0}, out[2] = {2, 0}, segment[3] = {1, 0, 1}, seq[3] = {0, 0, 1}, label[3] = {1, 3, 0}, place[3] = {1, -1, 0}, one_step = 5;
 static const struct { const char *name; const int32_t *data; int32_t axis, columns; } indices[] = {
     {"rows", numbers, RAMET_AXIS_ROWS, 0}, {"pick", pick, RAMET_AXIS_ROWS, 0}, {"mask", mask, RAMET_AXIS_ROWS, 0}, {"out", out, RAMET_AXIS_OUTS, 0}, {"picks", pick, RAMET_AXIS_ROWS, 1},
-    {"segment", segment, RAMET_AXIS_ROWS, 0}, {"seq", seq, RAMET_AXIS_ROWS, 0}, {"label", label, RAMET_AXIS_ROWS, 0}, {"step", &one_step, RAMET_AXIS_STATIC, 1}};
+    {"segment", segment, RAMET_AXIS_ROWS, 0}, {"seq", seq, RAMET_AXIS_ROWS, 0}, {"label", label, RAMET_AXIS_ROWS, 0}, {"place", place, RAMET_AXIS_ROWS, 0}, {"step", &one_step, RAMET_AXIS_STATIC, 1}};
 
-typedef struct scene { ramet_runtime *rt; ramet_variables *v; int32_t n; char name[MOST][2]; int64_t rows[MOST], columns[MOST], count[MOST]; ramet_program *p; int32_t used[9]; } scene;
+typedef struct scene { ramet_runtime *rt; ramet_variables *v; int32_t n; char name[MOST][2]; int64_t rows[MOST], columns[MOST], count[MOST]; ramet_program *p; int32_t used[10]; } scene;
 
 static int32_t index_of(scene *s, ramet_graph *g, const char *name) {
     int32_t i = 0, x;
@@ -43,8 +43,8 @@ static int32_t index_of(scene *s, ramet_graph *g, const char *name) {
 
 static double number(scene *s, const char *name) {
     const float *y;
-    const char *given[9];
-    const void *data[9];
+    const char *given[10];
+    const void *data[10];
     int32_t n = 0;
     for (int32_t i = 0; i < RAMET__COUNT(indices); i++)
         if (s->used[i]) {

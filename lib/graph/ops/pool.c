@@ -31,6 +31,13 @@ ramet__val ramet__op_max_pool(ramet__graph *g, ramet__val x, int64_t height, int
     ramet__attr attr;
     return attributes(g, &attr, x, height, width, down, across, stride) ? node(g, &ramet__opdef_max_pick, x, x, &attr, 1) : -1;
 }
+ramet__val ramet__op_top(ramet__graph *g, ramet__val x) {
+    ramet__attr attr;
+    const int64_t n = ramet__is_val(g, x) ? ramet__gcols(shape(g, x)) : 1;
+    if (!attributes(g, &attr, x, 1, n, 1, n, 1)) return -1;
+    const ramet__gshape one = ramet__gshape2(shape(g, x)->axis, ramet__grows(shape(g, x)), 1);
+    return node(g, &ramet__opdef_max_place, x, ramet__op_fill(g, ramet__graph_const(g, 1.0f), &one), &attr, 0);
+}
 ramet__val ramet__op_pool_sum(ramet__graph *g, ramet__val x, int64_t height, int64_t width, int64_t down, int64_t across, int64_t stride) {
     ramet__attr attr;
     return attributes(g, &attr, x, height, width, down, across, stride) ? node(g, &ramet__opdef_pool_sum, x, -1, &attr, 1) : -1;

@@ -121,9 +121,28 @@ static int32_t reads_encoded(const ramet__node *n, int32_t i) { return (n->op->e
 
 #define SMALL_WEIGHT 16384 /* numbers */
 
+static int32_t in_product(const ramet__work *w, int64_t value) {
+    for (int64_t j = 0; j < w->n_nodes; j++)
+        for (int32_t k = 0; w->nodes[j].op && w->nodes[j].op != &ramet__opdef_embed && k < w->nodes[j].n_in; k++)
+            if (w->nodes[j].in[k] == value && reads_encoded(&w->nodes[j], k)) return 1;
+    return 0;
+}
+
+static ramet_status pack_weights(ramet__plan *p, const ramet__graph *g, const ramet__work *w) {
+    ramet__weight **list = ramet__calloc(p->rt->mem, (size_t)p->n_weights + 1, sizeof *list);
+    if (!list) return ramet__alloc_status();
+    int64_t n = 0;
+    for (int64_t i = 0; i < g->n_values; i++)
+        if (p->vals[i].leaf == RAMET__LEAF_WEIGHT && w->uses[i] && in_product(w, i)) list[n++] = p->vals[i].weight;
+    ramet_status st = ramet__weights_pack(list, n);
+    ramet__free(list);
+    return st;
+}
+
 /* Pack what products read; decode what operations read as floats; constants. */
 static ramet_status make_weights(ramet__plan *p, const ramet__graph *g, ramet__work *w) {
     uint64_t bytes = 0;
+    RAMET__TRY(pack_weights(p, g, w));
     for (int32_t pass = 0; pass < 2; pass++) {
         if (pass == 1 && bytes) {
             p->floats = ramet__alloc(p->rt->mem, (size_t)bytes);
@@ -134,22 +153,12 @@ static ramet_status make_weights(ramet__plan *p, const ramet__graph *g, ramet__w
         for (int64_t i = 0; i < g->n_values; i++) {
             ramet__pval *v = &p->vals[i];
             if (!w->uses[i] || (v->leaf != RAMET__LEAF_WEIGHT && v->leaf != RAMET__LEAF_CONST)) continue;
-            int32_t product = 0, floats = w->keep[i] > 0 || v->leaf == RAMET__LEAF_CONST;
+            int32_t floats = w->keep[i] > 0 || v->leaf == RAMET__LEAF_CONST;
             for (int64_t j = 0; j < w->n_nodes; j++) {
-                const ramet__node *n = &w->nodes[j];
-                for (int32_t k = 0; n->op && k < n->n_in; k++) {
-                    if (n->in[k] != i) continue;
-                    if (!reads_encoded(n, k))
-                        floats = 1;
-                    else if (n->op != &ramet__opdef_embed)
-                        product = 1;
-                }
+                ramet__node *n = &w->nodes[j];
+                for (int32_t k = 0; n->op && k < n->n_in; k++) floats |= n->in[k] == i && !reads_encoded(n, k);
+                if (pass == 0 && n->op == &ramet__opdef_embed && n->in[0] == i) n->attr.i[0] = in_product(w, i);
             }
-            if (product && pass == 0) RAMET__TRY(ramet__weight_pack(v->weight));
-            if (pass == 0)
-                for (int64_t j = 0; j < w->n_nodes; j++)
-                    if (w->nodes[j].op == &ramet__opdef_embed && w->nodes[j].in[0] == i)
-                        w->nodes[j].attr.i[0] = product;
             if (!floats) continue;
             const void *data = v->leaf == RAMET__LEAF_WEIGHT && ramet__weight_enc(v->weight) == RAMET__ENC_F32
                                    ? ramet__weight_data(v->weight)

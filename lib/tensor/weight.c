@@ -4,6 +4,12 @@
 #include <pthread.h>
 #include <string.h>
 
+/* Packings made together, side by side: decoding streams through all of them, which large pages make half as fast again. */
+typedef struct shelf {
+    int32_t refs; /* atomic: the weights whose packings stand here, and who fills it */
+} shelf;
+#define SHELF_HEAD RAMET__ALIGN
+
 struct ramet__weight {
     ramet_runtime *rt;
     int32_t refs;               /* atomic */
@@ -17,13 +23,17 @@ struct ramet__weight {
     const void *data;
     const ramet__product *product[3]; /* by arithmetic; all read one packing */
     pthread_mutex_t lock;       /* of packing */
-    void *packed_own;
+    shelf *shelf;               /* where `packed` stands; NULL: in the rows themselves */
     const void *packed;         /* set once, atomically, when packing is complete */
 };
 
+static void shelf_drop(shelf *s) {
+    if (s && __atomic_sub_fetch(&s->refs, 1, __ATOMIC_ACQ_REL) == 0) ramet__free(s);
+}
+
 static void destroy(ramet__weight *w) {
     pthread_mutex_destroy(&w->lock);
-    ramet__free(w->packed_own);
+    shelf_drop(w->shelf);
     ramet__free(w->own);
     ramet__reader_free(w->reader);
     ramet__free(w->name);
@@ -178,43 +188,71 @@ static ramet_status pack_piece(void *context, int64_t piece, int32_t worker) {
     return RAMET_OK;
 }
 
-static ramet_status pack_locked(ramet__weight *w) {
-    ramet_status st = RAMET_OK;
-    void *packed = NULL;
-    int64_t n = ramet__shape_rows(&w->shape), k = ramet__shape_cols(&w->shape);
+/* The products of a weight; bytes: of the packing that they read. Any thread comes to the same answers. */
+static ramet_status choose(ramet__weight *w, uint64_t *bytes) {
     const char *encoding = ramet__encoding_get(w->enc)->name;
-    for (int32_t i = 0; i < RAMET__COUNT(w->product); i++) {
-        w->product[i] = ramet__kernels_product(w->rt->kernels, encoding, i);
-        if (!w->product[i])
-            return ramet__fail(RAMET_E_UNSUPPORTED, "weight \"%s\": no kernel multiplies %s", w->name, encoding);
+    const ramet__product *product[RAMET__COUNT(w->product)];
+    for (int32_t i = 0; i < RAMET__COUNT(product); i++) {
+        product[i] = ramet__kernels_product(w->rt->kernels, encoding, i);
+        if (!product[i]) return ramet__fail(RAMET_E_UNSUPPORTED, "weight \"%s\": no kernel multiplies %s", w->name, encoding);
     }
-    const ramet__packing *packing = w->product[0]->packing;
-    if (w->product[RAMET__EXACT]->packing != packing || w->product[RAMET__BRAIN]->packing != packing)
+    const ramet__packing *packing = product[0]->packing;
+    if (product[RAMET__EXACT]->packing != packing || product[RAMET__BRAIN]->packing != packing)
         return ramet__fail(RAMET_E_INTERNAL, "weight \"%s\": two packings for %s", w->name, encoding);
+    *bytes = packing->in_place ? 0 : packing->bytes(ramet__shape_rows(&w->shape), ramet__shape_cols(&w->shape));
+    if (*bytes > SIZE_MAX / 2) return ramet__fail(RAMET_E_LIMIT, "weight \"%s\": its packing does not fit into memory", w->name);
+    *bytes = RAMET__ROUND_UP(*bytes, (uint64_t)RAMET__ALIGN);
+    memcpy(w->product, product, sizeof product);
+    return RAMET_OK;
+}
+
+static ramet_status pack_locked(ramet__weight *w, shelf *s, void *packed, uint64_t bytes) {
+    const ramet__packing *packing = w->product[0]->packing;
     if (packing->in_place) {
         __atomic_store_n(&w->packed, w->data, __ATOMIC_RELEASE);
         return RAMET_OK;
     }
-    uint64_t bytes = packing->bytes(n, k);
-    if (bytes > SIZE_MAX - 1) return ramet__fail(RAMET_E_LIMIT, "weight \"%s\": its packing does not fit into memory", w->name);
-    /* zeroed: a last panel may have rows that nobody packs */
-    RAMET__NEW(packed, ramet__calloc(w->rt->mem, 1, (size_t)(bytes + !bytes)));
-    ranges r = {.w = w, .packing = packing, .packed = packed, .n = n, .k = k, .rows = rows_a_piece(w, packing->n_block)};
-    RAMET__GO(ramet__parallel_for(w->rt->threads, (n + r.rows - 1) / r.rows, pack_piece, &r, NULL));
-    w->packed_own = packed;
+    memset(packed, 0, (size_t)bytes); /* a last panel may have rows that nobody packs */
+    ranges r = {.w = w, .packing = packing, .packed = packed, .n = ramet__shape_rows(&w->shape), .k = ramet__shape_cols(&w->shape),
+                .rows = rows_a_piece(w, packing->n_block)};
+    RAMET__TRY(ramet__parallel_for(w->rt->threads, (r.n + r.rows - 1) / r.rows, pack_piece, &r, NULL));
+    __atomic_add_fetch(&s->refs, 1, __ATOMIC_RELAXED);
+    w->shelf = s;
     __atomic_store_n(&w->packed, (const void *)packed, __ATOMIC_RELEASE);
-    packed = NULL;
     if (w->reader) ramet__reader_drop(w->reader, w->offset, w->bytes);
-out:
-    ramet__free(packed);
-    return st;
+    return RAMET_OK;
 }
 
-ramet_status ramet__weight_pack(ramet__weight *w) {
-    if (__atomic_load_n(&w->packed, __ATOMIC_ACQUIRE)) return RAMET_OK;
-    pthread_mutex_lock(&w->lock);
-    ramet_status st = w->packed ? RAMET_OK : pack_locked(w);
-    pthread_mutex_unlock(&w->lock);
+ramet_status ramet__weights_pack(ramet__weight *const *w, int64_t n) {
+    ramet_status st = RAMET_OK;
+    shelf *s = NULL;
+    uint64_t bytes, all = SHELF_HEAD, at = SHELF_HEAD;
+    for (int64_t i = 0; i < n; i++) {
+        if (__atomic_load_n(&w[i]->packed, __ATOMIC_ACQUIRE)) continue;
+        pthread_mutex_lock(&w[i]->lock);
+        st = w[i]->packed ? RAMET_OK : choose(w[i], &bytes);
+        if (!st && !w[i]->packed) all += bytes;
+        pthread_mutex_unlock(&w[i]->lock);
+        if (st) return st;
+    }
+    if (all > SIZE_MAX / 2) return ramet__fail(RAMET_E_LIMIT, "the packings of %lld weights do not fit into memory", (long long)n);
+    if (all > SHELF_HEAD) {
+        RAMET__NEW(s, ramet__alloc(w[0]->rt->mem, (size_t)all));
+        s->refs = 1;
+    }
+    for (int64_t i = 0; i < n; i++) {
+        if (__atomic_load_n(&w[i]->packed, __ATOMIC_ACQUIRE)) continue;
+        pthread_mutex_lock(&w[i]->lock);
+        if (!w[i]->packed) { /* else another plan was faster, and its room here stays empty */
+            st = choose(w[i], &bytes);
+            if (!st) st = pack_locked(w[i], s, (char *)s + at, bytes);
+            at += bytes;
+        }
+        pthread_mutex_unlock(&w[i]->lock);
+        RAMET__GO(st);
+    }
+out:
+    shelf_drop(s);
     return st;
 }
 

@@ -27,11 +27,12 @@ const void *ramet__weight_data(const ramet__weight *w);      /* encoded rows, al
 void ramet__weight_decode(float *dst, const ramet__weight *w, int64_t r0, int64_t r1);
 /* E_INCONSISTENT naming the weight and its first bad row when a value or scale is NaN or infinite. Reads all of it, in parallel. */
 ramet_status ramet__weight_check(const ramet__weight *w);
-/* Make (once; later calls return at once) the packing that the runtime's kernels want, in parallel, within the budget. */
-ramet_status ramet__weight_pack(ramet__weight *w);
+/* Make (once; later calls return at once) the packings that the runtime's kernels want, in parallel, within the budget; those made by one
+ * call stand side by side in memory, in this order, and are freed with the last of them. */
+ramet_status ramet__weights_pack(ramet__weight *const *w, int64_t n);
 /* Give back the pages of the weight's whole file that were looked into; what is read there again comes back. */
 void ramet__weight_leave_source(const ramet__weight *w);
-const void *ramet__weight_packed(const ramet__weight *w);    /* after ramet__weight_pack; the rows themselves for in-place packings */
-/* The product to use after ramet__weight_pack, by arithmetic (RAMET__REDUCED, RAMET__EXACT, RAMET__BRAIN). */
+const void *ramet__weight_packed(const ramet__weight *w);    /* after ramet__weights_pack; the rows themselves for in-place packings */
+/* The product to use after ramet__weights_pack, by arithmetic (RAMET__REDUCED, RAMET__EXACT, RAMET__BRAIN). */
 const ramet__product *ramet__weight_product(const ramet__weight *w, int32_t arithmetic);
 #endif

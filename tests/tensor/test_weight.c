@@ -83,9 +83,9 @@ static void packs_the_same_on_any_number_of_threads(void **state) {
             ramet__weight *w = NULL;
             assert_int_equal(ramet__weight_from_reader(&w, rt, "w", (ramet__enc)e, &shape, reader, 0), RAMET_OK);
             assert_null(ramet__weight_packed(w));
-            if (ramet__weight_pack(w)) fail_msg("%s", ramet_last_error());
+            if (ramet__weights_pack(&w, 1)) fail_msg("%s", ramet_last_error());
             const void *packed = ramet__weight_packed(w);
-            assert_int_equal(ramet__weight_pack(w), RAMET_OK);
+            assert_int_equal(ramet__weights_pack(&w, 1), RAMET_OK);
             assert_ptr_equal(ramet__weight_packed(w), packed); /* made once */
             const ramet__packing *packing = ramet__weight_product(w, 1)->packing;
             assert_ptr_equal(packing, ramet__weight_product(w, 0)->packing);
@@ -116,7 +116,7 @@ static void packs_the_same_on_any_number_of_threads(void **state) {
     }
 }
 
-static void *pack_it(void *w) { return (void *)(intptr_t)ramet__weight_pack(w); }
+static void *pack_it(void *w) { return (void *)(intptr_t)ramet__weights_pack((ramet__weight **)&w, 1); }
 
 static void two_threads_pack_once(void **state) {
     ramet_runtime *rt = runtime(2, 0);
@@ -180,7 +180,7 @@ static void a_budget_refuses_the_packing(void **state) {
     ramet__weight *w = NULL;
     const ramet__shape big = {2, {512, 1024}};
     assert_int_equal(ramet__weight_new(&w, rt, "w", RAMET__ENC_F32, &big), RAMET_OK); /* 2 MiB */
-    ramet_status st = ramet__weight_pack(w);
+    ramet_status st = ramet__weights_pack(&w, 1);
     if (!st) assert_true(ramet__weight_product(w, 0)->packing->in_place); /* nothing to refuse */
     else assert_int_equal(st, RAMET_E_BUDGET);
     ramet__weight_free(w);
@@ -216,11 +216,11 @@ static void failing_allocations_leave_nothing(void **state) {
         ramet__weight *w = NULL;
         f.left = k;
         ramet_status st = ramet__weight_from_reader(&w, rt, "w", RAMET__ENC_Q4_1, &shape, reader, 1); /* odd: copied */
-        if (!st) st = ramet__weight_pack(w);
+        if (!st) st = ramet__weights_pack(&w, 1);
         if (st && st != RAMET_E_MEMORY) fail_msg("allocation %lld: %s", (long long)k, ramet_last_error());
         done = st == RAMET_OK;
         f.left = INT64_MAX;
-        if (w) assert_int_equal(ramet__weight_pack(w), RAMET_OK); /* a failure is not remembered */
+        if (w) assert_int_equal(ramet__weights_pack(&w, 1), RAMET_OK); /* a failure is not remembered */
         ramet__weight_free(w);
         ramet_runtime_bytes(rt, &after, NULL);
         assert_int_equal(after, before);

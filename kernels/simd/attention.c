@@ -47,6 +47,50 @@ INLINE void widen(float *dst, const void *src, int64_t n, int64_t size) {
     for (; i < n; i++) dst[i] = ramet__half_f32(((const uint16_t *)src)[i]);
 }
 
+/* The same FMA chains as tile_rows, for so few rows that a block of a cache is used as it is read: R rows x NV vectors of c[., n], n whole
+ * vectors; b: halves or floats [depth][n]. */
+#ifdef RAMET__VEC512
+enum { ACROSS = 4, FEW = 8 };
+#elif defined(__AVX2__)
+enum { ACROSS = 2, FEW = 8 };
+#else
+enum { ACROSS = 2, FEW = 0 }; /* the floor shares tile_rows */
+#endif
+INLINE void few_run(const int R, const int size, ahead *f, float *c, int64_t ldc, int64_t n, const float *a, int64_t a_row, const char *b,
+                    int64_t depth, int more) {
+    for (int64_t j = 0; j < n; j += ACROSS * VL) {
+        const int64_t last = n - j < ACROSS * VL ? (n - j) / VL - 1 : ACROSS - 1; /* vectors beyond it are computed twice, and stored once */
+        vf sum[3][ACROSS];
+        int64_t at[ACROSS];
+        UNROLL for (int v = 0; v < ACROSS; v++) {
+            at[v] = j + (v < last ? v : last) * VL;
+            UNROLL for (int r = 0; r < R; r++) sum[r][v] = more ? vload(c + r * ldc + at[v]) : vzero();
+        }
+        for (int64_t i = 0; i < depth; i++) {
+            vf w[ACROSS];
+            UNROLL for (int v = 0; v < ACROSS; v++) {
+                const char *from = b + (i * n + at[v]) * size;
+                w[v] = size == 2 ? vhalf((const uint16_t *)(const void *)from) : vload((const float *)(const void *)from);
+            }
+            ask(f, size);
+            UNROLL for (int r = 0; r < R; r++)
+                UNROLL for (int v = 0; v < ACROSS; v++) sum[r][v] = vfma(vset(a[r * a_row + i]), w[v], sum[r][v]);
+        }
+        UNROLL for (int v = 0; v < ACROSS; v++)
+            UNROLL for (int r = 0; r < R; r++) vstore(c + r * ldc + at[v], sum[r][v]);
+    }
+}
+INLINE void few_rows(const int size, ahead *f, float *c, int64_t ldc, int64_t m, int64_t n, const float *a, int64_t a_row, const void *b, int64_t depth,
+                     int more) {
+    for (; m >= 3; m -= 3, c += 3 * ldc, a += 3 * a_row) few_run(3, size, f, c, ldc, n, a, a_row, b, depth, more);
+    for (; m; m--, c += ldc, a += a_row) few_run(1, size, f, c, ldc, n, a, a_row, b, depth, more);
+}
+NOINLINE static void few(int64_t size, ahead *f, float *c, int64_t ldc, int64_t m, int64_t n, const float *a, int64_t a_row, const void *b, int64_t depth,
+                         int more) {
+    if (size == 2) few_rows(2, f, c, ldc, m, n, a, a_row, b, depth, more);
+    else few_rows(4, f, c, ldc, m, n, a, a_row, b, depth, more);
+}
+
 uint64_t FN(attention_scratch)(int64_t rows, int64_t group, int64_t hd, int64_t block) {
     uint64_t p = (uint64_t)padded(hd);
     return ramet__round64(4u * ((uint64_t)hd * KEYS + KEYS * p + ROWS * (2 * p + KEYS + 2)));
@@ -100,11 +144,13 @@ void FN(attention)(float *o, int64_t o_row, float *lse, int64_t lse_row, const f
         for (int64_t key = 0; key < most; key += KEYS) {
             int64_t here = most - key < KEYS ? most - key : KEYS;
             const float *keys = kt;
-            if (count <= FETCH_ROWS && layout != RAMET__KV_ROWS && block == KEYS && key + KEYS < most) {
+            const int cached = layout != RAMET__KV_ROWS && block == KEYS, as_read = cached && count <= FEW && hd % VL == 0;
+            if (count <= FETCH_ROWS && cached && key + KEYS < most) {
                 k_next = (ahead){k_block[key / KEYS + 1], (const char *)k_block[key / KEYS + 1] + KEYS * hd * size};
                 v_next = (ahead){v_block[key / KEYS + 1], (const char *)v_block[key / KEYS + 1] + KEYS * hd * size};
             }
-            if (layout == RAMET__KV_CACHE && block == KEYS) keys = k_block[key / KEYS];
+            if (as_read) few(size, &k_next, s, KEYS, count, KEYS, qs, wide, k_block[key / KEYS], hd, 0);
+            else if (cached && size == 4) keys = k_block[key / KEYS];
             else {
                 if (here < KEYS) memset(kt, 0, (size_t)(hd * KEYS) * 4);
                 for (int64_t j = 0; j < here;) {
@@ -119,7 +165,7 @@ void FN(attention)(float *o, int64_t o_row, float *lse, int64_t lse_row, const f
                     j += run;
                 }
             }
-            product(&k_next, s, KEYS, count, here, qs, wide, 1, keys, KEYS, hd, &fresh);
+            if (!as_read) product(&k_next, s, KEYS, count, here, qs, wide, 1, keys, KEYS, hd, &fresh);
             for (int64_t i = 0; i < count; i++) {
                 int64_t seen = (int64_t)limit[(first + i) / group] - key;
                 float shrink;
@@ -132,7 +178,8 @@ void FN(attention)(float *o, int64_t o_row, float *lse, int64_t lse_row, const f
                 if (shrink != 1.0f)
                     for (int64_t d = 0; d < wide; d += VL) vstore(acc + i * wide + d, vmul(vload(acc + i * wide + d), vset(shrink)));
             }
-            for (int64_t j = 0; j < here;) {
+            if (as_read) few(size, &v_next, acc, wide, count, hd, s, KEYS, v_block[key / KEYS], here, 1);
+            for (int64_t j = 0; !as_read && j < here;) {
                 int64_t at = (key + j) % block, run = block - at < here - j ? block - at : here - j;
                 int64_t row = layout == RAMET__KV_ROWS ? kv_row : hd;
                 const void *values = (const char *)v_block[(key + j) / block] + at * row * size;

@@ -148,11 +148,18 @@ static void grad_run(const ramet__step *s, const ramet__exec *x, int32_t phase, 
 const ramet__op ramet__opdef_attention_grad = {
     .name = "attention_grad", .work = work, .expand = grad_expand, .prepare = grad_prepare, .pieces = grad_pieces, .run = grad_run};
 
-/* ---- over a cache: in = q, k, v, seq, pos. First every row's k and v are written, then every query looks. ---- */
+/* ---- over a cache: in = q, k, v, seq, pos. First every row's k and v are written, then every query looks. ----
+ * Keys are cut into ranges of a constant length, each with a softmax of its own; what they give is joined in order. In a run of few rows every range is a
+ * piece (Dao et al. 2023, "Flash-Decoding"), so that few heads do for many threads; else a piece goes through its ranges. Same bits. */
+#define RANGE 256      /* keys; more where contexts have more than RANGES of them */
+#define RANGES 64
+#define SPLIT_ROWS 16  /* a run of so many rows is cut by ranges */
+
 typedef struct cache_info {
     ramet__cache_layout layout;
     const ramet__spans *spans;
     int64_t blocks;
+    int64_t range, ranges; /* keys of a range; ranges of the longest context */
 } cache_info;
 /* attr: n_head, n_kv, head_dim, block, layers, layer, half */
 ramet__val ramet__op_cache_attention(ramet__graph *g, ramet__val q, ramet__val k, ramet__val v, ramet__val seq,
@@ -177,18 +184,36 @@ static ramet_status cache_prepare(ramet__plan *p, ramet__step *s) {
     s->extra = info;
     if (p->max_context < 1)
         return ramet__fail(RAMET_E_ARGUMENT, "plan: max_context must be at least 1 for attention over a cache");
-    int64_t group = s->attr.i[0] / s->attr.i[1], hd = s->attr.i[2], block = s->attr.i[3];
+    int64_t n_head = s->attr.i[0], group = n_head / s->attr.i[1], hd = s->attr.i[2], block = s->attr.i[3];
     info->blocks = ramet__ceil_div(p->max_context, block);
+    info->range = RAMET__ROUND_UP(RAMET__MAX(RANGE, ramet__ceil_div(p->max_context, RANGES)), block);
+    info->ranges = ramet__ceil_div(p->max_context, info->range);
     info->layout = (ramet__cache_layout){(int32_t)s->attr.i[4], (int32_t)s->attr.i[1], (int32_t)hd, (int32_t)block, (int32_t)s->attr.i[6]};
     RAMET__TRY(ramet__plan_spans(p, s->in[3], QUERIES, &info->spans));
     RAMET__TRY(ramet__plan_cache(p, s->in[3], s->in[4], block));
-    s->scratch_bytes = scratch_size(info->blocks, p->rt->kernels->attention_scratch(QUERIES, group, hd, block));
+    s->scratch_bytes = scratch_size(info->blocks, p->rt->kernels->attention_scratch(QUERIES, group, hd, block)) +
+                       ramet__align((uint64_t)(QUERIES * group * (2 * hd + 3)) * sizeof(float));
+    if (info->ranges > 1) s->shared_bytes = ramet__align((uint64_t)(RAMET__MIN(SPLIT_ROWS, s->in[0]->fixed) * info->ranges * n_head * (hd + 1)) * sizeof(float));
     return RAMET_OK;
+}
+/* Ranges that a chunk's last row sees. */
+static int64_t ranges_of(const ramet__step *s, const ramet__span *c) {
+    const cache_info *info = s->extra;
+    const int32_t *pos = s->in[4]->data;
+    return pos[c->row + c->rows - 1] / info->range + 1;
 }
 static int64_t cache_pieces(const ramet__step *s, const ramet__exec *x, int32_t phase) {
     const cache_info *info = s->extra;
-    (void)x;
-    return phase == 0 ? info->spans->n_chunks : phase == 1 ? info->spans->n_chunks * s->attr.i[1] : -1;
+    const ramet__spans *spans = info->spans;
+    int64_t n = 0, most = 0;
+    if (phase == 0) return spans->n_chunks;
+    for (int64_t i = 0; i < spans->n_chunks; i++) {
+        int64_t ranges = ranges_of(s, &spans->chunks[i]);
+        n += ranges;
+        most = RAMET__MAX(most, ranges);
+    }
+    if (phase == 1) return (x->rows > SPLIT_ROWS ? spans->n_chunks : n) * s->attr.i[1];
+    return phase == 2 ? (x->rows > SPLIT_ROWS || most < 2 ? 0 : x->rows) : -1;
 }
 /* K of a head in a block; V lies n_kv * block * hd numbers further. */
 static void *cache_at(const ramet__step *s, void *block, int64_t head) {
@@ -212,29 +237,89 @@ static void cache_put(const ramet__step *s, const ramet__kernels *kernels, void 
         memcpy(to + n_kv * size * hd + place * hd, v, (size_t)hd * sizeof *to);
     }
 }
+/* Keys of one range for the rows of a chunk and one key-value head. */
+static void look(const ramet__step *s, const ramet__exec *x, const ramet__span *c, int64_t head, int64_t range, float *o, int64_t o_row, float *lse,
+                 int64_t lse_row, void *scratch) {
+    const cache_info *info = s->extra;
+    int64_t n_head = s->attr.i[0], n_kv = s->attr.i[1], hd = s->attr.i[2], size = s->attr.i[3], group = n_head / n_kv, from = range * info->range;
+    const int32_t *pos = s->in[4]->data;
+    const ramet__seq_view *seq = &x->run->seqs[c->key];
+    scratch_map m = scratch_cut(scratch, info->blocks);
+    int64_t last = RAMET__MIN(info->range, pos[c->row + c->rows - 1] + 1 - from);
+    for (int64_t b = 0; b * size < last; b++) {
+        m.k[b] = cache_at(s, seq->blocks[from / size + b], head);
+        m.v[b] = (const char *)m.k[b] + n_kv * size * hd * (s->attr.i[6] ? 2 : 4);
+    }
+    for (int32_t r = 0; r < c->rows; r++) m.limit[r] = (int32_t)RAMET__MAX(0, RAMET__MIN(last, pos[c->row + r] + 1 - from));
+    x->k->attention(o, o_row, lse, lse_row, ramet__row(s->in[0], c->row) + head * group * hd, n_head * hd, c->rows, group, hd, m.k, m.v,
+                    s->attr.i[6] ? RAMET__KV_CACHE_F16 : RAMET__KV_CACHE, hd, size, m.limit, 1.0f / sqrtf((float)hd), m.kernel);
+}
+/* sum: of all ranges so far, to be divided by total; o, lse: of the next one */
+static void join(const ramet__kernels *k, float *sum, float *top, float *total, const float *o, float lse, int64_t hd) {
+    if (*total == 0.0f) {
+        memcpy(sum, o, (size_t)hd * sizeof *o);
+        *top = lse;
+        *total = 1.0f;
+        return;
+    }
+    float best = RAMET__MAX(*top, lse), old = expf(*top - best), new = expf(lse - best);
+    k->scale(sum, old, sum, hd);
+    k->axpy(sum, new, o, hd);
+    *total = *total * old + new;
+    *top = best;
+}
 static void cache_run(const ramet__step *s, const ramet__exec *x, int32_t phase, int64_t piece, void *scratch) {
     const cache_info *info = s->extra;
-    int64_t n_head = s->attr.i[0], n_kv = s->attr.i[1], hd = s->attr.i[2], size = s->attr.i[3], group = n_head / n_kv;
+    int64_t n_head = s->attr.i[0], n_kv = s->attr.i[1], hd = s->attr.i[2], size = s->attr.i[3], group = n_head / n_kv, most = info->ranges;
     const int32_t *pos = s->in[4]->data;
-    const ramet__span *c = &info->spans->chunks[phase ? piece / n_kv : piece];
-    const ramet__seq_view *seq = &x->run->seqs[c->key];
+    const ramet__span *c = info->spans->chunks;
+    /* of a run of few rows: o of each [row, range, head], then their log-sum-exps */
+    float *parts = s->shared, *lses = parts + RAMET__MIN(SPLIT_ROWS, s->in[0]->fixed) * most * n_head * hd;
     if (phase == 0) {
+        c += piece;
         for (int64_t r = c->row; r < c->row + c->rows; r++)
             for (int64_t head = 0; head < n_kv; head++)
-                cache_put(s, x->k, seq->blocks[pos[r] / size], head, pos[r] % size, ramet__row(s->in[1], r) + head * hd,
+                cache_put(s, x->k, x->run->seqs[c->key].blocks[pos[r] / size], head, pos[r] % size, ramet__row(s->in[1], r) + head * hd,
                           ramet__row(s->in[2], r) + head * hd);
         return;
     }
-    int64_t head = piece % n_kv, last = pos[c->row + c->rows - 1] + 1;
-    scratch_map m = scratch_cut(scratch, info->blocks);
-    for (int64_t b = 0; b * size < last; b++) {
-        m.k[b] = cache_at(s, seq->blocks[b], head);
-        m.v[b] = (const char *)m.k[b] + n_kv * size * hd * (s->attr.i[6] ? 2 : 4);
+    if (phase == 2) { /* a row */
+        while (piece >= c->row + c->rows) c++;
+        if (ranges_of(s, c) == 1) return;
+        for (int64_t h = 0; h < n_head; h++) {
+            float *y = ramet__row(s->out[0], piece) + h * hd, top, total = 0.0f;
+            for (int64_t i = 0, at = piece * most * n_head + h; i <= pos[piece] / info->range; i++, at += n_head)
+                join(x->k, y, &top, &total, parts + at * hd, lses[at], hd);
+            x->k->scale(y, 1.0f / total, y, hd);
+        }
+        return;
     }
-    for (int32_t r = 0; r < c->rows; r++) m.limit[r] = pos[c->row + r] + 1;
-    x->k->attention(ramet__row(s->out[0], c->row) + head * group * hd, n_head * hd, NULL, 0,
-                    ramet__row(s->in[0], c->row) + head * group * hd, n_head * hd, c->rows, group, hd, m.k, m.v,
-                    s->attr.i[6] ? RAMET__KV_CACHE_F16 : RAMET__KV_CACHE, hd, size, m.limit, 1.0f / sqrtf((float)hd), m.kernel);
+    int64_t head, range = -1;
+    if (x->rows > SPLIT_ROWS) {
+        c += piece / n_kv;
+        head = piece % n_kv;
+    } else {
+        for (; piece >= ranges_of(s, c) * n_kv; c++) piece -= ranges_of(s, c) * n_kv;
+        range = piece / n_kv;
+        head = piece % n_kv;
+    }
+    const int64_t ranges = ranges_of(s, c), heads = c->rows * group, q = head * group;
+    if (ranges == 1)
+        look(s, x, c, head, 0, ramet__row(s->out[0], c->row) + q * hd, n_head * hd, NULL, 0, scratch);
+    else if (range >= 0) {
+        const int64_t at = (c->row * most + range) * n_head + q;
+        look(s, x, c, head, range, parts + at * hd, most * n_head * hd, lses + at, most * n_head, scratch);
+    } else {
+        float *o = (float *)(void *)((char *)scratch + scratch_size(info->blocks, x->k->attention_scratch(QUERIES, group, hd, size)));
+        float *sum = o + heads * hd, *lse = sum + heads * hd, *top = lse + heads, *total = top + heads;
+        memset(total, 0, (size_t)heads * sizeof *total);
+        for (int64_t i = 0; i < ranges; i++) {
+            look(s, x, c, head, i, o, group * hd, lse, group, scratch);
+            for (int64_t r = 0; r < heads; r++)
+                if (pos[c->row + r / group] / info->range >= i) join(x->k, sum + r * hd, top + r, total + r, o + r * hd, lse[r], hd);
+        }
+        for (int64_t r = 0; r < heads; r++) x->k->scale(ramet__row(s->out[0], c->row + r / group) + (q + r % group) * hd, 1.0f / total[r], sum + r * hd, hd);
+    }
 }
 const ramet__op ramet__opdef_cache_attention = {
     .name = "cache_attention", .once = 1, .overwrites = {1}, .prepare = cache_prepare, .pieces = cache_pieces, .run = cache_run};

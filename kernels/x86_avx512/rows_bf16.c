@@ -39,6 +39,13 @@ INLINE void block(const int R, const ramet__product_args *a, int64_t row, int64_
     }
 }
 
+/* All rows, one copy for all encodings */
+NOINLINE static void blocks(const ramet__product_args *a, int64_t n, const uint16_t *const w[OUTPUTS]) {
+    int64_t r = 0;
+    for (; r + FORWARD_ROWS <= a->m; r += FORWARD_ROWS) block(FORWARD_ROWS, a, r, n, w);
+    for (; r < a->m; r++) block(1, a, r, n, w);
+}
+
 enum { BF16, F32, F16 };
 
 /* 16 numbers of a row of F32 or F16, or the `n` that are left */
@@ -121,9 +128,7 @@ INLINE void forward(const int enc, const ramet__product_args *a) {
             for (int64_t i = 0; i < a->k; i += 16) _mm256_storeu_si256((__m256i *)(void *)(to + i), (__m256i)_mm512_cvtneps_pbh(wide(enc, row, i, a->k - i)));
             w[o] = to;
         }
-        int64_t r = 0;
-        for (; r + FORWARD_ROWS <= a->m; r += FORWARD_ROWS) block(FORWARD_ROWS, a, r, n, w);
-        for (; r < a->m; r++) block(1, a, r, n, w);
+        blocks(a, n, w);
     }
 }
 

@@ -133,6 +133,7 @@ struct ramet__op {
     uint32_t encoded;                     /* bit i: reads input i as an encoded weight when it is one */
     int32_t once;                         /* writes, or calls the host: never computed again */
     double (*work)(const ramet__plan *p, const ramet__step *s); /* multiplications; NULL: as many as it has results */
+    int32_t (*halve)(ramet__step *s); /* half as many rows a piece, for less scratch and the same bits; 0: no. NULL: it cannot */
     /* d(loss)/d(in[i]) into din[i] (preset -1) for inputs that ramet__needs(). dout[j] is -1 where nothing flows. */
     void (*gradient)(ramet__graph *g, const ramet__node *n, const ramet__val *dout, ramet__val *din);
     /* The same results from operations that have a gradient. */

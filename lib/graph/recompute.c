@@ -1,12 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* recompute.c - which results are kept from the forward part to the backward part, and which are computed a second time there (Chen et al.
- * 2016, arXiv:1604.06174; chosen one by one as in Kirisame et al. 2021, arXiv:2006.09616).
+/* recompute.c - how a plan is made to fit: which results are kept from the forward part to the backward part, and which are computed a second
+ * time there (Chen et al. 2016, arXiv:1604.06174; chosen one by one as in Kirisame et al. 2021, arXiv:2006.09616).
  *
  * A choice is one number for each step: the step before which it runs again, or NEVER. All readers from there on read the second result, so
  * every choice gives the same bits, and the lives of all results follow from it. Norms and activations are always chosen where they are read
  * again far away and their inputs are there: a few percent of the time, a third of the memory. Under a budget the step at which most bytes are
  * alive is relieved again and again: for each later step that reads something which only lies there now, what would have to run again before
- * it (a chain back to what is there then) is put beside the bytes that this frees, and the most bytes for the work are taken first. */
+ * it (a chain back to what is there then) is put beside the bytes that this frees, and the most bytes for the work are taken first. When that
+ * is not enough, steps with much scratch take fewer rows at a time. */
 #include "graph/op.h"
 #include <inttypes.h>
 #include <string.h>
@@ -363,21 +364,38 @@ static ramet_status lower(search *s, uint64_t target) {
 
 static uint64_t less(uint64_t a, uint64_t b) { return a > b ? a - b : 0; }
 
+static void scratch(search *s) {
+    ramet__plan *p = s->p;
+    p->worker_bytes = 0;
+    for (int64_t i = 0; i < s->n; i++) p->worker_bytes = RAMET__MAX(p->worker_bytes, ramet__align(s->base[i].scratch_bytes));
+    p->scratch_bytes = p->worker_bytes * (uint64_t)p->workers;
+}
+
+/* The steps that need most scratch do with less. 0: one of them cannot. */
+static int32_t halve(search *s) {
+    const uint64_t most = s->p->worker_bytes;
+    for (int64_t i = 0; i < s->n; i++)
+        if (ramet__align(s->base[i].scratch_bytes) == most && (!s->base[i].op->halve || !s->base[i].op->halve(&s->base[i]))) return 0;
+    scratch(s);
+    return s->p->worker_bytes < most;
+}
+
 ramet_status ramet__plan_fit(ramet__plan *p, uint64_t budget, uint64_t held) {
     ramet_status st = RAMET_OK;
     search s = {0};
-    uint64_t now, target = UINT64_MAX;
+    uint64_t now, target;
     RAMET__GO(search_init(&s, p));
-    for (int64_t i = 0; i < p->n_steps; i++) p->worker_bytes = RAMET__MAX(p->worker_bytes, ramet__align(p->steps[i].scratch_bytes));
-    p->scratch_bytes = p->worker_bytes * (uint64_t)p->workers;
+    scratch(&s);
     choose_cheap(&s);
     RAMET__GO(build(&s));
-    if (budget) target = less(budget, held + ramet__plan_bytes(p) - p->arena_bytes);
-    ramet__mem_bytes(p->rt->mem, &now, NULL);
-    if (ramet__mem_budget(p->rt->mem)) target = RAMET__MIN(target, less(ramet__mem_budget(p->rt->mem), now + p->scratch_bytes + 2 * RAMET__ALIGN));
-    if (p->arena_bytes <= target) goto out;
-    RAMET__GO(lower(&s, target));
-    if (p->arena_bytes > target) RAMET__GO(lower(&s, 0)); /* does not depend on the budget: what the message names is enough */
+    do {
+        target = budget ? less(budget, held + ramet__plan_bytes(p) - p->arena_bytes) : UINT64_MAX;
+        ramet__mem_bytes(p->rt->mem, &now, NULL);
+        if (ramet__mem_budget(p->rt->mem)) target = RAMET__MIN(target, less(ramet__mem_budget(p->rt->mem), now + p->scratch_bytes + 2 * RAMET__ALIGN));
+        if (p->arena_bytes <= target) break;
+        RAMET__GO(lower(&s, target));
+        if (p->arena_bytes > target) RAMET__GO(lower(&s, 0)); /* does not depend on the budget: what the message names is enough */
+    } while (p->arena_bytes > target && halve(&s));
     if (budget && held + ramet__plan_bytes(p) > budget)
         st = ramet__fail(RAMET_E_BUDGET, "plan: %" PRId64 " rows need at least %" PRIu64 " bytes, however much is computed again; the budget is %" PRIu64 ": raise it or use fewer rows",
                          p->max_rows, held + ramet__plan_bytes(p), budget);

@@ -12,7 +12,7 @@
 #include <math.h>
 #include <string.h>
 
-#define ROWS 32       /* rows of a head_loss piece */
+#define ROWS 64       /* rows of a head_loss piece: each decodes all of W */
 #define MASKED -1e30f /* a logit that no exponential sees */
 #define REST 1e-6f    /* a smaller rest is rounding */
 #define FLOOR 1e-12f  /* of what a model leaves to the rest, in second derivatives */
@@ -264,20 +264,32 @@ const ramet__op ramet__opdef_kl_top_grad = {
  * loss, row, dx ---- */
 typedef struct head_info {
     const ramet__product *product;
+    int64_t rows; /* of a piece */
     uint64_t stride, prepared, logits, saved;
 } head_info;
+static void head_room(ramet__step *s, head_info *info, int64_t rows) {
+    const ramet__pval *w = s->in[1];
+    info->rows = rows;
+    info->stride = info->product->prepared_bytes(w->cols);
+    info->prepared = ramet__align(info->stride * (uint64_t)rows);
+    info->logits = ramet__align((uint64_t)(w->fixed * rows) * sizeof(float));
+    info->saved = ramet__align((uint64_t)s->in[2]->cols * sizeof(float));
+    s->scratch_bytes = info->prepared + info->logits + info->saved + info->product->scratch_bytes(rows, w->fixed, w->cols);
+}
+/* Where a row's logits do not depend on its neighbours, which int8 and rows of floats do not promise. */
+static int32_t head_halve(ramet__step *s) {
+    head_info *info = s->extra;
+    if (info->rows < 16 || (info->product->arithmetic != RAMET__EXACT && info->product->arithmetic != RAMET__BRAIN)) return 0;
+    head_room(s, info, info->rows / 2);
+    return 1;
+}
 static ramet_status head_prepare(ramet__plan *p, ramet__step *s) {
     head_info *info = ramet__arena_alloc(&p->names, sizeof *info);
     if (!info) return ramet__alloc_status();
     s->extra = info;
     const ramet__pval *w = s->in[1];
     info->product = ramet__weight_product(w->weight, ramet__plan_arithmetic(p));
-    info->stride = info->product->prepared_bytes(w->cols);
-    info->prepared = ramet__align(info->stride * ROWS);
-    info->logits = ramet__align((uint64_t)w->fixed * ROWS * sizeof(float));
-    info->saved = ramet__align((uint64_t)s->in[2]->cols * sizeof(float));
-    s->scratch_bytes =
-        info->prepared + info->logits + info->saved + info->product->scratch_bytes(ROWS, w->fixed, w->cols);
+    head_room(s, info, ROWS);
     s->batch = 2 * p->workers;
     return ramet__plan_check_ids(p, s->in[2], INT32_MIN, w->fixed, "loss");
 }
@@ -286,7 +298,7 @@ static double head_work(const ramet__plan *p, const ramet__step *s) {
     return (double)s->n_out * (double)s->in[0]->fixed * (double)s->in[1]->fixed * (double)s->in[1]->cols;
 }
 static int64_t head_pieces(const ramet__step *s, const ramet__exec *x, int32_t phase) {
-    return phase == 0 ? ramet__ceil_div(ramet__count(x, s->in[0]), ROWS) : phase == 1 ? 1 : -1;
+    return phase == 0 ? ramet__ceil_div(ramet__count(x, s->in[0]), ((const head_info *)s->extra)->rows) : phase == 1 ? 1 : -1;
 }
 static void head_run(const ramet__step *s, const ramet__exec *x, int32_t phase, int64_t piece, void *scratch) {
     if (phase == 1) {
@@ -295,8 +307,8 @@ static void head_run(const ramet__step *s, const ramet__exec *x, int32_t phase, 
     }
     const head_info *info = s->extra;
     const ramet__pval *w = s->in[1], *p = s->in[4];
-    int64_t n = w->fixed, k = w->cols, top = s->in[2]->cols, r0 = piece * ROWS,
-            m = RAMET__MIN(ramet__count(x, s->in[0]) - r0, ROWS);
+    int64_t n = w->fixed, k = w->cols, top = s->in[2]->cols, r0 = piece * info->rows,
+            m = RAMET__MIN(ramet__count(x, s->in[0]) - r0, info->rows);
     char *at = scratch;
     float *z = (float *)(at + info->prepared), *saved = (float *)(at + info->prepared + info->logits),
           *row = (float *)s->out[1]->data + r0;
@@ -343,6 +355,7 @@ const ramet__op ramet__opdef_head_loss = {.name = "head_loss",
                                           .overwrites = {0, 0, 1},
                                           .encoded = 2,
                                           .work = head_work,
+                                          .halve = head_halve,
                                           .prepare = head_prepare,
                                           .pieces = head_pieces,
                                           .run = head_run};

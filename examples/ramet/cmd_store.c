@@ -35,17 +35,22 @@ int cmd_init(cli *c, int argc, char **argv) {
 int cmd_brief(cli *c, int argc, char **argv) {
     ramet_brief_options o;
     ramet_brief_options_init(&o, sizeof o);
-    list probe = {0};
+    list probe = {0}, topics = {0};
     int64_t seed = 0;
     const char *out = NULL, *path;
     const opt opts[] = {{"-o", OPT_TEXT, &out, "BRIEF", "the brief"}, {"--method", OPT_TEXT, &o.method, "NAME", "that the round is for (default: any)"},
                         {"--probe", OPT_LIST, &probe, "FILE", "text on which soft labels are wanted (for distill)"}, {"--windows", OPT_INT, &o.probe_windows, "N", "of it (default 64)"},
-                        {"-c", OPT_INT, &o.probe_window, "W", "tokens a window (default 256)"}, {"--seed", OPT_LONG, &seed, "S", "choice of windows"}, {NULL, OPT_FLAG, NULL, NULL, NULL}};
+                        {"-c", OPT_INT, &o.probe_window, "W", "tokens a window (default 256)"},
+                        {"--topic", OPT_LIST, &topics, "NAME", "the parent itself writes text about it, for variants with this --task"},
+                        {"--topic-windows", OPT_INT, &o.topic_windows, "N", "of each topic (default 32)"}, {"--seed", OPT_LONG, &seed, "S", "choice of windows, and what the parent writes"}, {NULL, OPT_FLAG, NULL, NULL, NULL}};
     int done, code = cli_parse(c, argc, argv, opts, &path, 1, 1, NULL, &done);
     if (code || done) return code;
     if (!out) return cli_usage(c, "-o is needed");
     o.probe_paths = probe.item;
     o.probe_count = probe.n;
+    o.topics = topics.item;
+    o.topic_count = topics.n;
+    o.progress = cli_progress;
     o.seed = (uint64_t)seed;
     ramet_store *s = open_store(c, path);
     int64_t version = 0;

@@ -285,12 +285,21 @@ static void choose_prompt(cycle *y) {
 }
 
 static int one_turn(cycle *y) {
-    char windows[24], *out = NULL;
-    int code;
+    char windows[2][24], *out = NULL;
+    const char *brief[16 + 2 * MAX_DOMAINS];
+    int code, n = 0;
     struct stat st;
     snprintf(y->brief, sizeof y->brief, "%s/brief-%d.safetensors", y->dir, y->turn);
-    snprintf(windows, sizeof windows, "%d", y->probe_windows);
-    const char *brief[] = {"brief", y->store, "-o", y->brief, "--probe", y->probe, "--windows", windows, "-c", "128", NULL};
+    snprintf(windows[0], sizeof windows[0], "%d", y->probe_windows);
+    snprintf(windows[1], sizeof windows[1], "%d", y->topic_windows);
+    const char *const head[] = {"brief", y->store, "-o", y->brief, "--probe", y->probe, "--windows", windows[0], "-c", "128", "--topic-windows", windows[1]};
+    for (; n < (int)(sizeof head / sizeof head[0]); n++) brief[n] = head[n];
+    for (int d = 0; d < y->n_domains; d++) {
+        brief[n++] = "--topic";
+        brief[n++] = y->texts[d].name;
+    }
+    brief[n] = NULL;
+    stage(y, "the parent writes a brief");
     if ((code = cycle_run(y, NULL, brief))) return code;
     y->brief_bytes = stat(y->brief, &st) ? 0 : (double)st.st_size;
     if ((code = speed(y, &y->parent_tok_s, y->head))) return code;
@@ -318,6 +327,7 @@ int cmd_cycle(cli *c, int argc, char **argv) {
     y->keep = .85;
     y->turns = 1;
     y->probe_windows = 48;
+    y->topic_windows = 32;
     y->eval_tokens = 4080;
     y->started = now_seconds();
     const opt opts[] = {{"--domain", OPT_LIST, &domains, "NAME=FILE", "a variant's own text (FILE is split by document), or NAME=TRAIN,VALID,TEST"}, {"-o", OPT_TEXT, &y->dir, "DIR", "a new folder for everything that is made"},
@@ -326,6 +336,7 @@ int cmd_cycle(cli *c, int argc, char **argv) {
                         {"--batch", OPT_INT, &y->batch, "B", "windows a step (default 4)"}, {"-c", OPT_INT, &y->window, "W", "tokens a window (default 256)"}, {"--rank", OPT_INT, &y->rank, "N", "of the adapters (default 16)"},
                         {"--lr", OPT_DOUBLE, &y->lr, "X", "learning rate (default 5e-4)"}, {"--keep", OPT_DOUBLE, &y->keep, "FRACTION", "of the pruned variant's layers (default .85)"},
                         {"--eval-tokens", OPT_LONG, &y->eval_tokens, "N", "scored of each text (default 4080)"}, {"--probe-windows", OPT_INT, &y->probe_windows, "N", "of 128 tokens in the brief (default 48)"},
+                        {"--topic-windows", OPT_INT, &y->topic_windows, "N", "that the parent writes about each domain's name (default 32)"},
                         {"--turns", OPT_INT, &y->turns, "N", "of the loop (default 1)"}, {"--seed", OPT_INT, &y->seed, "S", "(default 0)"}, {NULL, OPT_FLAG, NULL, NULL, NULL}};
     int done, code = cli_parse(c, argc, argv, opts, &y->parent, 1, 1, NULL, &done);
     if (code || done) goto out;

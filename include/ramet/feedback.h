@@ -65,7 +65,13 @@ typedef struct ramet_brief_options {
     int32_t probe_count;
     int32_t probe_windows;          /**< default 64 */
     int32_t probe_window;           /**< tokens each; default 256 */
-    uint64_t seed;                  /**< choice of windows */
+    uint64_t seed;                  /**< choice of windows, and what the parent writes */
+    const char *const *topics;      /**< the parent itself writes probe inputs about each ("medicine"), a line of at most 200 bytes; a variant whose
+                                         task has a topic's name labels that topic's windows alone, every other variant those of the files */
+    int32_t topic_count;
+    int32_t topic_windows;          /**< for each topic; default 32 */
+    ramet_progress_fn progress;
+    void *progress_user;
 } ramet_brief_options;
 RAMET_API void ramet_brief_options_init(ramet_brief_options *options, uint32_t struct_size);
 /** Write a brief of HEAD: version, digest, round, method and settings, probe ids, nonce. A safetensors file. */
@@ -73,12 +79,12 @@ RAMET_API ramet_status ramet_brief_create(ramet_store *store, const char *path, 
 
 /* ---- update: upward ---- */
 #define RAMET_UPDATE_DELTA 1  /**< low-rank differences from the variant's birth state */
-#define RAMET_UPDATE_LOGITS 2 /**< soft labels on the brief's probe inputs: birth state and now, top classes + rest */
+#define RAMET_UPDATE_LOGITS 2 /**< soft labels on the brief's probe inputs of its topic: birth state and now, top classes + rest */
 typedef struct ramet_update_options {
     uint32_t struct_size;
     int32_t what;            /**< RAMET_UPDATE_* bits; default DELTA */
     ramet_adapter *adapter;  /**< what the variant learned */
-    const char *task;        /**< a name for the ledger; no data */
+    const char *task;        /**< a name for the ledger, and of the brief's topic whose windows are labelled; no data */
     int64_t examples;        /**< predicted tokens it was tuned on; > 0 */
     double loss_before, loss_after; /**< on the variant's own held-out text; 0: not measured */
     int32_t top;             /**< classes a probe position; default 64 */

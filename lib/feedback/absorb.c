@@ -239,7 +239,7 @@ ramet_status ramet__update_probe(ramet__probe *out, const ramet__update *u, rame
     ramet__probe p = {0};
     ramet_model *parent;
     ramet_status st;
-    const ramet__st_tensor *ids = ramet__safetensors_find(u->file, "probe.ids");
+    const ramet__st_tensor *ids = ramet__safetensors_find(u->file, "probe.ids"), *which = ramet__safetensors_find(u->file, "probe.which");
     if (strlen(u->brief) != 32 || strspn(u->brief, "0123456789abcdef") != 32) return refuse(u, "its brief's nonce is malformed"); /* it becomes a file name */
     RAMET__NEW(path, ramet__store_path(s, "briefs/%s.safetensors", u->brief));
     if (!ramet__path_kind(path)) { st = refuse(u, "this store sent no such brief"); goto out; }
@@ -247,17 +247,28 @@ ramet_status ramet__update_probe(ramet__probe *out, const ramet__update *u, rame
     RAMET__GO(ramet__reader_open(&reader, mem, &source));
     RAMET__GO(ramet__safetensors_open(&brief, mem, reader));
     RAMET__GO(ramet__store_model(&parent, s));
-    const ramet__st_tensor *text = ramet__safetensors_find(brief, "probe.text");
-    if (!text || text->dtype != RAMET__ST_I32 || text->rank != 2) { st = ramet__fail(RAMET_E_INCONSISTENT, "%s: the brief has no probe inputs", path); goto out; }
+    const ramet__st_tensor *text = ramet__safetensors_find(brief, "probe.text"), *topic = ramet__safetensors_find(brief, "probe.topic");
+    if (!text || text->dtype != RAMET__ST_I32 || text->rank != 2 || !topic || topic->dtype != RAMET__ST_I32 || topic->rank != 1 || topic->dim[0] != text->dim[0]) { st = ramet__fail(RAMET_E_INCONSISTENT, "%s: the brief has no probe inputs", path); goto out; }
     p.windows = text->dim[0];
     p.window = text->dim[1];
-    if (!ids || ids->dtype != RAMET__ST_I32 || ids->rank != 2 || ids->dim[0] != p.windows * p.window || ids->dim[1] < 1 || ids->dim[1] > 1024) {
-        st = ramet__fail(RAMET_E_INCONSISTENT, "%s: probe.ids must be I32 [%lld, 1..1024]", u->path, (long long)(p.windows * p.window));
+    if (!which || which->dtype != RAMET__ST_I32 || which->rank != 1 || which->dim[0] < 1 || which->dim[0] > p.windows) {
+        st = ramet__fail(RAMET_E_INCONSISTENT, "%s: probe.which must be I32 [1..%lld]", u->path, (long long)p.windows);
+        goto out;
+    }
+    p.labelled = which->dim[0];
+    if (!ids || ids->dtype != RAMET__ST_I32 || ids->rank != 2 || ids->dim[0] != p.labelled * p.window || ids->dim[1] < 1 || ids->dim[1] > 1024) {
+        st = ramet__fail(RAMET_E_INCONSISTENT, "%s: probe.ids must be I32 [%lld, 1..1024]", u->path, (long long)(p.labelled * p.window));
         goto out;
     }
     p.top = ids->dim[1];
     RAMET__NEW(p.text, ramet__alloc(mem, text->bytes));
     RAMET__GO(ramet__safetensors_read(brief, text, p.text, text->bytes));
+    RAMET__NEW(p.topic, ramet__alloc(mem, topic->bytes));
+    RAMET__GO(ramet__safetensors_read(brief, topic, p.topic, topic->bytes));
+    RAMET__NEW(p.which, ramet__alloc(mem, which->bytes));
+    RAMET__GO(ramet__safetensors_read(u->file, which, p.which, which->bytes));
+    for (int64_t i = 0; i < p.labelled; i++)
+        if (p.which[i] < (i ? p.which[i - 1] + 1 : 0) || p.which[i] >= p.windows) { st = refuse(u, "probe.which is not a rising list of the brief's windows"); goto out; }
     RAMET__NEW(p.ids, ramet__alloc(mem, ids->bytes));
     RAMET__GO(ramet__safetensors_read(u->file, ids, p.ids, ids->bytes));
     for (int64_t i = 0; i < ids->dim[0] * p.top; i++)
@@ -276,6 +287,8 @@ out:
 
 void ramet__probe_free(ramet__probe *p) {
     ramet__free(p->text);
+    ramet__free(p->topic);
+    ramet__free(p->which);
     ramet__free(p->ids);
     ramet__free(p->birth);
     ramet__free(p->change);

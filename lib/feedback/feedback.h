@@ -55,10 +55,13 @@ typedef struct ramet__update {
 /* Open and check everything that needs no method: kind, digest known, nonce new, finite, examples, shapes, norm. E_REFUSED names the rule. */
 ramet_status ramet__update_open(ramet__update *out, ramet_store *s, const char *path);
 void ramet__update_close(ramet__update *u);
-/* Soft labels (RAMET_UPDATE_LOGITS): what they are of and how they changed. rows x top. */
-typedef struct ramet__probe { int64_t windows, window, top; int32_t *text; int32_t *ids; float *birth, *change; } ramet__probe;
+/* Soft labels (RAMET_UPDATE_LOGITS): the brief's probe text, which windows of it the variant labelled, and how its labels
+ * changed: for each row of the labelled windows `top` classes. */
+typedef struct ramet__probe { int64_t windows, window, labelled, top; int32_t *text, *topic, *which; int32_t *ids; float *birth, *change; } ramet__probe;
 ramet_status ramet__update_probe(ramet__probe *out, const ramet__update *u, ramet_store *s);
 void ramet__probe_free(ramet__probe *p);
+/* windows * window ids that the parent writes about a topic (a line of at most 200 bytes). */
+ramet_status ramet__write_topic(int32_t *out, ramet_model *parent, const char *topic, int64_t windows, int64_t window, uint64_t seed, ramet_progress_fn progress, void *user);
 /* 32 hex digits of 16 random bytes. */
 void ramet__nonce(char text[33], const uint8_t bytes[16]);
 

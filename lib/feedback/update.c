@@ -4,8 +4,9 @@
  *
  *   delta.<weight>.a [rank,k], delta.<weight>.b [n,rank]   the change of a weight of the variant is b.a
  *   lineage.layer, lineage.ff                              where the variant's layers and channels come from in its parent
- *   probe.ids [rows,top], probe.birth, probe.change        log-probabilities of the tuned variant's top classes on the brief's probe
- *                                                          inputs: at birth, and how much they changed */
+ *   probe.which [labelled]                                 windows of the brief's probe text
+ *   probe.ids [rows,top], probe.birth, probe.change        log-probabilities of the tuned variant's top classes on their rows: at birth,
+ *                                                          and how much they changed */
 #include "base/system.h"
 #include "feedback/feedback.h"
 #include "train/train.h"
@@ -19,9 +20,10 @@ void ramet_update_options_init(ramet_update_options *options, uint32_t struct_si
 }
 
 /* ---- soft labels ---- */
-typedef struct labels { int64_t rows, top; int32_t *ids; uint16_t *birth, *change; } labels;
+typedef struct labels { int64_t windows, rows, top; int32_t *which, *ids; uint16_t *birth, *change; } labels;
 
 static void labels_free(labels *l) {
+    ramet__free(l->which);
     ramet__free(l->ids);
     ramet__free(l->birth);
     ramet__free(l->change);
@@ -34,7 +36,8 @@ static ramet_status run_window(const float **logits, ramet_session *s, const int
     return ramet_session_run(logits, &outputs, s, ids, NULL, want, n, o->progress, o->progress_user);
 }
 
-static ramet_status make_labels(labels *out, ramet_model *variant, const int32_t *text, int64_t windows, int64_t window, const ramet_update_options *o) {
+/* out->which is set. */
+static ramet_status make_labels(labels *out, ramet_model *variant, const int32_t *text, int64_t window, const ramet_update_options *o) {
     ramet__mem *mem = variant->rt->mem;
     ramet_session_options so;
     ramet_session *s = NULL;
@@ -43,7 +46,7 @@ static ramet_status make_labels(labels *out, ramet_model *variant, const int32_t
     const float *logits;
     const ramet__kernels *k = variant->rt->kernels;
     int32_t adapter;
-    int64_t vocab = variant->h.n_vocab, rows = windows * window, top = RAMET__MIN((int64_t)o->top, vocab);
+    int64_t vocab = variant->h.n_vocab, windows = out->windows, rows = windows * window, top = RAMET__MIN((int64_t)o->top, vocab);
     ramet_status st;
     ramet_session_options_init(&so, sizeof so);
     so.max_context = so.max_rows = so.max_outputs = (int32_t)window;
@@ -54,21 +57,22 @@ static ramet_status make_labels(labels *out, ramet_model *variant, const int32_t
     RAMET__GO(ramet_session_attach(&adapter, s, o->adapter, 1));
     RAMET__NEW(want, ramet__alloc(mem, (size_t)window));
     memset(want, 1, (size_t)window);
-    *out = (labels){.rows = rows, .top = top};
+    out->rows = rows;
+    out->top = top;
     RAMET__NEW(out->ids, ramet__calloc(mem, (size_t)(rows * top), sizeof *out->ids));
     RAMET__NEW(out->birth, ramet__calloc(mem, (size_t)(rows * top), sizeof *out->birth));
     RAMET__NEW(out->change, ramet__calloc(mem, (size_t)(rows * top), sizeof *out->change));
     RAMET__NEW(now, ramet__calloc(mem, (size_t)(window * top), sizeof *now));
     for (int64_t w = 0; w < windows && !st; w++) {
         st = ramet__progress(o->progress, o->progress_user, (double)w / (double)windows, "labelling the probe text");
-        if (!st) st = run_window(&logits, s, text + w * window, want, window, adapter, o);
+        if (!st) st = run_window(&logits, s, text + out->which[w] * window, want, window, adapter, o);
         for (int64_t r = 0; r < window && !st; r++) {
             int32_t *ids = out->ids + (w * window + r) * top;
             ramet__top_probabilities(ids, now + r * top, (int32_t)top, logits + r * vocab, vocab, k);
             float lse = k->logsumexp(logits + r * vocab, vocab);
             for (int64_t i = 0; i < top; i++) now[r * top + i] = logits[r * vocab + ids[i]] - lse;
         }
-        if (!st) st = run_window(&logits, s, text + w * window, want, window, -1, o);
+        if (!st) st = run_window(&logits, s, text + out->which[w] * window, want, window, -1, o);
         for (int64_t r = 0; r < window && !st; r++) {
             int64_t at = (w * window + r) * top;
             float lse = k->logsumexp(logits + r * vocab, vocab);
@@ -83,10 +87,6 @@ out:
     ramet__free(now);
     ramet__free(want);
     ramet_session_free(s);
-    if (st) {
-        labels_free(out);
-        *out = (labels){0};
-    }
     return st;
 }
 
@@ -157,6 +157,8 @@ static ramet_status write_update(const char *path, const ramet_model *variant, c
     if (channels) RAMET__GO(ramet__st_declare(w, "lineage.ff", RAMET__ST_I32, 2, dim));
     if (o->what & RAMET_UPDATE_DELTA) RAMET__GO(declare_delta(w, o->adapter, mem, 0));
     if (o->what & RAMET_UPDATE_LOGITS) {
+        dim[0] = soft->windows;
+        RAMET__GO(ramet__st_declare(w, "probe.which", RAMET__ST_I32, 1, dim));
         dim[0] = soft->rows;
         dim[1] = soft->top;
         RAMET__GO(ramet__st_declare(w, "probe.ids", RAMET__ST_I32, 2, dim));
@@ -168,6 +170,7 @@ static ramet_status write_update(const char *path, const ramet_model *variant, c
     if (o->what & RAMET_UPDATE_DELTA) RAMET__GO(declare_delta(w, o->adapter, mem, 1));
     if (o->what & RAMET_UPDATE_LOGITS) {
         uint64_t n = (uint64_t)soft->rows * (uint64_t)soft->top;
+        RAMET__GO(ramet__st_data(w, soft->which, (uint64_t)soft->windows * sizeof *soft->which));
         RAMET__GO(ramet__st_data(w, soft->ids, n * sizeof *soft->ids));
         RAMET__GO(ramet__st_data(w, soft->birth, n * sizeof *soft->birth));
         RAMET__GO(ramet__st_data(w, soft->change, n * sizeof *soft->change));
@@ -200,22 +203,46 @@ out:
     return st;
 }
 
-static ramet_status probe_text(int32_t **ids, int64_t *windows, int64_t *window, const ramet__safetensors *brief, const ramet_model *variant, const char *path) {
-    const ramet__st_tensor *t = ramet__safetensors_find(brief, "probe.text");
+/* The line of `topics` that is `task`; -1: none. */
+static int32_t find_topic(const char *topics, const char *task) {
+    const size_t n = task ? strlen(task) : 0;
+    if (!n || !topics) return -1;
+    for (int32_t t = 0; topics; t++) {
+        const char *end = strchr(topics, '\n');
+        if ((end ? (size_t)(end - topics) : strlen(topics)) == n && !memcmp(topics, task, n)) return t;
+        topics = end ? end + 1 : NULL;
+    }
+    return -1;
+}
+
+/* The probe text, and in l the windows that are this task's to label. */
+static ramet_status probe_text(int32_t **ids, int64_t *window, labels *l, const ramet__safetensors *brief, const ramet_model *variant, const char *task, const char *path) {
+    const ramet__st_tensor *t = ramet__safetensors_find(brief, "probe.text"), *tt = ramet__safetensors_find(brief, "probe.topic");
+    const int32_t wanted = find_topic(ramet__safetensors_meta(brief, "ramet.topics"), task);
     ramet_status st;
-    int32_t *text = NULL;
+    int32_t *text = NULL, *topic = NULL;
     if (!t) return ramet__fail(RAMET_E_ARGUMENT, "%s: has no probe inputs, so there is nothing to label; send delta, or ask for a brief with probe text", path);
     if (t->dtype != RAMET__ST_I32 || t->rank != 2 || t->dim[0] < 1 || t->dim[1] < 2 || t->dim[1] > variant->h.n_ctx)
         return ramet__fail(RAMET_E_FORMAT, "%s: probe.text must be I32 [windows, 2..%lld]", path, (long long)variant->h.n_ctx);
+    if (!tt || tt->dtype != RAMET__ST_I32 || tt->rank != 1 || tt->dim[0] != t->dim[0]) return ramet__fail(RAMET_E_FORMAT, "%s: probe.topic must be I32 [%lld]", path, (long long)t->dim[0]);
     RAMET__NEW(text, ramet__alloc(variant->rt->mem, t->bytes));
+    RAMET__NEW(topic, ramet__alloc(variant->rt->mem, tt->bytes));
     RAMET__GO(ramet__safetensors_read(brief, t, text, t->bytes));
+    RAMET__GO(ramet__safetensors_read(brief, tt, topic, tt->bytes));
     for (int64_t i = 0; i < t->dim[0] * t->dim[1]; i++)
-        if (text[i] < 0 || text[i] >= variant->h.n_vocab) { st = ramet__fail(RAMET_E_INCONSISTENT, "%s: probe id %d is outside the variant's vocabulary of %lld", path, text[i], (long long)variant->h.n_vocab); goto out; }
+        if (text[i] < 0 || text[i] >= variant->h.n_vocab) { st = ramet__fail(RAMET_E_INCONSISTENT, "%s: probe id %d is outside the vocabulary of %lld", path, text[i], (long long)variant->h.n_vocab); goto out; }
+    RAMET__NEW(l->which, ramet__calloc(variant->rt->mem, (size_t)t->dim[0], sizeof *l->which));
+    for (int64_t w = 0; w < t->dim[0]; w++)
+        if (topic[w] == wanted) l->which[l->windows++] = (int32_t)w;
+    if (!l->windows) {
+        st = ramet__fail(RAMET_E_ARGUMENT, "%s: has no probe inputs for the task \"%s\"; name one of its topics, send delta, or ask for a brief with probe text", path, task ? task : "");
+        goto out;
+    }
     *ids = text;
-    *windows = t->dim[0];
+    text = NULL;
     *window = t->dim[1];
-    return RAMET_OK;
 out:
+    ramet__free(topic);
     ramet__free(text);
     return st;
 }
@@ -225,7 +252,7 @@ ramet_status ramet_update_create(const char *path, ramet_model *variant, const c
     ramet__safetensors *brief = NULL;
     labels soft = {0};
     int32_t *text = NULL;
-    int64_t windows = 0, window = 0;
+    int64_t window = 0;
     ramet_status st;
     if (!path || !variant || !brief_path) return ramet__fail(RAMET_E_ARGUMENT, "ramet_update_create: path, variant and brief_path must not be NULL");
     RAMET__TRY(ramet__runtime_check(variant->rt));
@@ -245,8 +272,8 @@ ramet_status ramet_update_create(const char *path, ramet_model *variant, const c
         goto out;
     }
     if (o.what & RAMET_UPDATE_LOGITS) {
-        RAMET__GO(probe_text(&text, &windows, &window, brief, variant, brief_path));
-        RAMET__GO(make_labels(&soft, variant, text, windows, window, &o));
+        RAMET__GO(probe_text(&text, &window, &soft, brief, variant, o.task, brief_path));
+        RAMET__GO(make_labels(&soft, variant, text, window, &o));
     }
     RAMET__GO(write_update(path, variant, brief, l, &soft, &o));
 out:

@@ -498,8 +498,9 @@ class FeedingBack(Case):
         self.assertEqual((store.version, store.head.digest), (1, self.model.digest))
         self.fails("RAMET_E_STATE", "store", ramet.Store.init, here / "store", self.model)
         self.fails("RAMET_E_STATE", "1", store.undo)
-        brief = store.brief(here / "brief.st", probe=[self.own], probe_windows=4, probe_window=64)
-        self.assertEqual(ramet.describe(brief.path)["kind"], "brief")
+        brief = store.brief(here / "brief.st", probe=[self.own], probe_windows=4, probe_window=64, topics=["stories"], topic_windows=2)
+        told = ramet.describe(brief.path)
+        self.assertEqual((told["kind"], told["metadata"]["ramet.topics"]), ("brief", "stories"))
         variants = {"lift": self.model.prune(pathlib.Path(self.own).read_text(), ffn=32, window=64), "ties": self.model.quantize("Q8_0")}
         for method, variant in variants.items():
             tuner = self.tuner(variant, steps=20)

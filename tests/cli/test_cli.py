@@ -260,7 +260,7 @@ class Loop(Case):
     def test_store(self):
         p = self.path
         self.assertEqual(self.json("init", p("store"), self.model)["version"], 1)
-        self.assertEqual(self.json("brief", p("store"), "-o", p("brief"), "--probe", self.own, "--windows", 4, "-c", 64)["version"], 1)
+        self.assertEqual(self.json("brief", p("store"), "-o", p("brief"), "--probe", self.own, "--windows", 4, "-c", 64, "--topic", "stories", "--topic-windows", 2)["version"], 1)
         self.json("prune", self.model, p("variant"), "--ffn", 32, "--layers", 0, "--calib", self.own)
         tuned = self.tune(p("variant"), p("learned.gguf"), "--steps", 20)
         sent = self.json("update", p("variant"), "--brief", p("brief"), "--lora", p("learned.gguf"), "--examples", tuned["tokens"], "--task", "stories", "--what", "delta,logits", "-o", p("update"))

@@ -118,15 +118,19 @@ static void brief(ramet_store *s, const char *path, const char *probe) {
     ok(ramet_brief_create(s, path, &o));
 }
 
-static ramet_status update(const char *path, ramet_model *m, const char *brief_path, ramet_adapter *a, int32_t what) {
+static ramet_status update_of(const char *path, ramet_model *m, const char *brief_path, ramet_adapter *a, int32_t what, const char *task) {
     ramet_update_options o;
     ramet_update_options_init(&o, sizeof o);
     o.adapter = a;
     o.what = what;
-    o.task = "rivers \"quoted\"";
+    o.task = task;
     o.examples = 1000;
     o.top = 16;
     return ramet_update_create(path, m, brief_path, &o);
+}
+
+static ramet_status update(const char *path, ramet_model *m, const char *brief_path, ramet_adapter *a, int32_t what) {
+    return update_of(path, m, brief_path, a, what, "rivers \"quoted\"");
 }
 
 static ramet_model *prune(ramet_model *m) {
@@ -262,6 +266,110 @@ static void test_lift_and_distill_from_a_pruned_variant(void **state) {
     u = at("delta");
     assert_int_equal(ramet_feed(&c, s, "distill", &u, 1, NULL), RAMET_E_REFUSED);
     assert_non_null(strstr(ramet_last_error(), "soft labels"));
+    ramet_adapter_free(a);
+    ramet_model_free(variant);
+    ramet_store_free(s);
+}
+
+static ramet__safetensors *opened(const char *path, ramet__reader **reader) {
+    ramet_source source;
+    ramet__safetensors *file = NULL;
+    ramet_source_from_path(&source, sizeof source, path);
+    ok(ramet__reader_open(reader, rt->mem, &source));
+    ok(ramet__safetensors_open(&file, rt->mem, *reader));
+    return file;
+}
+
+static void read_i32(int32_t *out, int64_t count, const char *path, const char *name) {
+    ramet__reader *reader = NULL;
+    ramet__safetensors *file = opened(path, &reader);
+    const ramet__st_tensor *t = ramet__safetensors_find(file, name);
+    assert_non_null(t);
+    assert_int_equal(t->bytes, (uint64_t)count * sizeof *out);
+    ok(ramet__safetensors_read(file, t, out, t->bytes));
+    ramet__safetensors_free(file);
+    ramet__reader_free(reader);
+}
+
+static void test_topics(void **state) {
+    (void)state;
+    enum { WINDOW = 64, TOPIC = 3, ALL = 4 + 2 * TOPIC };
+    static int32_t text[ALL * WINDOW], again[ALL * WINDOW], topic[ALL], which[ALL];
+    static const char *const topics[] = {"rivers", "clay pots"};
+    ramet_store *s = new_store("topics");
+    ramet_brief_options o;
+    ramet_candidate *c = NULL;
+    const char *paths[1] = {at("two.jsonl")};
+    char kept[512];
+    snprintf(kept, sizeof kept, "%s", paths[0]);
+    paths[0] = kept;
+    ramet_brief_options_init(&o, sizeof o);
+    o.probe_paths = paths;
+    o.probe_count = 1;
+    o.probe_windows = 4;
+    o.probe_window = WINDOW;
+    o.topics = topics;
+    o.topic_count = 2;
+    o.topic_windows = TOPIC;
+    o.seed = 3;
+    ok(ramet_brief_create(s, at("topics-1"), &o));
+    ok(ramet_brief_create(s, at("topics-2"), &o));
+    read_i32(text, ALL * WINDOW, at("topics-1"), "probe.text");
+    read_i32(again, ALL * WINDOW, at("topics-2"), "probe.text");
+    read_i32(topic, ALL, at("topics-1"), "probe.topic");
+    assert_memory_equal(text, again, sizeof text); /* the seed decides what the parent writes */
+    for (int w = 0; w < ALL; w++) assert_int_equal(topic[w], w < 4 ? -1 : (w - 4) / TOPIC);
+    for (int i = 4 * WINDOW; i < ALL * WINDOW; i++) assert_true(text[i] >= 0 && text[i] < tiny->h.n_vocab && !ramet_token_is_end(tiny, text[i]));
+    for (int w = 4; w + 1 < ALL; w++) assert_memory_not_equal(text + w * WINDOW, text + (w + 1) * WINDOW, WINDOW * sizeof *text);
+
+    ramet_model *variant = prune(tiny), *m = NULL;
+    ramet_adapter *a = tuned(variant, at("one.jsonl"), 40);
+    ok(update_of(at("pots"), variant, at("topics-1"), a, RAMET_UPDATE_LOGITS, "clay pots"));
+    ok(update_of(at("other"), variant, at("topics-1"), a, RAMET_UPDATE_LOGITS, "clay"));
+    read_i32(which, TOPIC, at("pots"), "probe.which");
+    for (int i = 0; i < TOPIC; i++) assert_int_equal(which[i], 4 + TOPIC + i);
+    read_i32(which, 4, at("other"), "probe.which"); /* a task that is no topic: the windows from files */
+    for (int i = 0; i < 4; i++) assert_int_equal(which[i], i);
+
+    /* with no change taken over, all targets are the parent's own labels, on topics and anchors: it stays as it is */
+    const char *pots = strcpy(kept, at("pots"));
+    ramet_feed_options f;
+    ramet_feed_options_init(&f, sizeof f);
+    f.options = "strength=0,epochs=8,rate=1e-3,rank=8"; /* AdamW makes steps of noise, too, so a small rate */
+    ok(ramet_feed(&c, s, "distill", &pots, 1, &f));
+    ok(ramet_candidate_model(&m, c));
+    const double general = loss_of(tiny, at("two.jsonl")), still = loss_of(m, at("two.jsonl")) - general;
+    assert_true(fabs(still) < .02);
+    ramet_model_free(m);
+    ramet_candidate_free(c);
+    f.options = "epochs=8,rate=5e-3,rank=8";
+    ok(ramet_feed(&c, s, "distill", &pots, 1, &f));
+    ok(ramet_candidate_model(&m, c));
+    const double before = loss_of(tiny, at("one.jsonl"));
+    assert_true(loss_of(m, at("one.jsonl")) < before - .05);
+    ramet_model_free(m);
+    ramet_candidate_free(c);
+
+    ramet__reader *reader = NULL;
+    ramet__safetensors *file = opened(pots, &reader); /* a list of windows out of order */
+    const ramet__st_tensor *t = ramet__safetensors_find(file, "probe.which");
+    FILE *out = fopen(pots, "r+b");
+    assert_int_equal(fseek(out, (long)t->offset, SEEK_SET), 0);
+    ramet__safetensors_free(file);
+    ramet__reader_free(reader);
+    which[0] = ALL;
+    assert_int_equal(fwrite(which, sizeof *which, 1, out), 1);
+    fclose(out);
+    assert_int_equal(ramet_feed(&c, s, "distill", &pots, 1, NULL), RAMET_E_REFUSED);
+
+    o.topic_windows = 0;
+    assert_int_equal(ramet_brief_create(s, at("topics-3"), &o), RAMET_E_ARGUMENT);
+    o.topic_windows = 2;
+    static const char *const twice[] = {"rivers", "rivers"}, *const lines[] = {"rivers", "two\nlines"};
+    o.topics = twice;
+    assert_int_equal(ramet_brief_create(s, at("topics-3"), &o), RAMET_E_ARGUMENT);
+    o.topics = lines;
+    assert_int_equal(ramet_brief_create(s, at("topics-3"), &o), RAMET_E_ARGUMENT);
     ramet_adapter_free(a);
     ramet_model_free(variant);
     ramet_store_free(s);
@@ -556,7 +664,7 @@ static void test_list_names_everything_once(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_two_turns_of_the_loop), cmocka_unit_test(test_lift_and_distill_from_a_pruned_variant), cmocka_unit_test(test_merges_follow_their_formulas),
+        cmocka_unit_test(test_two_turns_of_the_loop), cmocka_unit_test(test_lift_and_distill_from_a_pruned_variant), cmocka_unit_test(test_topics), cmocka_unit_test(test_merges_follow_their_formulas),
         cmocka_unit_test(test_bad_updates_are_refused_and_entered_in_the_ledger), cmocka_unit_test(test_every_truncation_of_an_update_is_an_error),
         cmocka_unit_test(test_failed_gate_leaves_head), cmocka_unit_test(test_store_and_files_describe_themselves), cmocka_unit_test(test_tasks_come_from_callbacks),
         cmocka_unit_test(test_slot_exchanges_the_live_model), cmocka_unit_test(test_list_names_everything_once),

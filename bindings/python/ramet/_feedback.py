@@ -65,11 +65,14 @@ class Store(L.Handle):
         check(lib.ramet_store_head(None, C.byref(model), self))
         return Model(model, self.runtime)
 
-    def brief(self, path: Path, *, probe: Sequence[Path] = (), **options: Any) -> Brief:
-        """Write what goes down to variants. options: method, probe_windows, probe_window, seed."""
-        paths = L.texts([str(p) for p in probe])
-        o = L.options(L.BriefOptions, "ramet_brief_options_init", {"probe_count": len(probe), "probe_paths": C.cast(paths, C.POINTER(L.text)) if probe else None, **options})
-        check(lib.ramet_brief_create(self, _path(path), C.byref(o)))
+    def brief(self, path: Path, *, probe: Sequence[Path] = (), topics: Sequence[str] = (), progress: Optional[ProgressFn] = None, **options: Any) -> Brief:
+        """Write what goes down to variants. The parent itself writes probe inputs about each topic, for variants whose task has its name.
+        options: method, probe_windows, probe_window, topic_windows, seed."""
+        work, paths, names = L.Work(progress), L.texts([str(p) for p in probe]), L.texts(list(topics))
+        o = L.options(L.BriefOptions, "ramet_brief_options_init",
+                      {"probe_count": len(probe), "probe_paths": C.cast(paths, C.POINTER(L.text)) if probe else None, "topic_count": len(topics),
+                       "topics": C.cast(names, C.POINTER(L.text)) if topics else None, "progress": work.callback, **options})
+        work.call(lib.ramet_brief_create, self, _path(path), C.byref(o))
         return Brief(path)
 
     def absorb(self, updates: Sequence[Path], method: str, *, weights: Optional[Sequence[float]] = None, encoding: Optional[str] = None, progress: Optional[ProgressFn] = None,

@@ -42,7 +42,8 @@ TunerReport = _structure("TunerReport", ("done", i32), ("step", i64), ("steps", 
 EvaluateOptions = _structure("EvaluateOptions", ("window", i32), ("score", i32), ("mode", i32), ("max_tokens", i64), ("adapter", ptr), ("adapter_scale", f32), ("losses", ptr),
                              ("losses_capacity", i64), ("progress", Progress), ("progress_user", ptr))
 Evaluation = _structure("Evaluation", ("windows", i32), ("tokens", i64), ("loss", f64), ("standard_error", f64), ("perplexity", f64), ("seconds", f64))
-BriefOptions = _structure("BriefOptions", ("method", text), ("probe_paths", C.POINTER(text)), ("probe_count", i32), ("probe_windows", i32), ("probe_window", i32), ("seed", u64))
+BriefOptions = _structure("BriefOptions", ("method", text), ("probe_paths", C.POINTER(text)), ("probe_count", i32), ("probe_windows", i32), ("probe_window", i32), ("seed", u64),
+                           ("topics", C.POINTER(text)), ("topic_count", i32), ("topic_windows", i32), ("progress", Progress), ("progress_user", ptr))
 UpdateOptions = _structure("UpdateOptions", ("what", i32), ("adapter", ptr), ("task", text), ("examples", i64), ("loss_before", f64), ("loss_after", f64), ("top", i32),
                            ("progress", Progress), ("progress_user", ptr))
 FeedOptions = _structure("FeedOptions", ("weights", C.POINTER(f32)), ("weights_count", i32), ("options", text), ("encoding", text), ("progress", Progress), ("progress_user", ptr))

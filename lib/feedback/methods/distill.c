@@ -3,9 +3,12 @@
  *
  * A pruned or 4-bit variant may be worse than its parent, so the target is not the variant itself but parent + a * (tuned variant
  * - its birth state), in log-probabilities, on the variant's top classes with all others as one bin (the weak-to-strong idea of
- * proxy-tuning, Liu et al. 2024, used as a training target; KL as Hinton et al. 2015). The parent is tuned through a LoRA adapter on these
- * targets, and the adapter is merged. Raw text never came up: the probe inputs are the parent's own. */
+ * proxy-tuning, Liu et al. 2024, used as a training target; KL as Hinton et al. 2015). Each variant labels the windows of its topic;
+ * on the brief's other text that no variant labelled the parent keeps to its own labels, so that it does not drift (learning without
+ * forgetting, Li & Hoiem 2016). The parent is tuned through a LoRA adapter on these targets, and the adapter is merged. Raw text
+ * never came up: the probe inputs are the parent's own. */
 #include "feedback/feedback.h"
+#include "infer/session.h"
 #include "train/train.h"
 #include <math.h>
 #include <string.h>
@@ -17,7 +20,7 @@ static const ramet__option options[] = {{"strength", 1, 0, 4, "a: how much of th
                                         {"rank", 16, 1, 64, "of the parent's adapter"}};
 
 /* All targets, made before tuning from the parent as it stands: rows of all updates' windows one after another. */
-typedef struct targets { int64_t window, top, rows; int32_t *ids; float *p; } targets;
+typedef struct targets { int64_t window, top, all, rows; int32_t *ids; float *p; } targets;
 
 /* One row: ids are given; p := normalized exp(parent + a * change), the bin of all others likewise. */
 static void make_row(float *p, const int32_t *ids, const float *birth, const float *change, int64_t top, const float *logits, float lse, double a) {
@@ -36,26 +39,59 @@ static void make_row(float *p, const int32_t *ids, const float *birth, const flo
     for (int64_t k = 0; k < top; k++) p[k] = (float)(exp((double)p[k]) / z);
 }
 
-static ramet_status add_targets(targets *t, ramet_dataset *data, ramet_session *s, const ramet__probe *probe, double a, const ramet__feed *f) {
-    int64_t vocab = f->parent->h.n_vocab, outputs;
+/* One window's targets: its labels at `from` in the probe, or (from < 0) the parent's own. */
+static ramet_status add_window(targets *t, ramet_dataset *data, ramet_session *s, const ramet__probe *probe, int64_t w, int64_t from, double a, const uint8_t *want, const ramet__feed *f) {
+    const int64_t vocab = s->model->h.n_vocab, top = from < 0 ? t->top : probe->top;
+    const ramet__kernels *k = s->model->rt->kernels;
+    const int32_t *text = probe->text + w * probe->window;
+    int64_t outputs;
     const float *logits;
-    uint8_t *want = ramet__alloc(f->parent->rt->mem, (size_t)probe->window);
-    if (!want) return ramet__alloc_status();
-    memset(want, 1, (size_t)probe->window);
-    ramet_status st = RAMET_OK;
-    for (int64_t w = 0; w < probe->windows && !st; w++) {
-        st = ramet__progress(f->progress, f->progress_user, (double)w / (double)probe->windows, "making targets");
-        if (!st) st = ramet_dataset_add_ids(data, probe->text + w * probe->window, NULL, probe->window);
-        if (!st) st = ramet_session_truncate(s, 0, 0);
-        if (!st) st = ramet_session_run(&logits, &outputs, s, probe->text + w * probe->window, NULL, want, probe->window, f->progress, f->progress_user);
-        for (int64_t r = 0; r < probe->window && !st; r++, t->rows++) {
-            int64_t from = (w * probe->window + r) * probe->top, to = t->rows * t->top;
-            memcpy(t->ids + to, probe->ids + from, (size_t)probe->top * sizeof *t->ids);
-            for (int64_t k = probe->top; k < t->top; k++) t->ids[to + k] = -1;
-            make_row(t->p + to, probe->ids + from, probe->birth + from, probe->change + from, probe->top, logits + r * vocab,
-                     f->parent->rt->kernels->logsumexp(logits + r * vocab, vocab), a);
+    RAMET__TRY(ramet__progress(f->progress, f->progress_user, (double)t->rows / (double)t->all, "making targets"));
+    RAMET__TRY(ramet_dataset_add_ids(data, text, NULL, probe->window));
+    RAMET__TRY(ramet_session_truncate(s, 0, 0));
+    RAMET__TRY(ramet_session_run(&logits, &outputs, s, text, NULL, want, probe->window, NULL, NULL));
+    for (int64_t r = 0; r < probe->window; r++, t->rows++, logits += vocab) {
+        int32_t *ids = t->ids + t->rows * t->top;
+        float *p = t->p + t->rows * t->top, lse = k->logsumexp(logits, vocab);
+        if (from < 0) {
+            ramet__top_probabilities(ids, p, (int32_t)top, logits, vocab, k);
+            continue;
         }
+        const int64_t at = (from * probe->window + r) * top;
+        memcpy(ids, probe->ids + at, (size_t)top * sizeof *ids);
+        for (int64_t i = top; i < t->top; i++) ids[i] = -1;
+        make_row(p, ids, probe->birth + at, probe->change + at, top, logits, lse, a);
     }
+    return RAMET_OK;
+}
+
+static int32_t labelled(const ramet__probe *p, int64_t w) {
+    for (int64_t i = 0; i < p->labelled; i++)
+        if (p->which[i] == w) return 1;
+    return 0;
+}
+
+/* Is window w of update u's brief one on which the parent keeps to its own labels? It is everybody's, no variant labelled it,
+ * and it is not met in an earlier update of the same brief. */
+static int32_t anchor(const ramet__feed *f, const ramet__probe *probe, int32_t u, int64_t w) {
+    if (probe[u].topic[w] >= 0) return 0;
+    for (int32_t v = 0; v < f->n; v++)
+        if (!strcmp(f->updates[v].brief, f->updates[u].brief) && (v < u || labelled(&probe[v], w))) return 0;
+    return !labelled(&probe[u], w);
+}
+
+static ramet_status add_targets(targets *t, ramet_dataset *data, ramet_session *s, const ramet__probe *probe, const ramet__feed *f) {
+    ramet_status st = RAMET_OK;
+    uint8_t *want;
+    RAMET__NEW(want, ramet__alloc(f->parent->rt->mem, (size_t)t->window));
+    memset(want, 1, (size_t)t->window);
+    for (int32_t u = 0; u < f->n; u++) {
+        for (int64_t i = 0; i < probe[u].labelled; i++)
+            RAMET__GO(add_window(t, data, s, &probe[u], probe[u].which[i], i, f->option[STRENGTH] * f->updates[u].weight, want, f));
+        for (int64_t w = 0; w < probe[u].windows; w++)
+            if (anchor(f, probe, u, w)) RAMET__GO(add_window(t, data, s, &probe[u], w, -1, 0, want, f));
+    }
+out:
     ramet__free(want);
     return st;
 }
@@ -112,27 +148,28 @@ static ramet_status step(ramet_model **out, ramet__feed *f) {
     ramet_session_options so;
     ramet_session *s = NULL;
     ramet__update learned = {0};
-    int64_t rows = 0;
     ramet_status st;
     RAMET__NEW(probe, ramet__calloc(mem, (size_t)f->n, sizeof *probe));
     for (int32_t u = 0; u < f->n; u++) {
         RAMET__GO(ramet__update_probe(&probe[u], &f->updates[u], f->store));
         if (u && probe[u].window != probe[0].window) { st = ramet__fail(RAMET_E_INCONSISTENT, "the updates answer briefs with windows of %lld and %lld tokens", (long long)probe[0].window, (long long)probe[u].window); goto out; }
         t.top = RAMET__MAX(t.top, probe[u].top);
-        rows += probe[u].windows * probe[u].window;
+    }
+    for (int32_t u = 0; u < f->n; u++) {
+        t.all += probe[u].labelled * probe[u].window;
+        for (int64_t w = 0; w < probe[u].windows; w++)
+            if (anchor(f, probe, u, w)) t.all += probe[u].window;
     }
     t.window = probe[0].window;
-    RAMET__NEW(t.ids, ramet__calloc(mem, (size_t)(rows * t.top), sizeof *t.ids));
-    RAMET__NEW(t.p, ramet__calloc(mem, (size_t)(rows * t.top), sizeof *t.p));
+    RAMET__NEW(t.ids, ramet__calloc(mem, (size_t)(t.all * t.top), sizeof *t.ids));
+    RAMET__NEW(t.p, ramet__calloc(mem, (size_t)(t.all * t.top), sizeof *t.p));
     RAMET__GO(ramet_dataset_create(&data, f->parent));
     ramet_session_options_init(&so, sizeof so);
     so.max_context = so.max_rows = so.max_outputs = (int32_t)t.window;
     so.max_sequences = 1;
     RAMET__GO(ramet_session_create(&s, f->parent, &so));
-    for (int32_t u = 0; u < f->n; u++) {
-        RAMET__GO(add_targets(&t, data, s, &probe[u], f->option[STRENGTH] * f->updates[u].weight, f));
-        ramet__probe_free(&probe[u]);
-    }
+    RAMET__GO(add_targets(&t, data, s, probe, f));
+    for (int32_t u = 0; u < f->n; u++) ramet__probe_free(&probe[u]);
     ramet_session_free(s);
     s = NULL;
     RAMET__GO(tune(&learned.delta, f, data, &t));
@@ -156,6 +193,6 @@ out:
 }
 
 const ramet__method ramet__method_distill = {
-    .name = "distill", .summary = "the parent tuned on how the variants' soft labels on its probe text changed; options strength, epochs, rate, rank", .stable = 1,
+    .name = "distill", .summary = "the parent tuned on how the variants' soft labels on its probe text changed, each on its topic; options strength, epochs, rate, rank", .stable = 1,
     .needs = RAMET_UPDATE_LOGITS, .options = options, .n_options = RAMET__COUNT(options), .step = step,
 };

@@ -28,7 +28,7 @@ typedef struct ramet_prune_options {
     double keep;            /**< fraction of the parameters of the layers to keep when layers and ffn are -1; default 0.7 */
     const int32_t *ids;     /**< calibration tokens: windows of `window`; required */
     int64_t count;
-    int32_t window;         /**< default 512 */
+    int32_t window;         /**< default 0: 512, or the model's context where that is shorter */
     ramet_progress_fn progress;
     void *progress_user;
 } ramet_prune_options;

@@ -33,8 +33,8 @@ static ramet_status write_some(int32_t *out, ramet_session *s, float *row, const
     int64_t length, outputs;
     ramet_sampling o;
     ramet_sampling_init(&o, sizeof o);
-    o.temperature = 1;
-    o.top_p = .95f;
+    o.temperature = .8f;
+    o.top_k = 40;
     o.seed = seed;
     memset(want, 1, sizeof want);
     for (int64_t t = 0; t < window; t++) {

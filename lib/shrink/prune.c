@@ -11,7 +11,7 @@
 #include <string.h>
 
 void ramet_prune_options_init(ramet_prune_options *options, uint32_t struct_size) {
-    ramet_prune_options o = {.struct_size = struct_size, .layers = -1, .ffn = -1, .keep = .7, .window = 512};
+    ramet_prune_options o = {.struct_size = struct_size, .layers = -1, .ffn = -1, .keep = .7};
     ramet__options_init(options, struct_size, &o, sizeof o);
 }
 
@@ -147,6 +147,7 @@ ramet_status ramet_prune(ramet_model **out, ramet_model *model, const ramet_prun
     RAMET__TRY(ramet__runtime_check(model->rt));
     ramet_prune_options_init(&o, sizeof o);
     RAMET__TRY(ramet__options(&o, sizeof o, options, "ramet_prune"));
+    if (!o.window) o.window = (int32_t)RAMET__MIN(512, (int64_t)model->h.n_ctx);
     int32_t drop_layers = RAMET__MAX(o.layers, 0);
     int64_t drop_ff = RAMET__MAX(o.ffn, 0);
     if (o.layers < 0 && o.ffn < 0 && o.keep > 0 && o.keep <= 1) split_keep(&drop_layers, &drop_ff, model, o.keep);

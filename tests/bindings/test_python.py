@@ -479,7 +479,7 @@ class Shrinking(Case):
         self.assertEqual(variant.number("ffn_width"), 96)
         shorter = self.model.prune(ramet.Dataset(self.model, self.own).ids(), layers=1, ffn=0, window=64)
         self.assertEqual((shorter.number("layers"), shorter.number("ffn_width")), (1, 128))
-        self.assertLess(self.model.prune([5, 6, 7] * 100, keep=0.7, window=64).number("parameters"), self.model.number("parameters"))
+        self.assertLess(self.model.prune([5, 6, 7] * 100, keep=0.7).number("parameters"), self.model.number("parameters"))
         adapter = self.adapter(variant)
         lifted = adapter.lift(variant, self.model)
         parent = self.model.merge(lifted)

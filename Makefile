@@ -14,6 +14,7 @@ demo:
 	data="$(CACHE)/data"; parts() { echo "$$data/$$1.train.jsonl,$$data/$$1.valid.jsonl,$$data/$$1.test.jsonl"; }; \
 	$(BUILD)/examples/ramet/ramet cycle "$(CACHE)/models/SmolLM2-135M-Instruct.Q4_1.gguf" -o $(BUILD)/demo \
 	  --domain medicine="$$(parts medicine)" --domain cooking="$$(parts cooking)" \
+	  --topic medicine="signs and symptoms of diseases" --topic cooking="the preparation of dishes" \
 	  --general "$$data/general.valid.jsonl,$$data/general.test.jsonl" --chat "$$data/chat.valid.jsonl,$$data/chat.test.jsonl"
 
 test:

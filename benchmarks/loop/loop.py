@@ -17,6 +17,9 @@ import statistics
 import subprocess
 import sys
 
+TOPICS = {"medicine": "signs and symptoms of diseases", "cooking": "the preparation of dishes", "programming": "modules and functions of Python's standard library",
+          "databases": "SQL commands and the administration of PostgreSQL"}  # what a domain is about, in words
+
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 
@@ -41,6 +44,7 @@ def one_seed(a, seed, domains, guards):
         arguments = ["cycle", a.model, "-o", out, "--seed", seed, "--json"]
         for domain in domains:
             arguments += ["--domain", f"{domain}=" + ",".join(str(a.data / f"{domain}.{part}.jsonl") for part in ("train", "valid", "test"))]
+            arguments += ["--topic", f"{domain}={TOPICS[domain]}"] if domain in TOPICS else []
         for guard in guards:
             arguments += [f"--{guard}", ",".join(str(a.data / f"{guard}.{part}.jsonl") for part in ("valid", "test"))]
         print(f"loop: seed {seed}", flush=True)

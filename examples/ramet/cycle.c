@@ -297,6 +297,10 @@ static int one_turn(cycle *y) {
     for (int d = 0; d < y->n_domains; d++) {
         brief[n++] = "--topic";
         brief[n++] = y->texts[d].name;
+        for (int i = 0; i < y->topics.n; i++) {
+            size_t k = strlen(y->texts[d].name);
+            if (!strncmp(y->topics.item[i], y->texts[d].name, k) && y->topics.item[i][k] == '=') brief[n - 1] = y->topics.item[i];
+        }
     }
     brief[n] = NULL;
     stage(y, "the parent writes a brief");
@@ -336,7 +340,8 @@ int cmd_cycle(cli *c, int argc, char **argv) {
                         {"--batch", OPT_INT, &y->batch, "B", "windows a step (default 4)"}, {"-c", OPT_INT, &y->window, "W", "tokens a window (default 256)"}, {"--rank", OPT_INT, &y->rank, "N", "of the adapters (default 16)"},
                         {"--lr", OPT_DOUBLE, &y->lr, "X", "learning rate (default 5e-4)"}, {"--keep", OPT_DOUBLE, &y->keep, "FRACTION", "of the pruned variant's layers (default .85)"},
                         {"--eval-tokens", OPT_LONG, &y->eval_tokens, "N", "scored of each text (default 4080)"}, {"--probe-windows", OPT_INT, &y->probe_windows, "N", "of 128 tokens in the brief (default 48)"},
-                        {"--topic-windows", OPT_INT, &y->topic_windows, "N", "that the parent writes about each domain's name (default 32)"},
+                        {"--topic", OPT_LIST, &y->topics, "NAME=ABOUT", "what a domain is about, in words (default: its name); the parent writes probe text about it"},
+                        {"--topic-windows", OPT_INT, &y->topic_windows, "N", "that the parent writes about each (default 32)"},
                         {"--turns", OPT_INT, &y->turns, "N", "of the loop (default 1)"}, {"--seed", OPT_INT, &y->seed, "S", "(default 0)"}, {NULL, OPT_FLAG, NULL, NULL, NULL}};
     int done, code = cli_parse(c, argc, argv, opts, &y->parent, 1, 1, NULL, &done);
     if (code || done) goto out;
@@ -348,6 +353,12 @@ int cmd_cycle(cli *c, int argc, char **argv) {
     if (n <= 0) { fprintf(stderr, "ramet cycle: this system does not say where the program is\n"); code = EXIT_FAILED; goto out; }
     if (mkdir(y->dir, 0777) && errno != EEXIST) { fprintf(stderr, "ramet cycle: %s: %s\n", y->dir, strerror(errno)); code = EXIT_FAILED; goto out; }
     if ((code = make_dir(y, "data")) || (code = make_dir(y, "variants")) || (code = make_dir(y, "updates")) || (code = cycle_texts(y, &domains, general, chat))) goto out;
+    for (int i = 0; i < y->topics.n; i++) {
+        int d = 0;
+        const size_t k = strcspn(y->topics.item[i], "=");
+        while (d < y->n_domains && (strlen(y->texts[d].name) != k || strncmp(y->topics.item[i], y->texts[d].name, k))) d++;
+        if (d == y->n_domains || !y->topics.item[i][k]) { code = cli_usage(c, "--topic is NAME=ABOUT with a domain's name, not \"%s\"", y->topics.item[i]); goto out; }
+    }
     if (!y->probe) y->probe = y->has_general ? y->texts[y->n_domains].valid : NULL;
     if (!y->probe) { code = cli_usage(c, "--probe FILE or --general FILE is needed: the parent's own text"); goto out; }
     snprintf(y->store, sizeof y->store, "%s/store", y->dir);

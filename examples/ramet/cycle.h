@@ -26,6 +26,7 @@ typedef struct cycle {
     domain_text texts[MAX_TEXTS];
     int has_general, has_chat;
     const char *probe;
+    list topics;
     int steps, batch, window, rank, probe_windows, topic_windows, turn, turns, seed;
     double lr, keep;
     int64_t eval_tokens;

@@ -66,8 +66,8 @@ typedef struct ramet_brief_options {
     int32_t probe_windows;          /**< default 64 */
     int32_t probe_window;           /**< tokens each; default 256 */
     uint64_t seed;                  /**< choice of windows, and what the parent writes */
-    const char *const *topics;      /**< the parent itself writes probe inputs about each ("medicine"), a line of at most 200 bytes; a variant whose
-                                         task has a topic's name labels that topic's windows alone, every other variant those of the files */
+    const char *const *topics;      /**< the parent itself writes probe inputs about each: "medicine", or "medicine=signs and symptoms of diseases", a line of
+                                         at most 200 bytes; a variant whose task is the name labels these windows alone, every other variant those of the files */
     int32_t topic_count;
     int32_t topic_windows;          /**< for each topic; default 32 */
     ramet_progress_fn progress;

@@ -20,6 +20,13 @@ void ramet__nonce(char text[33], const uint8_t bytes[16]) {
     for (int i = 0; i < 16; i++) snprintf(text + 2 * i, 3, "%02x", bytes[i]);
 }
 
+/* A topic is NAME, or NAME=ABOUT: what to write about, in words. */
+static int name_length(const char *topic) { return (int)strcspn(topic, "="); }
+static const char *about(const char *topic) {
+    const char *is = strchr(topic, '=');
+    return is ? is + 1 : topic;
+}
+
 typedef struct probe { int32_t *text, *topic; int64_t windows; } probe;
 
 /* Windows spread over the whole probe text, each inside it, chosen by the seed; then what the parent writes about the topics. */
@@ -42,7 +49,7 @@ static ramet_status make_probe(probe *p, const ramet_brief_options *o, ramet_mod
     for (int64_t w = 0; w < general; w++)
         memcpy(p->text + w * o->probe_window, d->ids + ramet__rng_permute(o->seed, 0, (uint64_t)w, (uint64_t)whole) * (uint64_t)o->probe_window, (size_t)o->probe_window * sizeof *d->ids);
     for (int32_t t = 0; t < o->topic_count; t++)
-        RAMET__GO(ramet__write_topic(p->text + (general + (int64_t)t * o->topic_windows) * o->probe_window, model, o->topics[t], o->topic_windows, o->probe_window, o->seed, o->progress, o->progress_user));
+        RAMET__GO(ramet__write_topic(p->text + (general + (int64_t)t * o->topic_windows) * o->probe_window, model, about(o->topics[t]), o->topic_windows, o->probe_window, o->seed, o->progress, o->progress_user));
 out:
     ramet_dataset_free(d);
     return st;
@@ -51,7 +58,7 @@ out:
 static ramet_status add_topics(ramet__st_writer *w, const ramet_brief_options *o, ramet__mem *mem) {
     ramet__text names = {.mem = mem};
     ramet_status st;
-    for (int32_t t = 0; t < o->topic_count; t++) ramet__text_add(&names, "%s%s", t ? "\n" : "", o->topics[t]);
+    for (int32_t t = 0; t < o->topic_count; t++) ramet__text_add(&names, "%s%.*s", t ? "\n" : "", name_length(o->topics[t]), o->topics[t]);
     st = names.status;
     if (!st) st = ramet__st_meta(w, "ramet.topics", names.data);
     ramet__text_free(&names);
@@ -92,10 +99,12 @@ static ramet_status check_options(const ramet_brief_options *o) {
     if (o->topic_windows < 1 || o->topic_windows > 4096 || o->topic_count > 256)
         return ramet__fail(RAMET_E_ARGUMENT, "ramet_brief_create: %d topics of %d windows; at most 256 topics, of 1 to 4096 windows", o->topic_count, o->topic_windows);
     for (int32_t t = 0; t < o->topic_count; t++) {
-        const char *name = o->topics[t];
-        if (!name || !*name || strlen(name) > 200 || strchr(name, '\n')) return ramet__fail(RAMET_E_ARGUMENT, "ramet_brief_create: topic %d must be one line of 1 to 200 bytes", t);
+        const char *topic = o->topics[t];
+        const int n = topic ? name_length(topic) : 0;
+        if (!n || !*about(topic) || strlen(topic) > 200 || strchr(topic, '\n'))
+            return ramet__fail(RAMET_E_ARGUMENT, "ramet_brief_create: topic %d must be NAME or NAME=ABOUT, one line of at most 200 bytes", t);
         for (int32_t k = 0; k < t; k++)
-            if (!strcmp(name, o->topics[k])) return ramet__fail(RAMET_E_ARGUMENT, "ramet_brief_create: topic \"%s\" is given twice", name);
+            if (n == name_length(o->topics[k]) && !memcmp(topic, o->topics[k], (size_t)n)) return ramet__fail(RAMET_E_ARGUMENT, "ramet_brief_create: topic \"%.*s\" is given twice", n, topic);
     }
     return RAMET_OK;
 }

@@ -12,7 +12,7 @@ enum { LANES = 16, MOST_PROMPT = 256 };
 static const char *const forms[] = {"Write a long and detailed text about %s.",          "Write a chapter of a textbook about %s.",
                                     "Explain one particular thing in %s, step by step.", "Write a page of a reference manual about %s.",
                                     "Define several terms of %s, in full sentences.",    "Describe a typical case in %s, with all its details.",
-                                    "Write instructions for one task in %s.",            "Write an encyclopedia article about something in %s."};
+                                    "Tell a beginner how something in %s is done.",      "Write an encyclopedia article about something in %s."};
 
 /* By the model's template where it has one, else the request itself. *n <= MOST_PROMPT. */
 static ramet_status prompt(int32_t *ids, int64_t *n, const ramet_model *m, const char *topic, int64_t form) {

@@ -201,7 +201,7 @@ static ramet_status write_string(ramet__gguf_writer *w, const char *s) {
 }
 
 static ramet_status write_padding(ramet__gguf_writer *w) {
-    static const uint8_t zeros[4096];
+    static const uint8_t zeros[256];
     uint64_t at = ramet__writer_offset(w->file), n = (w->alignment - at % w->alignment) % w->alignment;
     for (; n > sizeof zeros; n -= sizeof zeros) RAMET__TRY(ramet__writer_write(w->file, zeros, sizeof zeros));
     return ramet__writer_write(w->file, zeros, (size_t)n);

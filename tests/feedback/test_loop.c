@@ -291,11 +291,37 @@ static void read_i32(int32_t *out, int64_t count, const char *path, const char *
     ramet__reader_free(reader);
 }
 
+/* Mean log-probability of the first of each row's 16 classes. */
+static double mean_belief(ramet_model *m, const int32_t *text, const int32_t *classes, int64_t windows, int64_t window) {
+    ramet_session *s = NULL;
+    ramet_session_options o;
+    const float *logits;
+    int64_t outputs;
+    double sum = 0;
+    uint8_t want[64];
+    memset(want, 1, sizeof want);
+    ramet_session_options_init(&o, sizeof o);
+    o.max_outputs = (int32_t)window;
+    o.max_context = window;
+    ok(ramet_session_create(&s, m, &o));
+    for (int64_t w = 0; w < windows; w++) {
+        ok(ramet_session_truncate(s, 0, 0));
+        ok(ramet_session_run(&logits, &outputs, s, text + w * window, NULL, want, window, NULL, NULL));
+        for (int64_t r = 0; r < window; r++, logits += m->h.n_vocab) {
+            double z = 0;
+            for (int64_t i = 0; i < m->h.n_vocab; i++) z += exp((double)logits[i]);
+            sum += (double)logits[classes[(w * window + r) * 16]] - log(z);
+        }
+    }
+    ramet_session_free(s);
+    return sum / (double)(windows * window);
+}
+
 static void test_topics(void **state) {
     (void)state;
     enum { WINDOW = 64, TOPIC = 3, ALL = 4 + 2 * TOPIC };
-    static int32_t text[ALL * WINDOW], again[ALL * WINDOW], topic[ALL], which[ALL];
-    static const char *const topics[] = {"rivers", "clay pots"};
+    static int32_t text[ALL * WINDOW], again[ALL * WINDOW], topic[ALL], which[ALL], favoured[TOPIC * WINDOW * 16];
+    static const char *const topics[] = {"rivers", "clay pots=how a pot is made"};
     ramet_store *s = new_store("topics");
     ramet_brief_options o;
     ramet_candidate *c = NULL;
@@ -342,11 +368,11 @@ static void test_topics(void **state) {
     assert_true(fabs(still) < .02);
     ramet_model_free(m);
     ramet_candidate_free(c);
-    f.options = "epochs=8,rate=5e-3,rank=8";
+    f.options = "epochs=20,rate=5e-3,rank=8";
     ok(ramet_feed(&c, s, "distill", &pots, 1, &f));
     ok(ramet_candidate_model(&m, c));
-    const double before = loss_of(tiny, at("one.jsonl"));
-    assert_true(loss_of(m, at("one.jsonl")) < before - .05);
+    read_i32(favoured, TOPIC * WINDOW * 16, pots, "probe.ids"); /* what the variant believes most there, the parent now believes more */
+    assert_true(mean_belief(m, text + (4 + TOPIC) * WINDOW, favoured, TOPIC, WINDOW) > mean_belief(tiny, text + (4 + TOPIC) * WINDOW, favoured, TOPIC, WINDOW) + .2);
     ramet_model_free(m);
     ramet_candidate_free(c);
 
@@ -365,7 +391,7 @@ static void test_topics(void **state) {
     o.topic_windows = 0;
     assert_int_equal(ramet_brief_create(s, at("topics-3"), &o), RAMET_E_ARGUMENT);
     o.topic_windows = 2;
-    static const char *const twice[] = {"rivers", "rivers"}, *const lines[] = {"rivers", "two\nlines"};
+    static const char *const twice[] = {"rivers", "rivers=again"}, *const lines[] = {"rivers", "two\nlines"};
     o.topics = twice;
     assert_int_equal(ramet_brief_create(s, at("topics-3"), &o), RAMET_E_ARGUMENT);
     o.topics = lines;

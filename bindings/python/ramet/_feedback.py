@@ -66,7 +66,7 @@ class Store(L.Handle):
         return Model(model, self.runtime)
 
     def brief(self, path: Path, *, probe: Sequence[Path] = (), topics: Sequence[str] = (), progress: Optional[ProgressFn] = None, **options: Any) -> Brief:
-        """Write what goes down to variants. The parent itself writes probe inputs about each topic, for variants whose task has its name.
+        """Write what goes down to variants. The parent itself writes probe inputs about each topic ("NAME" or "NAME=what to write about"), for variants whose task has its name.
         options: method, probe_windows, probe_window, topic_windows, seed."""
         work, paths, names = L.Work(progress), L.texts([str(p) for p in probe]), L.texts(list(topics))
         o = L.options(L.BriefOptions, "ramet_brief_options_init",

@@ -73,6 +73,33 @@ static void test_a_source_trains_as_memory_does(void **state) {
     for (int32_t i = 0; i < 2; i++) ramet_adapter_free(a[i]), ramet_dataset_free(d[i]);
 }
 
+/* Batches without anything to predict: steps that change nothing. */
+static int32_t only_ends(int32_t *ids, uint8_t *predict, int64_t from, int64_t count, void *user) {
+    (void)predict;
+    (void)from;
+    (void)user;
+    memset(ids, 0, (size_t)count * sizeof *ids);
+    return 0;
+}
+static void test_a_source_may_have_nothing(void **state) {
+    ramet_model *m = *state;
+    ramet_dataset *d = NULL;
+    ramet_tuner *t = NULL;
+    ramet_tuner_options o = small(0);
+    o.weight_decay = 0;
+    ok(ramet_dataset_create_source(&d, m, 100, NULL, only_ends, NULL));
+    ok(ramet_tuner_create(&t, m, d, &o));
+    const size_t bytes = (size_t)t->params.total * sizeof(float);
+    float *before = malloc(bytes);
+    memcpy(before, t->params.value, bytes);
+    const ramet_tuner_report r = stepped(t, 3, 0);
+    assert_true(r.done && r.loss == 0 && r.tokens == 0);
+    assert_memory_equal(before, t->params.value, bytes);
+    free(before);
+    ramet_tuner_free(t);
+    ramet_dataset_free(d);
+}
+
 static void test_a_source_may_fail(void **state) {
     ramet_model *m = *state;
     host h;
@@ -106,6 +133,6 @@ static void test_a_source_may_fail(void **state) {
 }
 
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_a_source_trains_as_memory_does), cmocka_unit_test(test_a_source_may_fail)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_a_source_trains_as_memory_does), cmocka_unit_test(test_a_source_may_fail), cmocka_unit_test(test_a_source_may_have_nothing)};
     return cmocka_run_group_tests(tests, setup, teardown);
 }

@@ -42,7 +42,7 @@ int cmd_brief(cli *c, int argc, char **argv) {
                         {"--probe", OPT_LIST, &probe, "FILE", "text on which soft labels are wanted (for distill)"}, {"--windows", OPT_INT, &o.probe_windows, "N", "of it (default 64)"},
                         {"-c", OPT_INT, &o.probe_window, "W", "tokens a window (default 256)"},
                         {"--topic", OPT_LIST, &topics, "NAME[=ABOUT]", "the parent itself writes text about it, for variants with this --task"},
-                        {"--topic-windows", OPT_INT, &o.topic_windows, "N", "of each topic (default 32)"}, {"--seed", OPT_LONG, &seed, "S", "choice of windows, and what the parent writes"}, {NULL, OPT_FLAG, NULL, NULL, NULL}};
+                        {"--topic-windows", OPT_INT, &o.topic_windows, "N", "of each topic (default 64)"}, {"--seed", OPT_LONG, &seed, "S", "choice of windows, and what the parent writes"}, {NULL, OPT_FLAG, NULL, NULL, NULL}};
     int done, code = cli_parse(c, argc, argv, opts, &path, 1, 1, NULL, &done);
     if (code || done) return code;
     if (!out) return cli_usage(c, "-o is needed");

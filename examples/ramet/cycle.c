@@ -331,7 +331,7 @@ int cmd_cycle(cli *c, int argc, char **argv) {
     y->keep = .85;
     y->turns = 1;
     y->probe_windows = 48;
-    y->topic_windows = 32;
+    y->topic_windows = 64;
     y->eval_tokens = 4080;
     y->started = now_seconds();
     const opt opts[] = {{"--domain", OPT_LIST, &domains, "NAME=FILE", "a variant's own text (FILE is split by document), or NAME=TRAIN,VALID,TEST"}, {"-o", OPT_TEXT, &y->dir, "DIR", "a new folder for everything that is made"},
@@ -341,7 +341,7 @@ int cmd_cycle(cli *c, int argc, char **argv) {
                         {"--lr", OPT_DOUBLE, &y->lr, "X", "learning rate (default 5e-4)"}, {"--keep", OPT_DOUBLE, &y->keep, "FRACTION", "of the pruned variant's layers (default .85)"},
                         {"--eval-tokens", OPT_LONG, &y->eval_tokens, "N", "scored of each text (default 4080)"}, {"--probe-windows", OPT_INT, &y->probe_windows, "N", "of 128 tokens in the brief (default 48)"},
                         {"--topic", OPT_LIST, &y->topics, "NAME=ABOUT", "what a domain is about, in words (default: its name); the parent writes probe text about it"},
-                        {"--topic-windows", OPT_INT, &y->topic_windows, "N", "that the parent writes about each (default 32)"},
+                        {"--topic-windows", OPT_INT, &y->topic_windows, "N", "that the parent writes about each (default 64)"},
                         {"--turns", OPT_INT, &y->turns, "N", "of the loop (default 1)"}, {"--seed", OPT_INT, &y->seed, "S", "(default 0)"}, {NULL, OPT_FLAG, NULL, NULL, NULL}};
     int done, code = cli_parse(c, argc, argv, opts, &y->parent, 1, 1, NULL, &done);
     if (code || done) goto out;

@@ -69,7 +69,7 @@ typedef struct ramet_brief_options {
     const char *const *topics;      /**< the parent itself writes probe inputs about each: "medicine", or "medicine=signs and symptoms of diseases", a line of
                                          at most 200 bytes; a variant whose task is the name labels these windows alone, every other variant those of the files */
     int32_t topic_count;
-    int32_t topic_windows;          /**< for each topic; default 32 */
+    int32_t topic_windows;          /**< for each topic; default 64 */
     ramet_progress_fn progress;
     void *progress_user;
 } ramet_brief_options;

@@ -12,7 +12,7 @@
 #include <string.h>
 
 void ramet_brief_options_init(ramet_brief_options *options, uint32_t struct_size) {
-    ramet_brief_options o = {.struct_size = struct_size, .probe_windows = 64, .probe_window = 256, .topic_windows = 32};
+    ramet_brief_options o = {.struct_size = struct_size, .probe_windows = 64, .probe_window = 256, .topic_windows = 64};
     ramet__options_init(options, struct_size, &o, sizeof o);
 }
 

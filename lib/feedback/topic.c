@@ -6,7 +6,7 @@
 #include <stdio.h>
 #include <string.h>
 
-enum { LANES = 16, MOST_PROMPT = 256 };
+enum { LANES = 32, MOST_PROMPT = 256 };
 
 /* Different kinds of text about one thing. */
 static const char *const forms[] = {"Write a long and detailed text about %s.",          "Write a chapter of a textbook about %s.",
@@ -23,38 +23,46 @@ static ramet_status prompt(int32_t *ids, int64_t *n, const ramet_model *m, const
     return ramet_tokenize(n, ids, MOST_PROMPT, m, request, strlen(request), RAMET_TOKENIZE_BOS);
 }
 
-/* `n` windows at once, each the answer to a request of its own; a text that would end goes on. */
-static ramet_status write_some(int32_t *out, ramet_session *s, float *row, const char *topic, int64_t first, int64_t n, int64_t window, uint64_t seed) {
-    const ramet_model *m = s->model;
-    const int64_t vocab = m->h.n_vocab;
-    int32_t ids[MOST_PROMPT], lane[LANES], next[LANES] = {0};
+/* The next token of each lane: the lanes are independent, so all workers choose. */
+typedef struct choice { const ramet_model *m; const float *logits[LANES]; float *row; int32_t next[LANES]; const ramet_sampling *o; int64_t first, position; } choice;
+
+static ramet_status choose(void *context, int64_t lane, int32_t worker) {
+    choice *c = context;
+    const int64_t vocab = c->m->h.n_vocab;
+    float *row = c->row + worker * vocab;
+    memcpy(row, c->logits[lane], (size_t)vocab * sizeof *row);
+    do { /* a text that would end goes on */
+        RAMET__TRY(ramet_sample(&c->next[lane], row, vocab, c->o, (int32_t)(c->first + lane), c->position));
+        row[c->next[lane]] = -1e30f;
+    } while (ramet_token_is_end(c->m, c->next[lane]));
+    return RAMET_OK;
+}
+
+/* `n` windows at once, each the answer to a request of its own. `start` holds the logits after their prompts. */
+static ramet_status write_some(int32_t *out, ramet_session *s, float *start, choice *c, const char *topic, int64_t n, int64_t windows, int64_t window, ramet_progress_fn progress, void *user) {
+    const int64_t vocab = c->m->h.n_vocab;
+    int32_t ids[MOST_PROMPT], rows[MOST_PROMPT], lane[LANES];
     uint8_t want[LANES];
     const float *logits;
     int64_t length, outputs;
-    ramet_sampling o;
-    ramet_sampling_init(&o, sizeof o);
-    o.temperature = .8f;
-    o.top_k = 40;
-    o.seed = seed;
     memset(want, 1, sizeof want);
-    for (int64_t t = 0; t < window; t++) {
-        if (t) RAMET__TRY(ramet_session_run(&logits, &outputs, s, next, lane, want, n, NULL, NULL));
-        for (int64_t i = 0; i < n; i++) {
-            if (!t) { /* its prompt first */
-                int32_t rows[MOST_PROMPT];
-                RAMET__TRY(prompt(ids, &length, m, topic, first + i));
-                for (int64_t k = 0; k < length; k++) rows[k] = (int32_t)i;
-                RAMET__TRY(ramet_session_truncate(s, (int32_t)i, 0));
-                RAMET__TRY(ramet_session_run(&logits, &outputs, s, ids, rows, NULL, length, NULL, NULL));
-                lane[i] = (int32_t)i;
-            }
-            memcpy(row, logits + (t ? i * vocab : 0), (size_t)vocab * sizeof *row);
-            do {
-                RAMET__TRY(ramet_sample(&next[i], row, vocab, &o, (int32_t)(first + i), t));
-                row[next[i]] = -1e30f;
-            } while (ramet_token_is_end(m, next[i]));
-            out[i * window + t] = next[i];
+    for (int64_t i = 0; i < n; i++) {
+        RAMET__TRY(prompt(ids, &length, c->m, topic, c->first + i));
+        for (int64_t k = 0; k < length; k++) rows[k] = (int32_t)i;
+        RAMET__TRY(ramet_session_truncate(s, (int32_t)i, 0));
+        RAMET__TRY(ramet_session_run(&logits, &outputs, s, ids, rows, NULL, length, NULL, NULL));
+        c->logits[i] = memcpy(start + i * vocab, logits, (size_t)vocab * sizeof *start);
+        lane[i] = (int32_t)i;
+    }
+    for (c->position = 0; c->position < window; c->position++) {
+        const double done = (double)c->first + (double)n * (double)c->position / (double)window;
+        RAMET__TRY(ramet__progress(progress, user, done / (double)windows, "writing about a topic"));
+        if (c->position) {
+            RAMET__TRY(ramet_session_run(&logits, &outputs, s, c->next, lane, want, n, NULL, NULL));
+            for (int64_t i = 0; i < n; i++) c->logits[i] = logits + i * vocab;
         }
+        RAMET__TRY(ramet__parallel_for(c->m->rt->threads, n, choose, c, NULL));
+        for (int64_t i = 0; i < n; i++) out[i * window + c->position] = c->next[i];
     }
     return RAMET_OK;
 }
@@ -62,11 +70,13 @@ static ramet_status write_some(int32_t *out, ramet_session *s, float *row, const
 ramet_status ramet__write_topic(int32_t *out, ramet_model *parent, const char *topic, int64_t windows, int64_t window, uint64_t seed, ramet_progress_fn progress, void *user) {
     ramet_session_options so;
     ramet_session *s = NULL;
-    float *row = NULL;
-    int64_t longest = 0;
+    ramet_sampling o;
+    float *start = NULL;
+    choice c = {.m = parent, .o = &o};
+    int64_t longest = 0, lanes = RAMET__MIN(windows, LANES);
     ramet_status st = RAMET_OK;
     ramet_session_options_init(&so, sizeof so);
-    so.max_sequences = so.max_outputs = (int32_t)RAMET__MIN(windows, LANES);
+    so.max_sequences = so.max_outputs = (int32_t)lanes;
     for (int64_t i = 0, n; i < RAMET__COUNT(forms); i++) {
         int32_t ids[MOST_PROMPT];
         RAMET__TRY(prompt(ids, &n, parent, topic, i));
@@ -76,14 +86,18 @@ ramet_status ramet__write_topic(int32_t *out, ramet_model *parent, const char *t
     if (so.max_context > parent->h.n_ctx)
         return ramet__fail(RAMET_E_ARGUMENT, "ramet_brief_create: to write about \"%s\" takes %lld tokens of context, the model has %lld; make probe_window smaller",
                            topic, (long long)so.max_context, (long long)parent->h.n_ctx);
-    RAMET__NEW(row, ramet__alloc(parent->rt->mem, (size_t)parent->h.n_vocab * sizeof *row));
+    ramet_sampling_init(&o, sizeof o);
+    o.temperature = .8f;
+    o.top_k = 40;
+    o.seed = seed;
+    RAMET__NEW(start, ramet__calloc(parent->rt->mem, (size_t)(lanes * parent->h.n_vocab), sizeof *start));
+    RAMET__NEW(c.row, ramet__calloc(parent->rt->mem, (size_t)(ramet__threads_count(parent->rt->threads) * parent->h.n_vocab), sizeof *c.row));
     RAMET__GO(ramet_session_create(&s, parent, &so));
-    for (int64_t w = 0; w < windows; w += LANES) {
-        RAMET__GO(ramet__progress(progress, user, (double)w / (double)windows, "writing about the topics"));
-        RAMET__GO(write_some(out + w * window, s, row, topic, w, RAMET__MIN(windows - w, LANES), window, seed));
-    }
+    for (c.first = 0; c.first < windows; c.first += LANES)
+        RAMET__GO(write_some(out + c.first * window, s, start, &c, topic, RAMET__MIN(windows - c.first, LANES), windows, window, progress, user));
 out:
-    ramet__free(row);
+    ramet__free(start);
+    ramet__free(c.row);
     ramet_session_free(s);
     return st;
 }

@@ -151,10 +151,13 @@ static double linear_work(const ramet__plan *p, const ramet__step *s) {
     for (int32_t i = 0; i < s->n_out; i++) n += s->out[i] ? (double)s->out[i]->cols : 0.0;
     return n * (double)s->in[0]->fixed * (double)s->in[0]->cols;
 }
-/* Outputs of a piece. One row alone waits for memory: long stretches, of which four still make a whole, let weights be fetched ahead. */
-static int64_t piece_cols(const linear_part *part, int64_t rows, int64_t n) {
-    if (rows > 1 || !part->product) return part->cols;
-    return RAMET__ROUND_UP(RAMET__MAX(part->cols, RAMET__MIN(n / 4, 4 * part->cols)), part->product->packing->n_block);
+/* One row alone waits for memory, and streams of weights are the faster the longer they are: each worker has one stretch of the outputs of all parts, in
+ * blocks of BLOCK. An output's bits do not depend on the cut. */
+#define BLOCK 16
+static int64_t blocks_of(const ramet__step *s) {
+    int64_t n = 0;
+    for (int32_t i = 0; i < ((const linear_info *)s->extra)->parts; i++) n += ramet__ceil_div(s->out[i]->cols, BLOCK);
+    return n;
 }
 static int64_t linear_pieces(const ramet__step *s, const ramet__exec *x, int32_t phase) {
     const linear_info *info = s->extra;
@@ -168,9 +171,9 @@ static int64_t linear_pieces(const ramet__step *s, const ramet__exec *x, int32_t
         return 0;
     }
     if (phase > 1) return -1;
+    if (rows == 1) return x->plan->workers;
     for (int32_t i = 0; i < info->parts; i++)
-        n += ramet__ceil_div(rows, info->part[i].rows) * 
-             ramet__ceil_div(s->out[i]->cols, piece_cols(&info->part[i], rows, s->out[i]->cols));
+        n += ramet__ceil_div(rows, info->part[i].rows) * ramet__ceil_div(s->out[i]->cols, info->part[i].cols);
     return n;
 }
 static void linear_prepare_rows(const ramet__step *s, const linear_info *info, int64_t r0, int64_t r1) {
@@ -185,25 +188,11 @@ static void linear_prepare_rows(const ramet__step *s, const linear_info *info, i
             memcpy(ramet__row(s->out[i], r0), ramet__row(base, r0), (size_t)((r1 - r0) * base->cols) * sizeof(float));
     }
 }
-static void linear_run(const ramet__step *s, const ramet__exec *x, int32_t phase, int64_t piece, void *scratch) {
-    const linear_info *info = s->extra;
-    int64_t rows = ramet__count(x, s->in[0]), k = s->in[0]->cols;
-    if (phase == 0) {
-        linear_prepare_rows(s, info, piece * PREPARE_ROWS, RAMET__MIN(rows, (piece + 1) * PREPARE_ROWS));
-        return;
-    }
-    int32_t i = 0;
-    const linear_part *part = info->part;
-    int64_t across = 0;
-    for (;; i++, part++) { /* which part this piece belongs to */
-        across = ramet__ceil_div(s->out[i]->cols, piece_cols(part, rows, s->out[i]->cols));
-        int64_t n = ramet__ceil_div(rows, part->rows) * across;
-        if (piece < n) break;
-        piece -= n;
-    }
+/* Rows r0..r1, outputs c0..c1 of part i */
+static void block(const ramet__step *s, const ramet__exec *x, int32_t i, int64_t r0, int64_t r1, int64_t c0, int64_t c1, void *scratch) {
+    const linear_part *part = &((const linear_info *)s->extra)->part[i];
     const ramet__pval *w = s->in[1 + 3 * i], *bias = s->in[2 + 3 * i], *base = s->in[3 + 3 * i];
-    int64_t n = s->out[i]->cols, r0 = piece / across * part->rows, r1 = RAMET__MIN(rows, r0 + part->rows);
-    int64_t cols = piece_cols(part, rows, n), c0 = piece % across * cols, c1 = RAMET__MIN(n, c0 + cols);
+    int64_t n = s->out[i]->cols, k = s->in[0]->cols;
     float *y = ramet__row(s->out[i], r0);
     if (part->product) {
         ramet__product_args a = {.m = r1 - r0,
@@ -229,6 +218,32 @@ static void linear_run(const ramet__step *s, const ramet__exec *x, int32_t phase
             float *to = ramet__row(s->out[i], r) + c0;
             x->k->add(to, to, (const float *)bias->data + c0, c1 - c0);
         }
+}
+static void linear_run(const ramet__step *s, const ramet__exec *x, int32_t phase, int64_t piece, void *scratch) {
+    const linear_info *info = s->extra;
+    int64_t rows = ramet__count(x, s->in[0]), from, to, n;
+    if (phase == 0) {
+        linear_prepare_rows(s, info, piece * PREPARE_ROWS, RAMET__MIN(rows, (piece + 1) * PREPARE_ROWS));
+        return;
+    }
+    if (rows == 1) {
+        from = blocks_of(s) * piece / x->plan->workers;
+        to = blocks_of(s) * (piece + 1) / x->plan->workers;
+        for (int32_t i = 0; i < info->parts; i++, from -= n, to -= n) {
+            n = ramet__ceil_div(s->out[i]->cols, BLOCK);
+            if (from < n && to > 0 && from < to)
+                block(s, x, i, 0, rows, RAMET__MAX(0, from) * BLOCK, RAMET__MIN(s->out[i]->cols, to * BLOCK), scratch);
+        }
+        return;
+    }
+    for (int32_t i = 0;; i++, piece -= n) { /* which part this piece belongs to */
+        const linear_part *part = &info->part[i];
+        int64_t across = ramet__ceil_div(s->out[i]->cols, part->cols), r0 = piece / across * part->rows, c0 = piece % across * part->cols;
+        n = ramet__ceil_div(rows, part->rows) * across;
+        if (piece >= n) continue;
+        block(s, x, i, r0, RAMET__MIN(rows, r0 + part->rows), c0, RAMET__MIN(s->out[i]->cols, c0 + part->cols), scratch);
+        return;
+    }
 }
 const ramet__op ramet__opdef_linear = {.name = "linear",
                                        .overwrites = {1u << 3, 1u << 6, 1u << 9},

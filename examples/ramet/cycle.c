@@ -346,7 +346,7 @@ int cmd_cycle(cli *c, int argc, char **argv) {
     int done, code = cli_parse(c, argc, argv, opts, &y->parent, 1, 1, NULL, &done);
     if (code || done) goto out;
     if (!y->dir) { code = cli_usage(c, "-o is needed"); goto out; }
-    if (y->turns < 1 || y->steps < 1 || y->eval_tokens < 1) { code = cli_usage(c, "--turns, --steps and --eval-tokens must be positive"); goto out; }
+    if (y->turns < 1 || y->steps < 1 || y->eval_tokens < 1 || y->topic_windows < 1) { code = cli_usage(c, "--turns, --steps, --eval-tokens and --topic-windows must be positive"); goto out; }
     if (strlen(y->dir) > 400) { code = cli_usage(c, "-o is too long a path"); goto out; }
     if ((code = cli_start(c))) goto out;
     ssize_t n = readlink("/proc/self/exe", y->self, sizeof y->self - 1);

@@ -269,6 +269,8 @@ ramet_status ramet__update_probe(ramet__probe *out, const ramet__update *u, rame
     RAMET__GO(ramet__safetensors_read(u->file, which, p.which, which->bytes));
     for (int64_t i = 0; i < p.labelled; i++)
         if (p.which[i] < (i ? p.which[i - 1] + 1 : 0) || p.which[i] >= p.windows) { st = refuse(u, "probe.which is not a rising list of the brief's windows"); goto out; }
+    for (int64_t i = 0; i < p.labelled; i++) /* a variant speaks of its own topic, and of no other's */
+        if (p.topic[p.which[i]] != p.topic[p.which[0]]) { st = refuse(u, "it labels windows of more than one topic"); goto out; }
     RAMET__NEW(p.ids, ramet__alloc(mem, ids->bytes));
     RAMET__GO(ramet__safetensors_read(u->file, ids, p.ids, ids->bytes));
     for (int64_t i = 0; i < ids->dim[0] * p.top; i++)

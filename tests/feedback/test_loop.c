@@ -381,12 +381,21 @@ static void test_topics(void **state) {
     const ramet__st_tensor *t = ramet__safetensors_find(file, "probe.which");
     FILE *out = fopen(pots, "r+b");
     assert_int_equal(fseek(out, (long)t->offset, SEEK_SET), 0);
+    const long place = (long)t->offset;
     ramet__safetensors_free(file);
     ramet__reader_free(reader);
     which[0] = ALL;
     assert_int_equal(fwrite(which, sizeof *which, 1, out), 1);
     fclose(out);
     assert_int_equal(ramet_feed(&c, s, "distill", &pots, 1, NULL), RAMET_E_REFUSED);
+    assert_non_null(strstr(ramet_last_error(), "rising"));
+    out = fopen(pots, "r+b");
+    assert_int_equal(fseek(out, place, SEEK_SET), 0);
+    which[0] = 4; /* of "rivers" */
+    assert_int_equal(fwrite(which, sizeof *which, 1, out), 1);
+    fclose(out);
+    assert_int_equal(ramet_feed(&c, s, "distill", &pots, 1, NULL), RAMET_E_REFUSED);
+    assert_non_null(strstr(ramet_last_error(), "more than one topic"));
 
     o.topic_windows = 0;
     assert_int_equal(ramet_brief_create(s, at("topics-3"), &o), RAMET_E_ARGUMENT);

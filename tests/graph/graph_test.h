@@ -84,4 +84,21 @@ static inline void near(const float *got, const double *want, int64_t n, double 
             fail();
         }
 }
+/* An allocator that counts its calls. */
+static int64_t alloc_calls;
+static inline void *counting(void *ptr, size_t old, size_t size, size_t alignment, void *user) {
+    (void)user;
+    __atomic_fetch_add(&alloc_calls, 1, __ATOMIC_RELAXED);
+    if (!size) {
+        free(ptr);
+        return NULL;
+    }
+    void *p = NULL;
+    if (posix_memalign(&p, alignment < sizeof p ? sizeof p : alignment, size)) return NULL;
+    if (ptr) {
+        memcpy(p, ptr, old < size ? old : size);
+        free(ptr);
+    }
+    return p;
+}
 #endif

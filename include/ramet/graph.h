@@ -89,6 +89,16 @@ RAMET_API ramet_status ramet_graph_variable(int32_t *out, ramet_graph *graph, ra
  * operation; E_ARGUMENT: inputs, shapes or settings do not fit: the message says which and gives the signature. Since 0.1.
  */
 RAMET_API ramet_status ramet_graph_apply(int32_t *outs, int32_t n_outs, ramet_graph *graph, const char *op, const int32_t *in, int32_t n_in, const char *settings);
+/**
+ * The loop with a body of your own, as recurrent nets need it. Each step of it runs the graph `body` on one row of every sequence, from the first row to the last (reversed 1: back).
+ * seq: the sequence of each row, an int32 input; rows of a sequence stand together. names[i] is an input of the body, or a variable that it reads, and is given in[i]: rows, of which
+ * a step sees its own, or one row [columns] or matrix, the same in every step. The body's other inputs are the carried state: rows, zero at first, then the body's output of the same
+ * name. The body's outputs are the results outs[], in their order: rows of all steps; of outputs that are no rows the sum over steps. At most the body's max_rows
+ * sequences are run at once. On success the body's handle is gone: it belongs to the graph. Gradients of any order are scans the other way round. E_ARGUMENT says what does
+ * not fit; the body is then still yours. Since 0.1.
+ */
+RAMET_API ramet_status ramet_graph_scan(int32_t *outs, int32_t n_outs, ramet_graph *graph, ramet_graph *body, const char *const *names, const int32_t *in, int32_t n_in, int32_t seq,
+                                        int32_t reversed);
 /** A value's axis, most rows and columns; any may be NULL. Since 0.1. */
 RAMET_API ramet_status ramet_graph_shape(int32_t *axis, int64_t *rows, int64_t *columns, const ramet_graph *graph, int32_t value);
 /**

@@ -196,6 +196,7 @@ static void fuse_add(ramet__work *w) {
 
 /* ---- products of one x: up to three parts of one node, so that its rows are prepared once and there is one barrier
  * ---- */
+#define PARTS 3
 static int32_t groups(const ramet__work *w, const ramet__node *n) {
     return n->op == &ramet__opdef_linear && n->attr.i[0] == 1 && n->in[3] < 0 && w->maker[n->in[1]] < 0 &&
            (n->in[2] < 0 || w->maker[n->in[2]] < 0);
@@ -204,7 +205,7 @@ static void fuse_products(ramet__work *w) {
     for (int64_t i = 0; i < w->n_nodes; i++) {
         ramet__node *a = &w->nodes[i];
         if (!groups(w, a)) continue;
-        for (int64_t j = i + 1; j < w->n_nodes && a->attr.i[0] < RAMET__NODE_OUT; j++) {
+        for (int64_t j = i + 1; j < w->n_nodes && a->attr.i[0] < PARTS; j++) {
             ramet__node *b = &w->nodes[j];
             if (!groups(w, b) || b->in[0] != a->in[0]) continue;
             int64_t part = a->attr.i[0]++;

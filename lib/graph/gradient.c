@@ -61,7 +61,8 @@ static ramet_status walk(reverse *r, int64_t from, int64_t to) {
                 if (ramet__needs(g, &n, j)) flow(r, n.in[j], din[j]);
         } else if (n.op->expand) {
             int64_t first = g->n_nodes;
-            ramet__val out[RAMET__NODE_OUT] = {-1, -1, -1};
+            ramet__val out[RAMET__NODE_OUT];
+            for (int32_t j = 0; j < RAMET__NODE_OUT; j++) out[j] = -1;
             n.op->expand(g, &n, out);
             RAMET__TRY(ramet__graph_status(g));
             int64_t last = g->n_nodes;
@@ -84,6 +85,25 @@ static ramet_status walk(reverse *r, int64_t from, int64_t to) {
     return RAMET_OK;
 }
 
+ramet_status ramet__graph_pull(ramet__graph *g, const ramet__val *of, const ramet__val *seed, int32_t n_of, const ramet__val *wrt, int32_t n, ramet__val *grads) {
+    reverse r = {.g = g, .mem = g->rt->mem};
+    ramet_status st = RAMET_OK;
+    int64_t nodes = g->n_nodes;
+    RAMET__GO(cover(&r));
+    for (int32_t i = 0; i < n; i++) r.depends[wrt[i]] = 1;
+    mark(&r, 0, nodes);
+    for (int32_t i = 0; i < n_of; i++) flow(&r, of[i], seed[i]);
+    RAMET__GO(ramet__graph_status(g));
+    RAMET__GO(cover(&r));
+    RAMET__GO(walk(&r, 0, nodes));
+    for (int32_t i = 0; i < n; i++) grads[i] = r.grad[wrt[i]];
+out:
+    g->depends = NULL;
+    ramet__free(r.grad);
+    ramet__free(r.depends);
+    return st;
+}
+
 ramet_status ramet__graph_gradient(ramet__graph *g, ramet__val loss, const ramet__val *wrt, int32_t n,
                                    ramet__val *grads) {
     RAMET__TRY(ramet__graph_status(g));
@@ -92,21 +112,7 @@ ramet_status ramet__graph_gradient(ramet__graph *g, ramet__val loss, const ramet
     for (int32_t i = 0; i < n; i++)
         if (!ramet__is_val(g, wrt[i]) || g->values[wrt[i]].type != RAMET__TYPE_F32)
             return ramet__fail(RAMET_E_ARGUMENT, "gradient: wrt[%d] is not a value of numbers", i);
-    reverse r = {.g = g, .mem = g->rt->mem};
-    ramet_status st = RAMET_OK;
-    int64_t nodes = g->n_nodes;
-    RAMET__GO(cover(&r));
-    for (int32_t i = 0; i < n; i++) r.depends[wrt[i]] = 1;
-    mark(&r, 0, nodes);
-    ramet__val seed = ramet__graph_const(g, 1.0f);
-    RAMET__GO(ramet__graph_status(g));
-    RAMET__GO(cover(&r));
-    r.grad[loss] = seed;
-    RAMET__GO(walk(&r, 0, nodes));
-    for (int32_t i = 0; i < n; i++) grads[i] = r.depends[loss] || wrt[i] == loss ? r.grad[wrt[i]] : -1;
-out:
-    g->depends = NULL;
-    ramet__free(r.grad);
-    ramet__free(r.depends);
-    return st;
+    const ramet__val seed = ramet__graph_const(g, 1.0f);
+    RAMET__TRY(ramet__graph_status(g));
+    return ramet__graph_pull(g, &loss, &seed, 1, wrt, n, grads);
 }

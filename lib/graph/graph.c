@@ -28,6 +28,8 @@ ramet_status ramet__graph_create(ramet__graph **out, ramet_runtime *rt, int64_t 
 void ramet__graph_free(ramet__graph *g) {
     if (!g) return;
     for (int64_t i = 0; i < g->n_values; i++) ramet__weight_free(g->values[i].weight);
+    for (int64_t i = 0; i < g->n_bodies; i++) ramet__graph_free(g->bodies[i]);
+    ramet__free(g->bodies);
     ramet__free(g->nodes);
     ramet__free(g->values);
     ramet__free(g->outputs);

@@ -85,6 +85,13 @@ ramet__val ramet__op_cache_attention(ramet__graph *g, ramet__val q, ramet__val k
  * neighbour in its sequence: the one before (reversed: after) it, zeros where there is none. */
 ramet__val ramet__op_scan(ramet__graph *g, ramet__val a, ramet__val x, ramet__val seq, int32_t reversed);
 ramet__val ramet__op_shift(ramet__graph *g, ramet__val x, ramet__val seq, int32_t reversed);
+/* The loop with a body of its own. Each step runs `body` on one row of every sequence (reversed: the last first). to[i], an input or variable of the
+ * body, is given in[i]: rows, of which a step sees its own, or the same whole value in every step; other variables of the body are read as they are.
+ * The body's other inputs are carried state: rows, zero at first, then the body's output of that name. Its outputs are the results out[], in
+ * their order: rows of all steps; of whole values the sum over steps. As many sequences are run at once as the body's max_rows says. The
+ * body becomes the graph's, but not after a failure. Differentiable to any order: the gradient is a scan the other way round. */
+void ramet__op_scan_body(ramet__graph *g, ramet__graph *body, const ramet__val *to, const ramet__val *in, int32_t n_in, ramet__val seq,
+                         int32_t reversed, ramet__val *out);
 ramet__val ramet__op_add(ramet__graph *g, ramet__val a, ramet__val b);   /* same shape, or b [1], [cols] broadcast */
 ramet__val ramet__op_sub(ramet__graph *g, ramet__val a, ramet__val b);
 ramet__val ramet__op_mul(ramet__graph *g, ramet__val a, ramet__val b);   /* same broadcasts */

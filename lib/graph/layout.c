@@ -16,7 +16,9 @@ int32_t ramet__same_size(const ramet__pval *a, const ramet__pval *b) {
 static ramet_status make_buffers(ramet__plan *p) {
     ramet__free(p->buffers);
     p->n_buffers = 0;
-    p->buffers = ramet__calloc(p->rt->mem, (size_t)(p->n_steps * (RAMET__NODE_OUT + 1)) + 1, sizeof *p->buffers);
+    int64_t most = 1;
+    for (int64_t i = 0; i < p->n_steps; i++) most += p->steps[i].n_out + 1;
+    p->buffers = ramet__calloc(p->rt->mem, (size_t)most, sizeof *p->buffers);
     if (!p->buffers) return ramet__alloc_status();
     for (int64_t i = 0; i < p->n_steps; i++) { /* last reader of each value */
         const ramet__step *s = &p->steps[i];
@@ -39,12 +41,12 @@ static ramet_status make_buffers(ramet__plan *p) {
             int64_t until = out->last;
             for (int32_t k = 0; k < s->n_in && out->buffer < 0; k++) {
                 const ramet__pval *in = s->in[k];
-                if (!(s->op->overwrites[j] >> k & 1) || !in || in->buffer < 0 || p->buffers[in->buffer].last != i ||
+                if (!ramet__overwrites(s->op, j, k) || !in || in->buffer < 0 || p->buffers[in->buffer].last != i ||
                     !ramet__same_size(in, out))
                     continue;
                 int32_t clash = 0; /* another role of the same memory in this step that may not be overwritten */
                 for (int32_t m = 0; m < s->n_in; m++)
-                    clash |= s->in[m] && s->in[m]->buffer == in->buffer && !(s->op->overwrites[j] >> m & 1);
+                    clash |= s->in[m] && s->in[m]->buffer == in->buffer && !ramet__overwrites(s->op, j, m);
                 for (int32_t m = 0; m < j; m++) clash |= s->out[m] && s->out[m]->buffer == in->buffer;
                 if (clash) continue;
                 out->buffer = in->buffer;

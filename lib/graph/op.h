@@ -9,8 +9,9 @@
 #define RAMET__OP_H
 #include "graph/plan.h"
 
-#define RAMET__NODE_IN 10
-#define RAMET__NODE_OUT 3
+#define RAMET__NODE_IN 24
+#define RAMET__NODE_OUT 12
+#define RAMET__OVERWRITING 3 /* results that may take the place of an input */
 
 typedef struct ramet__attr {
     int64_t i[7];
@@ -71,6 +72,8 @@ struct ramet__graph {
     int64_t n_slots, cap_slots; /* the name is that of the value a */
     ramet__written *writes;
     int64_t n_writes, cap_writes;
+    struct ramet__graph **bodies; /* of scans with a body; owned */
+    int64_t n_bodies, cap_bodies;
     const int32_t *depends; /* while differentiating: values that depend on what is asked for */
 };
 
@@ -128,7 +131,7 @@ struct ramet__step {
 /* A layout of pieces is a sequence of phases with a barrier after each; a phase of one piece runs on the caller. */
 struct ramet__op {
     const char *name;
-    uint32_t overwrites[RAMET__NODE_OUT]; /* bit i: this output may take the place of input i after its last reader */
+    uint32_t overwrites[RAMET__OVERWRITING]; /* bit i: this output may take the place of input i after its last reader */
     int32_t base;                         /* optional input that the result is added to; 0: has none */
     uint32_t encoded;                     /* bit i: reads input i as an encoded weight when it is one */
     int32_t once;                         /* writes, or calls the host: never computed again */
@@ -204,6 +207,8 @@ struct ramet__plan {
     int64_t n_weights;              /* retained */
     void *arena, *scratch, *floats; /* floats: weights and constants that operations read as floats */
     uint64_t arena_bytes, scratch_bytes, worker_bytes, floats_bytes;
+    ramet__plan **inner; /* of scans with a body; owned */
+    int64_t n_inner, cap_inner;
     double work, again_work; /* of all steps, of those that run again: multiplications and the like */
     const ramet__pval *cache_seq, *cache_pos; /* of attention over caches */
     int64_t cache_block;
@@ -214,6 +219,9 @@ struct ramet__plan {
 /* of the plan's products */
 static inline int32_t ramet__plan_arithmetic(const ramet__plan *p) {
     return p->mode == RAMET__MODE_EXACT ? RAMET__EXACT : p->mode == RAMET__MODE_BALANCED && p->training ? RAMET__BRAIN : RAMET__REDUCED;
+}
+static inline int32_t ramet__overwrites(const ramet__op *op, int32_t out, int32_t in) {
+    return out < RAMET__OVERWRITING && (op->overwrites[out] >> in & 1);
 }
 static inline int64_t ramet__count(const ramet__exec *x, const ramet__pval *v) {
     return v->axis == RAMET__AXIS_ROWS ? x->rows : v->axis == RAMET__AXIS_OUTS ? x->outs : v->fixed;
@@ -297,6 +305,20 @@ ramet__val ramet__op_slot_nt(ramet__graph *g, ramet__val x, ramet__val m, ramet_
                              int64_t which);                                                             /* x m^T */
 ramet__val ramet__op_slot_nn(ramet__graph *g, ramet__val dy, ramet__val m, int64_t slot, int64_t which); /* dy m */
 ramet__val ramet__op_slot_tn(ramet__graph *g, ramet__val dy, ramet__val x, int64_t slot, int64_t which); /* dy^T x */
+
+/* ---- scans with a body (scan_body.c) ---- */
+typedef struct ramet__scan_body { /* of a node: its inputs but the last, seq, are given to in[], its results come from out[] */
+    ramet__graph *g;
+    int32_t n_in, n_state, n_out;
+    ramet__val in[RAMET__NODE_IN], state[RAMET__NODE_OUT], out[RAMET__NODE_OUT]; /* values of g */
+    int32_t next[RAMET__NODE_OUT]; /* out[next[i]] is state[i] of the next step */
+} ramet__scan_body;
+typedef struct ramet__asking ramet__asking;
+ramet_status ramet__scan_body_run(const ramet__step *s, const ramet__exec *x, ramet__asking *a);
+ramet_status ramet__plan_go(ramet__plan *p, const ramet__run *run, ramet__asking *a); /* ramet__plan_run with inputs bound */
+
+/* The gradient of sum(of[i] * seed[i]), which is never made, for wrt[i] -> grads[i], -1 where nothing flows. */
+ramet_status ramet__graph_pull(ramet__graph *g, const ramet__val *of, const ramet__val *seed, int32_t n_of, const ramet__val *wrt, int32_t n, ramet__val *grads);
 
 /* ---- planning, for ops/ ---- */
 ramet_status ramet__plan_check_ids(ramet__plan *p, const ramet__pval *v, int64_t low, int64_t high, const char *op);

@@ -345,6 +345,8 @@ void ramet__plan_free(ramet__plan *p) {
     if (!p) return;
     for (int64_t i = 0; i < p->n_weights; i++) ramet__weight_free(p->weights[i]);
     for (int32_t i = 0; i < p->n_ropes; i++) ramet__free(p->ropes[i].cs);
+    for (int64_t i = 0; i < p->n_inner; i++) ramet__plan_free(p->inner[i]);
+    ramet__free(p->inner);
     ramet__free(p->vals);
     ramet__free(p->again);
     ramet__free(p->inputs);
@@ -366,6 +368,7 @@ void ramet__plan_free(ramet__plan *p) {
 
 uint64_t ramet__plan_bytes(const ramet__plan *p) {
     uint64_t bytes = p->arena_bytes + p->scratch_bytes + p->floats_bytes;
+    for (int64_t i = 0; i < p->n_inner; i++) bytes += ramet__plan_bytes(p->inner[i]);
     for (int32_t i = 0; i < p->n_ropes; i++) bytes += (uint64_t)(p->max_context * p->ropes[i].rot) * sizeof(float);
     return bytes;
 }
@@ -387,6 +390,7 @@ static void text_again(ramet__text *t, const ramet__plan *p) {
 
 char *ramet__plan_text(const ramet__plan *p) {
     ramet__text t = {.mem = p->rt->mem};
+    int64_t inner = 0;
     for (int64_t i = 0; i < p->n_steps; i++) {
         const ramet__step *s = &p->steps[i];
         ramet__text_add(&t, "%4" PRId64 " %-18s %6" PRId64 " x %-6" PRId64, i, s->op->name, s->out[0]->fixed,
@@ -414,6 +418,10 @@ char *ramet__plan_text(const ramet__plan *p) {
         if (s->again) ramet__text_add(&t, " again");
         if (s->runs) ramet__text_add(&t, " %.1f us", (double)s->nanoseconds / 1000.0 / (double)s->runs);
         ramet__text_add(&t, "\n");
+        if (s->op != &ramet__opdef_scan_body) continue;
+        char *body = ramet__plan_text(p->inner[inner++]);
+        ramet__text_add(&t, "%s", body ? body : "");
+        ramet__free(body);
     }
     ramet__text_add(&t, "%" PRId64 " steps, arena %" PRIu64 " bytes, scratch %d x %" PRIu64 " bytes\n", p->n_steps,
                     p->arena_bytes, p->workers, p->worker_bytes);

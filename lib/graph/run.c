@@ -159,20 +159,21 @@ static ramet_status run_piece(void *context, int64_t piece, int32_t worker) {
     return RAMET_OK;
 }
 
-typedef struct asking {
+struct ramet__asking {
     uint64_t last;
-    int64_t done, all;
-} asking;
-static ramet_status ask(const ramet__run *run, asking *a) {
+    const ramet__plan *plan; /* the one that was asked to run, not a body inside */
+    int64_t done;
+};
+static ramet_status ask(const ramet__run *run, ramet__asking *a) {
     if (!run->progress) return RAMET_OK;
     uint64_t t = now_ns();
     if (t - a->last < ASK_NS) return RAMET_OK;
     a->last = t;
-    return ramet__progress(run->progress, run->progress_user, (double)a->done / (double)RAMET__MAX(1, a->all),
+    return ramet__progress(run->progress, run->progress_user, (double)a->done / (double)RAMET__MAX(1, a->plan->n_steps),
                            "running");
 }
 
-static ramet_status do_pieces(const ramet__plan *p, piece_context *c, int64_t pieces, asking *a) {
+static ramet_status do_pieces(const ramet__plan *p, piece_context *c, int64_t pieces, ramet__asking *a) {
     if (pieces == 1) {
         const uint64_t fp = ramet__fp_enter();
         c->from = 0;
@@ -188,7 +189,7 @@ static ramet_status do_pieces(const ramet__plan *p, piece_context *c, int64_t pi
     return RAMET_OK;
 }
 
-static ramet_status do_step(const ramet__plan *p, const ramet__step *s, const ramet__exec *x, asking *a) {
+static ramet_status do_step(const ramet__plan *p, const ramet__step *s, const ramet__exec *x, ramet__asking *a) {
     piece_context c = {s, x, 0, 0};
     if (s->op == &ramet__opdef_tap) {
         const ramet__run *run = x->run;
@@ -197,6 +198,7 @@ static ramet_status do_step(const ramet__plan *p, const ramet__step *s, const ra
                    ? ramet__fail(RAMET_E_CANCELLED, "run: stopped by the reader of '%s'", (const char *)s->attr.p)
                    : RAMET_OK;
     }
+    if (s->op == &ramet__opdef_scan_body) return ramet__scan_body_run(s, x, a);
     if (s->op->rows) return do_pieces(p, &c, ramet__ceil_div(ramet__count(x, s->out[0]), s->chunk), a);
     for (;; c.phase++) {
         int64_t n = s->op->pieces(s, x, c.phase);
@@ -234,26 +236,30 @@ ramet_status ramet__plan_run(ramet__plan *p, const ramet__run *run) {
     if (run->outs < 0 || run->outs > p->max_outs)
         return ramet__fail(RAMET_E_ARGUMENT, "run: %" PRId64 " outs; the plan was made for at most %" PRId64, run->outs,
                            p->max_outs);
-    ramet__exec x = {p, run, p->rt->kernels, run->rows, run->outs};
+    ramet__asking a = {0, p, 0};
     RAMET__TRY(bind_inputs(p, run));
+    return ramet__plan_go(p, run, &a);
+}
+
+ramet_status ramet__plan_go(ramet__plan *p, const ramet__run *run, ramet__asking *a) {
+    ramet__exec x = {p, run, p->rt->kernels, run->rows, run->outs};
     RAMET__TRY(check_ids(p, &x));
     RAMET__TRY(check_adapters(p, run));
     for (int32_t i = 0; i < p->n_spans; i++) ramet__spans_build(&p->spans[i], p->spans[i].key->data, run->rows);
     RAMET__TRY(check_cache(p, run));
     ramet_status st = RAMET_OK;
-    asking a = {0, 0, p->n_steps};
     p->running = 1;
     p->last_rows = p->last_outs = -1;
     for (int64_t i = 0; i < p->n_steps; i++) {
         ramet__step *s = &p->steps[i];
         uint64_t t = p->timing ? now_ns() : 0;
-        RAMET__GO(do_step(p, s, &x, &a));
+        RAMET__GO(do_step(p, s, &x, a));
         if (p->timing) {
             s->nanoseconds += now_ns() - t;
             s->runs++;
         }
-        a.done = i + 1;
-        RAMET__GO(ask(run, &a));
+        if (a->plan == p) a->done = i + 1;
+        RAMET__GO(ask(run, a));
     }
     for (int64_t i = 0; i < p->n_writes; i++) {
         const struct ramet__plan_write *w = &p->writes[i];

@@ -164,6 +164,34 @@ ramet_status ramet_graph_shape(int32_t *axis, int64_t *rows, int64_t *columns, c
     if (columns) *columns = ramet__gcols(s);
     return RAMET_OK;
 }
+/* An input of the body by its name, or a variable that it reads. */
+static ramet__val place(const ramet__graph *b, const char *name) {
+    for (int32_t pass = 0; pass < 2 && name; pass++)
+        for (int64_t i = 0; i < b->n_values; i++) {
+            const ramet__value *v = &b->values[i];
+            if (pass ? v->leaf == RAMET__LEAF_VAR && !strcmp(v->var->name, name) : v->leaf == RAMET__LEAF_INPUT && !strcmp(v->name, name)) return (ramet__val)i;
+        }
+    return -1;
+}
+ramet_status ramet_graph_scan(int32_t *outs, int32_t n_outs, ramet_graph *graph, ramet_graph *body, const char *const *names, const int32_t *in, int32_t n_in, int32_t seq, int32_t reversed) {
+    ramet__val to[RAMET__NODE_IN], out[RAMET__NODE_OUT];
+    RAMET__TRY(ramet__nets_check(graph));
+    RAMET__TRY(ramet__nets_check(body));
+    if (!outs || n_outs < 1 || n_in < 0 || n_in >= RAMET__NODE_IN || (n_in && (!in || !names)))
+        return ramet__fail(RAMET_E_ARGUMENT, "graph: scan: no place for a result, inputs are NULL, or %d are more than %d", n_in, RAMET__NODE_IN - 1);
+    for (int32_t i = 0; i < n_in; i++)
+        if ((to[i] = place(body->g, names[i])) < 0)
+            return ramet__fail(RAMET_E_NOT_FOUND, "graph: scan: the body has no input and reads no variable '%.64s'", names[i] ? names[i] : "NULL");
+    for (int64_t i = 0; i < body->n; i++) RAMET__TRY(ramet__nets_keep(NULL, graph, body->variables[i], ""));
+    if (n_outs > body->g->n_outputs) return ramet__fail(RAMET_E_ARGUMENT, "graph: scan: the body has %d outputs, %d are asked for", (int)body->g->n_outputs, n_outs);
+    ramet__op_scan_body(graph->g, body->g, to, in, n_in, seq, reversed, out);
+    RAMET__TRY(settle(graph));
+    memcpy(outs, out, (size_t)n_outs * sizeof *outs);
+    graph->context = RAMET__MAX(graph->context, body->context);
+    body->g = NULL;
+    ramet_graph_free(body);
+    return RAMET_OK;
+}
 ramet_status ramet_graph_gradient(int32_t *grads, ramet_graph *graph, int32_t loss, const int32_t *wrt, int32_t n) {
     RAMET__TRY(ramet__nets_check(graph));
     if (n < 0 || (n && (!wrt || !grads))) return ramet__fail(RAMET_E_ARGUMENT, "graph: gradient: %d values, or a pointer is NULL", n);

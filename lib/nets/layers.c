@@ -70,10 +70,11 @@ CALL(batch_norm_fixed) { out[0] = normed(g, sub(g, in[0], ramet__op_repeat(g, in
 
 /* ---- recurrent cells, with the gates in PyTorch's order ---- */
 static ramet__val part(ramet__graph *g, ramet__val x, int64_t i, int64_t n) { return ramet__op_slice(g, x, i * n, n); }
+static ramet__val taken(ramet__graph *g, ramet__val x, ramet__val w, ramet__val bias) { return w < 0 ? x : ramet__op_linear(g, x, w, bias, NULL); }
 CALL(gru_cell) {
     SETLESS;
     int64_t n = columns(g, in[1]);
-    ramet__val a = ramet__op_linear(g, in[0], in[2], in[4], NULL), b = ramet__op_linear(g, in[1], in[3], in[5], NULL);
+    ramet__val a = taken(g, in[0], in[2], in[4]), b = ramet__op_linear(g, in[1], in[3], in[5], NULL);
     ramet__val reset = ramet__op_sigmoid(g, add(g, part(g, a, 0, n), part(g, b, 0, n)));
     ramet__val update = ramet__op_sigmoid(g, add(g, part(g, a, 1, n), part(g, b, 1, n)));
     ramet__val fresh = ramet__op_tanh(g, add(g, part(g, a, 2, n), mul(g, reset, part(g, b, 2, n))));
@@ -82,7 +83,7 @@ CALL(gru_cell) {
 CALL(lstm_cell) {
     SETLESS;
     int64_t n = columns(g, in[1]);
-    ramet__val a = add(g, ramet__op_linear(g, in[0], in[3], in[5], NULL), ramet__op_linear(g, in[1], in[4], in[6], NULL));
+    ramet__val a = add(g, taken(g, in[0], in[3], in[5]), ramet__op_linear(g, in[1], in[4], in[6], NULL));
     ramet__val take = ramet__op_sigmoid(g, part(g, a, 0, n)), forget = ramet__op_sigmoid(g, part(g, a, 1, n));
     ramet__val fresh = ramet__op_tanh(g, part(g, a, 2, n)), show = ramet__op_sigmoid(g, part(g, a, 3, n));
     out[1] = add(g, mul(g, forget, in[2]), mul(g, take, fresh));

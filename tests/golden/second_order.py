@@ -132,6 +132,63 @@ def contrast():
     compare("top_k", found["top"], torch.zeros(7, 5, dtype=torch.float64).scatter(1, t["x"].topk(2).indices, 1.0))
 
 
+def recurrent():
+    """A net of one's own over sequences of 5, 1 and 3 rows, and a GRU: results, gradients, and those of the length of a gradient."""
+    rng, v, g = np.random.default_rng(3), ramet.Variables(), ramet.Graph(16)
+    for name, shape in (("w", (6, 6)), ("u", (6, 4)), ("b", 6), ("gate", 6)):
+        v.add(name, shape, "normal:.4", seed=len(name) + ord(name[0]))
+    net, x, seq = ramet.Layers(g, v, seed=5), g.input("x", 4), g.input("seq", dtype="i32")
+
+    def step(body, x, h, m):
+        w, u, b, gate = (body.variable(v, n) for n in ("w", "u", "b", "gate"))
+        new = (x.apply("linear", u) + h.apply("linear", w, b)).tanh()
+        kept = (m * gate).apply("sigmoid")
+        h = kept * h + (1.0 - kept) * new
+        return {"h": h, "m": m * 0.9 + h * h, "y": h * new}
+
+    def gru(x, seq):
+        return net.gru(net.gru(x, "gru", 5, seq), "back", 3, seq, reversed=True)
+    found = g.scan(step, {"x": x}, {"h": 6, "m": 6}, seq)
+    out = gru(x, seq)
+    loss = (found["y"] * found["y"] + found["m"]).sum() + (out * out * out).sum()
+    slope, = g.gradient(loss, [x])
+    for name, value in (("y", found["y"]), ("m", found["m"]), ("gru", out), ("slope", slope)):
+        g.output(name, value)
+    g.train(v, loss + (slope * slope).sum())
+    length, data = [5, 1, 3], rng.normal(size=(9, 4)).astype(np.float32)
+    got = ramet.Program(g).run(x=data, seq=np.repeat([7, 2, 4], length))
+    p, t = parameters(v), torch.tensor(data.astype(np.float64), requires_grad=True)
+    parts = {"y": [], "m": [], "gru": []}
+    layers = {}
+    for name, n, hidden in (("gru", 4, 5), ("back", 5, 3)):
+        layers[name] = {k: p[f"{name}.{k}"] for k in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")}
+    for rows_ in torch.split(t, length):
+        h = m = torch.zeros(6)
+        for row in rows_:
+            new = torch.tanh(p["u"] @ row + p["w"] @ h + p["b"])
+            kept = torch.sigmoid(m * p["gate"])
+            h = kept * h + (1 - kept) * new
+            m = m * 0.9 + h * h
+            parts["y"].append(h * new)
+            parts["m"].append(m)
+        for name, order in (("gru", 1), ("back", -1)):
+            q, state, out_ = layers[name], None, []
+            for row in list(rows_)[::order]:
+                state = torch.zeros(1, q["weight_hh"].shape[1]) if state is None else state
+                state = torch.gru_cell(row[None], state, q["weight_ih"], q["weight_hh"], q["bias_ih"], q["bias_hh"])
+                out_.append(state[0])
+            rows_ = torch.stack(out_[::order])
+        parts["gru"].append(rows_)
+    want = {"y": torch.stack(parts["y"]), "m": torch.stack(parts["m"]), "gru": torch.cat(parts["gru"])}
+    loss_t = (want["y"] ** 2 + want["m"]).sum() + (want["gru"] ** 3).sum()
+    want["slope"], = torch.autograd.grad(loss_t, t, create_graph=True)
+    (loss_t + (want["slope"] ** 2).sum()).backward()
+    for name in got:
+        compare(f"recurrent: {name}", got[name], want[name])
+    for n in p:
+        compare(f"recurrent: d/d{n}", v.gradient(n), p[n].grad)
+
+
 def operations():
     H, W = 6, 7
     kernel = lambda w, c: w.reshape(len(w), 3, 3, c).permute(0, 3, 1, 2)
@@ -173,6 +230,7 @@ def operations():
 maml()
 contrast()
 wgan()
+recurrent()
 operations()
 print(f"{failed} too far" if failed else f"all within {LIMIT:g}")
 sys.exit(bool(failed))

@@ -284,7 +284,7 @@ static void test_variables_go_through_a_file(void **state) {
 static void test_wrong_use_is_answered(void **state) {
     (void)state;
     scene s = begin(1), other = begin(1);
-    int32_t y = -7, in[3] = {0};
+    int32_t y = -7, in[4] = {0};
     ramet_program *p;
     OK(ramet_variables_add(s.v, "w", 2, 3, "ones", 0, 1));
     FAILS(RAMET_E_ARGUMENT, ramet_variables_add(s.v, "w", 2, 3, "ones", 0, 1), "taken");
@@ -319,8 +319,19 @@ static void test_wrong_use_is_answered(void **state) {
     FAILS(RAMET_E_ARGUMENT, ramet_graph_gradient(in + 2, s.g, y, in, 1), "one number");
     FAILS(RAMET_E_ARGUMENT, ramet_graph_train(s.g, s.v, apply(s.g, "sum", in[0], -1, -1, NULL)), "none of the variables");
     FAILS(RAMET_E_ARGUMENT, ramet_graph_write(s.g, s.v, "w", y, 0), "another size");
+    ramet_graph *body;
+    const char *const given[] = {"x", "w"};
+    OK(ramet_graph_create(&body, s.rt, 4, 0));
+    in[2] = input(body, "x", RAMET_TYPE_F32, RAMET_AXIS_ROWS, 3);
+    const int32_t seq = input(s.g, "seq", RAMET_TYPE_I32, RAMET_AXIS_ROWS, 0);
+    OK(ramet_graph_output(body, "y", in[2]));
+    FAILS(RAMET_E_NOT_FOUND, ramet_graph_scan(in + 3, 1, s.g, body, given, in, 2, seq, 0), "reads no variable 'w'");
+    FAILS(RAMET_E_ARGUMENT, ramet_graph_scan(in + 2, 2, s.g, body, given, in, 1, seq, 0), "1 outputs, 2");
+    FAILS(RAMET_E_ARGUMENT, ramet_graph_scan(in + 3, 1, s.g, body, given, in, 1, in[0], 0), "one sequence number");
+    OK(ramet_graph_scan(in + 3, 1, s.g, body, given, in, 1, seq, 0));
     OK(ramet_graph_output(s.g, "y", y));
     FAILS(RAMET_E_ARGUMENT, ramet_graph_output(s.g, "y", y), "twice");
+    FAILS(RAMET_E_ARGUMENT, ramet_graph_scan(in + 3, 1, s.g, s.g, given, in, 1, seq, 0), "its own body");
     int32_t loss = apply(s.g, "sum", y, -1, -1, NULL);
     OK(ramet_graph_train(s.g, s.v, loss));
     FAILS(RAMET_E_ARGUMENT, ramet_graph_train(s.g, s.v, loss), "twice");

@@ -78,6 +78,49 @@ out:
     ramet_model_free(m);
     return st;
 }
+static ramet_status attempt_scan(ramet_runtime *rt, void *unused) {
+    ramet_status st = RAMET_OK;
+    ramet_variables *v = NULL;
+    ramet_graph *g = NULL, *body = NULL;
+    ramet_program *p = NULL;
+    int32_t in[3], x, seq, y, loss;
+    const char *const names[] = {"x", "seq"};
+    const float rows[4] = {1, 2, 3, 4};
+    const int32_t seqs[4] = {0, 0, 0, 1};
+    const void *data[] = {rows, seqs};
+    (void)unused;
+    MAKE(v, ramet_variables_create(&v, rt));
+    GO(ramet_variables_add(v, "w", 1, 1, "ones", 1, 1));
+    MAKE(g, ramet_graph_create(&g, rt, 4, 0));
+    GO(ramet_graph_input(&x, g, "x", RAMET_TYPE_F32, RAMET_AXIS_ROWS, 1));
+    GO(ramet_graph_input(&seq, g, "seq", RAMET_TYPE_I32, RAMET_AXIS_ROWS, 0));
+    MAKE(body, ramet_graph_create(&body, rt, 2, 0));
+    GO(ramet_graph_input(&in[0], body, "h", RAMET_TYPE_F32, RAMET_AXIS_ROWS, 1));
+    GO(ramet_graph_variable(&in[1], body, v, "w"));
+    GO(ramet_graph_apply(&in[0], 1, body, "linear", in, 2, NULL));
+    GO(ramet_graph_input(&in[1], body, "x", RAMET_TYPE_F32, RAMET_AXIS_ROWS, 1));
+    GO(ramet_graph_apply(&y, 1, body, "add", in, 2, NULL));
+    GO(ramet_graph_output(body, "h", y));
+    GO(ramet_graph_scan(&y, 1, g, body, names, &x, 1, seq, 0));
+    body = NULL;
+    GO(ramet_graph_apply(&loss, 1, g, "sum", &y, 1, NULL));
+    GO(ramet_graph_train(g, v, loss));
+    MAKE(p, ramet_program_create(&p, g, 0));
+    GO(ramet_program_run(p, 4, 0, names, data, 2, NULL, NULL));
+    float sum;
+    GO(ramet_variables_read(&sum, 1, v, "w", 1));
+    assert_true(sum == 5); /* of 1, 3, 6 and 4 */
+out:
+    ramet_program_free(p);
+    ramet_graph_free(g);
+    ramet_graph_free(body);
+    ramet_variables_free(v);
+    return st;
+}
+static void test_a_loop_with_a_body(void **state) {
+    (void)state;
+    fail_each(attempt_scan, NULL, 60);
+}
 static void test_a_model_inside(void **state) {
     (void)state;
     fail_each(attempt_model, NULL, 100);
@@ -92,6 +135,6 @@ static void test_a_small_net(void **state) {
     unlink(path);
 }
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_a_small_net), cmocka_unit_test(test_a_model_inside)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_a_small_net), cmocka_unit_test(test_a_model_inside), cmocka_unit_test(test_a_loop_with_a_body)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

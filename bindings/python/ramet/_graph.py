@@ -17,7 +17,7 @@
 from __future__ import annotations
 
 import ctypes as C
-from typing import Any, Iterator, Literal, Optional, Sequence, Union
+from typing import Any, Callable, Iterator, Literal, Mapping, Optional, Sequence, Union
 
 import numpy as np
 import numpy.typing as npt
@@ -103,10 +103,10 @@ class Variables(L.Handle):
 class Value:
     """A value of a graph. Arithmetic and methods add operations to it."""
 
-    def __init__(self, graph: "Graph", index: int) -> None:
-        self.graph, self.index = graph, index
+    def __init__(self, graph: "Graph", index: int, dtype: str = "f32") -> None:
+        self.graph, self.index, self.dtype = graph, index, dtype
 
-    def apply(self, op: str, *others: "Operand", **settings: float) -> "Value":
+    def apply(self, op: str, *others: "Optional[Operand]", **settings: float) -> "Value":
         """The operation's first result, this value as its first input."""
         return self.graph.apply(op, self, *others, **settings)[0]
 
@@ -158,7 +158,8 @@ class Graph(L.Handle):
     _free = "ramet_graph_free"
 
     def __init__(self, max_rows: int, max_outs: int = 0, *, runtime: Optional[Runtime] = None) -> None:
-        super().__init__(make("ramet_graph_create", runtime or default_runtime(), max_rows, max_outs))
+        self.runtime = runtime or default_runtime()
+        super().__init__(make("ramet_graph_create", self.runtime, max_rows, max_outs))
         self.inputs: dict[str, tuple[str, str, int]] = {}
         self.outputs: list[str] = []
 
@@ -170,6 +171,7 @@ class Graph(L.Handle):
     def input(self, name: str, columns: int = 0, *, dtype: Literal["f32", "i32"] = "f32", axis: Literal["rows", "outs", "static"] = "rows") -> Value:
         """columns 0: one number or index a row."""
         value = self._value("ramet_graph_input", name.encode(), TYPES[dtype], AXES[axis], columns)
+        value.dtype = dtype
         self.inputs[name] = (dtype, axis, columns)
         return value
 
@@ -194,6 +196,32 @@ class Graph(L.Handle):
         for name in ("tokens", "pos", "seq", *(("type",) if model.architecture == "bert" else ())):
             self.inputs[name] = ("i32", "rows", 0)
         return value
+
+    def scan(self, step: Callable[..., Mapping[str, Value]], inputs: Mapping[str, Value], states: Mapping[str, int], seq: Value, *, given: Optional[Mapping[str, Value]] = None,
+             reversed: bool = False, max_sequences: Optional[int] = None) -> dict[str, Value]:
+        """A loop over the rows of each sequence: step(body, **inputs, **states) builds on the graph `body` what one step does, from one row of each input (of one that is no
+        rows: all of it) and the states, {name: columns}, zero at first. It returns {name: value}, with the next value of every state; so does this, for all rows (of values
+        that are no rows: their sum over steps). given: values that stand for variables of those names in the body. max_sequences: how many are run at once.
+
+            h = g.scan(lambda body, x, h: {"h": (x + h.apply("linear", body.variable(v, "w"))).tanh()}, {"x": x}, {"h": 32}, seq)["h"]
+        """
+        axis, rows, columns = L.i32(), L.i64(), L.i64()
+        check(lib.ramet_graph_shape(None, C.byref(rows), None, self, seq.index))
+        body, names = Graph(min(max_sequences or rows.value, rows.value), runtime=self.runtime), [*inputs, *(given or {})]
+        found, values = {}, [*inputs.values(), *(given or {}).values()]
+        for name, value in inputs.items():
+            check(lib.ramet_graph_shape(C.byref(axis), None, C.byref(columns), self, value.index))
+            found[name] = body.input(name, columns.value, dtype="i32" if value.dtype == "i32" else "f32", axis="rows" if axis.value == 1 else "static")
+        for name, count in states.items():
+            found[name] = body.input(name, count)
+        results = step(body, **found)
+        for name, value in results.items():
+            body.output(name, value)
+        outs = (L.i32 * max(len(results), 1))()
+        check(lib.ramet_graph_scan(outs, len(results), self, body, L.texts(names), (L.i32 * max(len(values), 1))(*[x.index for x in values]), len(values), seq.index, int(reversed)))
+        del body._pointer  # the graph owns it now
+        body._as_parameter_ = L.ptr()
+        return {name: Value(self, i) for name, i in zip(results, outs)}
 
     def gradient(self, loss: Value, wrt: Sequence[Value]) -> list[Optional[Value]]:
         """d(loss)/d(each), more graph; None where the loss does not depend on it."""
@@ -278,6 +306,17 @@ class Layers:
     def conv2d(self, x: Value, name: str, outputs: int, height: int, width: int, kernel: int, stride: int = 1, pad: int = 0, rule: str = "he") -> Value:
         weight = self.variable(f"{name}.weight", (outputs, kernel * kernel * x.columns // (height * width)), rule)
         return x.apply("conv2d", weight, self.variable(f"{name}.bias", outputs, "zeros"), height=height, width=width, kernel=kernel, stride=stride, pad=pad)
+
+    def gru(self, x: Value, name: str, hidden: int, seq: Value, *, reversed: bool = False, max_sequences: Optional[int] = None) -> Value:
+        """The states of a gated recurrent unit over each sequence; torch.nn.GRU's with weight_ih, weight_hh and their biases as variables."""
+        rule = f"uniform:{hidden ** -0.5}"
+        wi, bi = self.variable(f"{name}.weight_ih", (3 * hidden, x.columns), rule), self.variable(f"{name}.bias_ih", 3 * hidden, rule)
+        self.variable(f"{name}.weight_hh", (3 * hidden, hidden), rule)
+        self.variable(f"{name}.bias_hh", 3 * hidden, rule)
+
+        def step(body: Graph, x: Value, h: Value) -> dict[str, Value]:
+            return {"h": x.apply("gru_cell", h, None, body.variable(self.variables, f"{name}.weight_hh"), None, body.variable(self.variables, f"{name}.bias_hh"))}
+        return self.graph.scan(step, {"x": x.apply("linear", wi, bi)}, {"h": hidden}, seq, reversed=reversed, max_sequences=max_sequences)["h"]
 
     def batch_norm(self, x: Value, name: str, channels: int, training: bool, momentum: float = 0.1, eps: float = 1e-5) -> Value:
         """training: by the run's statistics, which move the stored ones; else by the stored."""

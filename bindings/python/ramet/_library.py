@@ -126,6 +126,7 @@ _rows: list[tuple[Any, ...]] = [
     (i32, "ramet_graph_create", _OUT, _H, i64, i64), (None, "ramet_graph_free", _H), (i32, "ramet_graph_input", _I32, _H, text, i32, i32, i64), (i32, "ramet_graph_constant", _I32, _H, f32),
     (i32, "ramet_graph_variable", _I32, _H, _H, text), (i32, "ramet_graph_apply", _I32, i32, _H, text, _I32, i32, text), (i32, "ramet_graph_shape", _I32, _I64, _I64, _H, i32),
     (i32, "ramet_graph_gradient", _I32, _H, i32, _I32, i32), (i32, "ramet_graph_train", _H, _H, i32), (i32, "ramet_graph_output", _H, text, i32), (i32, "ramet_graph_write", _H, _H, text, i32, i32),
+    (i32, "ramet_graph_scan", _I32, i32, _H, _H, C.POINTER(text), _I32, i32, i32, i32),
     (i32, "ramet_program_create", _OUT, _H, i32), (None, "ramet_program_free", _H), (i32, "ramet_program_run", _H, i64, i64, C.POINTER(text), ptr, i32, Progress, ptr),
     (i32, "ramet_program_output", C.POINTER(C.POINTER(f32)), _I64, _I64, _H, text), (i32, "ramet_program_describe", _OUT, _H),
     (i32, "ramet_gate", _I32, _OUT, _H, _H, _OUT, i32, ptr), (i32, "ramet_commit", _I64, _H, _H),

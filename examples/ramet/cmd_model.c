@@ -137,47 +137,63 @@ int cmd_quantize(cli *c, int argc, char **argv) {
     return code;
 }
 
+enum { CALIBRATION = 16384 }; /* tokens that prune and rebase read */
+
+/* The first `tokens` tokens of a calibration text; NULL after a message. */
+static int32_t *calibration(cli *c, int64_t *count, ramet_model *m, const char *path, int64_t tokens) {
+    ramet_dataset *d = load_dataset(c, m, &path, 1);
+    int32_t *ids = NULL;
+    if (!d) return NULL;
+    int64_t n = ramet_dataset_tokens(d);
+    if (!(ids = malloc((size_t)(n ? n : 1) * sizeof *ids)) || ramet_dataset_read(ids, d, 0, n)) {
+        cli_fail(c, NULL);
+        free(ids);
+        ids = NULL;
+    }
+    ramet_dataset_free(d);
+    *count = n < tokens ? n : tokens;
+    return ids;
+}
+
 int cmd_prune(cli *c, int argc, char **argv) {
     ramet_prune_options o;
     ramet_prune_options_init(&o, sizeof o);
     const char *calib = NULL, *path[2];
-    int64_t tokens = 8192;
+    int64_t tokens = CALIBRATION;
     const opt opts[] = {{"--layers", OPT_INT, &o.layers, "N", "layers to remove"}, {"--ffn", OPT_LONG, &o.ffn, "N", "FFN channels to remove in each layer (multiple of 32)"},
                         {"--keep", OPT_DOUBLE, &o.keep, "FRACTION", "or the fraction of the layers' parameters to keep (default .7)"},
-                        {"--calib", OPT_TEXT, &calib, "FILE", "calibration text"}, {"--tokens", OPT_LONG, &tokens, "N", "of it that are used (default 8192)"}, {NULL, OPT_FLAG, NULL, NULL, NULL}};
+                        {"--calib", OPT_TEXT, &calib, "FILE", "calibration text"}, {"--tokens", OPT_LONG, &tokens, "N", "of it that are used (default 16384)"}, {NULL, OPT_FLAG, NULL, NULL, NULL}};
     int done, code = cli_parse(c, argc, argv, opts, path, 2, 2, NULL, &done);
     if (code || done) return code;
     if (!calib) return cli_usage(c, "--calib is needed");
     if (tokens < 1) return cli_usage(c, "--tokens must be positive");
     ramet_model *in = load_model(c, path[0]), *out = NULL;
-    ramet_dataset *d = in ? load_dataset(c, in, &calib, 1) : NULL;
-    int32_t *ids = NULL;
-    code = EXIT_FAILED;
-    if (!d) goto out;
-    int64_t n = ramet_dataset_tokens(d);
-    if (!(ids = malloc((size_t)(n ? n : 1) * sizeof *ids)) || ramet_dataset_read(ids, d, 0, n)) {
-        cli_fail(c, NULL);
-        goto out;
-    }
+    int32_t *ids = in ? calibration(c, &o.count, in, calib, tokens) : NULL;
     o.ids = ids;
-    o.count = n < tokens ? n : tokens;
     o.progress = cli_progress;
-    code = ramet_prune(&out, in, &o) ? cli_fail(c, NULL) : save(c, in, out, path[1]);
-out:
+    code = !ids ? EXIT_FAILED : ramet_prune(&out, in, &o) ? cli_fail(c, NULL) : save(c, in, out, path[1]);
     free(ids);
-    ramet_dataset_free(d);
     ramet_model_free(out);
     ramet_model_free(in);
     return code;
 }
 
 int cmd_rebase(cli *c, int argc, char **argv) {
-    const opt opts[] = {{NULL, OPT_FLAG, NULL, NULL, NULL}};
-    const char *path[3];
+    ramet_rebase_options o;
+    ramet_rebase_options_init(&o, sizeof o);
+    const char *calib = NULL, *path[3];
+    int64_t tokens = CALIBRATION;
+    const opt opts[] = {{"--calib", OPT_TEXT, &calib, "FILE", "calibration text, for a variant without some FFN channels"},
+                        {"--tokens", OPT_LONG, &tokens, "N", "of it that are used (default 16384)"}, {NULL, OPT_FLAG, NULL, NULL, NULL}};
     int done, code = cli_parse(c, argc, argv, opts, path, 3, 3, NULL, &done);
     if (code || done) return code;
+    if (tokens < 1) return cli_usage(c, "--tokens must be positive");
     ramet_model *variant = load_model(c, path[0]), *parent = variant ? load_model(c, path[1]) : NULL, *out = NULL;
-    code = !parent ? EXIT_FAILED : ramet_rebase(&out, variant, parent, cli_progress, NULL) ? cli_fail(c, NULL) : save(c, variant, out, path[2]);
+    int32_t *ids = parent && calib ? calibration(c, &o.count, parent, calib, tokens) : NULL;
+    o.ids = ids;
+    o.progress = cli_progress;
+    code = !parent || (calib && !ids) ? EXIT_FAILED : ramet_rebase(&out, variant, parent, &o) ? cli_fail(c, NULL) : save(c, variant, out, path[2]);
+    free(ids);
     ramet_model_free(out);
     ramet_model_free(parent);
     ramet_model_free(variant);

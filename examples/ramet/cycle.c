@@ -71,7 +71,7 @@ static int birth(cycle *y) {
         const char *prune[] = {"prune", y->head, s->path, "--keep", keep, "--calib", y->probe, NULL};
         char elder[600];
         snprintf(elder, sizeof elder, "%s/variants/%s-%d.gguf", y->dir, s->name, y->turn - 1);
-        const char *rebase[] = {"rebase", elder, y->head, s->path, NULL};
+        const char *rebase[] = {"rebase", elder, y->head, s->path, "--calib", y->probe, NULL};
         code = cycle_run(y, &out, y->turn > 1 ? rebase : i ? prune : quantize);
         if (!code && !(j_number(&s->bytes, out, "bytes") && j_number(&s->parameters, out, "parameters"))) code = EXIT_FAILED;
         free(out);

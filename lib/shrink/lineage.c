@@ -144,11 +144,11 @@ out:
 
 /* ---- a whole model ---- */
 ramet_status ramet__lineage_apply(ramet_model **out, ramet_model *parent, const ramet__lineage *l, ramet__lineage *record, ramet__choose_enc choose,
-                                  void *user, ramet_progress_fn progress, void *progress_user) {
+                                  void *user, const ramet__calibration *text) {
     ramet__mem *mem = parent->rt->mem;
     const ramet__hparams *ph = &parent->h;
     ramet__hparams h = *ph;
-    ramet__weight **w = NULL;
+    ramet__weight **w = NULL, **down = NULL;
     int64_t n = 0, cap;
     ramet_status st;
     if (l->n_layer < 1 || l->n_layer > ph->n_layer || l->n_ff < 1 || l->n_ff > ph->n_ff)
@@ -165,10 +165,12 @@ ramet_status ramet__lineage_apply(ramet_model **out, ramet_model *parent, const 
     h.n_ff = l->n_ff;
     cap = (int64_t)parent->arch->n_specs * RAMET__MAX(h.n_layer, 1);
     RAMET__NEW(w, ramet__calloc(mem, (size_t)cap, sizeof *w));
+    RAMET__NEW(down, ramet__calloc(mem, (size_t)h.n_layer, sizeof *down));
+    if (l->ff && text->ids) RAMET__GO(ramet__refit(down, parent, l, choose, user, text));
     for (int32_t s = 0; s < parent->arch->n_specs; s++) {
         const ramet__weight_spec *spec = &parent->arch->specs[s];
         int32_t layered = strchr(spec->name, '%') != NULL;
-        RAMET__GO(ramet__progress(progress, progress_user, (double)s / parent->arch->n_specs, "making the variant"));
+        RAMET__GO(ramet__progress(text->progress, text->progress_user, (double)s / parent->arch->n_specs, "making the variant"));
         for (int32_t i = 0; i < (layered ? h.n_layer : 1); i++) {
             char name[64], source[64];
             if (layered) {
@@ -187,8 +189,9 @@ ramet_status ramet__lineage_apply(ramet_model **out, ramet_model *parent, const 
             const int32_t *ff = l->ff && layered ? l->ff + (int64_t)i * l->n_ff : NULL;
             const int32_t *rows = spec->rows == RAMET__DIM_FF ? ff : NULL, *cols = spec->cols == RAMET__DIM_FF ? ff : NULL;
             int64_t n_cols = cols ? l->n_ff : ramet__shape_cols(ramet__weight_shape(src));
-            ramet__enc enc = spec->rows == RAMET__DIM_ONE ? ramet__weight_enc(src) : ramet__enc_fit(choose ? choose(name, src, user) : ramet__weight_enc(src), n_cols);
-            if (!rows && !cols && enc == ramet__weight_enc(src) && !strcmp(name, source)) w[n++] = ramet__weight_retain(src);
+            ramet__enc enc = spec->rows == RAMET__DIM_ONE ? ramet__weight_enc(src) : ramet__enc_fit(choose(name, src, user), n_cols);
+            if (layered && down[i] && !strcmp(name, ramet__weight_name(down[i]))) w[n++] = ramet__weight_retain(down[i]);
+            else if (!rows && !cols && enc == ramet__weight_enc(src) && !strcmp(name, source)) w[n++] = ramet__weight_retain(src);
             else {
                 RAMET__GO(ramet__weight_select(&w[n], parent->rt, src, name, enc, rows, l->n_ff, cols, l->n_ff));
                 n++;
@@ -198,6 +201,8 @@ ramet_status ramet__lineage_apply(ramet_model **out, ramet_model *parent, const 
     RAMET__GO(ramet__model_derive(out, parent, &h, w, n, record));
 out:
     for (int64_t i = 0; i < n; i++) ramet__weight_free(w[i]);
+    for (int32_t i = 0; down && i < h.n_layer; i++) ramet__weight_free(down[i]);
     ramet__free(w);
+    ramet__free(down);
     return st;
 }

@@ -33,7 +33,8 @@ ramet_status ramet_quantize(ramet_model **out, ramet_model *model, const ramet_q
     else c.head = ramet__encoding_get(c.body)->block == 1 ? c.body : RAMET__ENC_Q8_0;
     RAMET__NEW(step, ramet__format(model->rt->mem, "{\"step\":\"quantize\",\"encoding\":\"%s\",\"head\":\"%s\"}", ramet__encoding_get(c.body)->name, ramet__encoding_get(c.head)->name));
     RAMET__GO(ramet__lineage_child(&map, &record, model, model->h.n_layer, NULL, model->h.n_ff, NULL, step));
-    RAMET__GO(ramet__lineage_apply(out, model, map, record, choose, &c, o.progress, o.progress_user));
+    const ramet__calibration none = {.progress = o.progress, .progress_user = o.progress_user};
+    RAMET__GO(ramet__lineage_apply(out, model, map, record, choose, &c, &none));
     record = NULL;
 out:
     ramet__lineage_free(map);

@@ -9,9 +9,19 @@ static ramet__enc like_variant(const char *name, const ramet__weight *source, vo
     return w ? ramet__weight_enc(w) : ramet__weight_enc(source);
 }
 
-ramet_status ramet_rebase(ramet_model **out, const ramet_model *variant, ramet_model *new_parent, ramet_progress_fn progress, void *user) {
+void ramet_rebase_options_init(ramet_rebase_options *options, uint32_t struct_size) {
+    const ramet_rebase_options o = {.struct_size = struct_size};
+    ramet__options_init(options, struct_size, &o, sizeof o);
+}
+
+ramet_status ramet_rebase(ramet_model **out, const ramet_model *variant, ramet_model *new_parent, const ramet_rebase_options *options) {
+    ramet_rebase_options o;
     if (!out || !variant || !new_parent) return ramet__fail(RAMET_E_ARGUMENT, "ramet_rebase: out, variant and new_parent must not be NULL");
     RAMET__TRY(ramet__runtime_check(new_parent->rt));
+    ramet_rebase_options_init(&o, sizeof o);
+    RAMET__TRY(ramet__options(&o, sizeof o, options, "ramet_rebase"));
+    ramet__calibration text = {o.ids, o.count, o.window, o.progress, o.progress_user};
+    if (o.ids) RAMET__TRY(ramet__calibration_check(&text, new_parent, "ramet_rebase"));
     const ramet__lineage *l = variant->lineage;
     if (!l || !l->parent_digest) return ramet__fail(RAMET_E_INCONSISTENT, "%s: has no lineage, so it cannot be made again from another parent", variant->name);
     ramet__mem *mem = new_parent->rt->mem;
@@ -24,7 +34,7 @@ ramet_status ramet_rebase(ramet_model **out, const ramet_model *variant, ramet_m
     record->parent_digest = NULL;
     RAMET__NEW(record->parent_digest, ramet__strdup(mem, digest));
     RAMET__GO(ramet__lineage_step(record, mem, "{\"step\":\"rebase\"}"));
-    RAMET__GO(ramet__lineage_apply(out, new_parent, l, record, like_variant, (void *)(uintptr_t)variant, progress, user));
+    RAMET__GO(ramet__lineage_apply(out, new_parent, l, record, like_variant, (void *)(uintptr_t)variant, &text));
     record = NULL;
 out:
     ramet__lineage_free(record);

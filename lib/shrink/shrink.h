@@ -8,10 +8,24 @@
 /* The encoding that weight `name` of the result gets; `source` is the parent's weight that it comes from. */
 typedef ramet__enc (*ramet__choose_enc)(const char *name, const ramet__weight *source, void *user);
 
+/* Calibration text: tokens in windows. ids NULL: none, progress alone. */
+typedef struct ramet__calibration {
+    const int32_t *ids;
+    int64_t count;
+    int32_t window; /* 0: 512, or the model's context where that is shorter */
+    ramet_progress_fn progress;
+    void *progress_user;
+} ramet__calibration;
+/* Fills in window; E_ARGUMENT naming `call` when the text cannot be used with the model. */
+ramet_status ramet__calibration_check(ramet__calibration *text, const ramet_model *model, const char *call);
+
 /* The model that `map` (layers and channels in parent's numbers) makes of `parent`, with `record` as its lineage (taken on
- * success; may be NULL). Weights that no step touches are shared with the parent, not copied. */
+ * success; may be NULL). Weights that no step touches are shared with the parent, not copied. With calibration text
+ * a variant that loses FFN channels has its ffn_down fitted to the parent's outputs. */
 ramet_status ramet__lineage_apply(ramet_model **out, ramet_model *parent, const ramet__lineage *map, ramet__lineage *record, ramet__choose_enc choose,
-                                  void *user, ramet_progress_fn progress, void *progress_user);
+                                  void *user, const ramet__calibration *text);
+/* Those ffn_down [map->n_layer], in choose's encodings. */
+ramet_status ramet__refit(ramet__weight **down, ramet_model *parent, const ramet__lineage *map, ramet__choose_enc choose, void *user, const ramet__calibration *text);
 /* `later` made from a model whose own lineage is `earlier`, seen from earlier's parent. Both may be NULL except later. */
 ramet_status ramet__lineage_compose(ramet__lineage **out, ramet__mem *mem, const ramet__lineage *earlier, const ramet__lineage *later);
 /* Append a step object's text ({"step":...}) to lineage->steps. */

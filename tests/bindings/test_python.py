@@ -485,6 +485,8 @@ class Shrinking(Case):
         parent = self.model.merge(lifted)
         self.assertLess(parent.evaluate(self.held_out, window=64).loss, self.model.evaluate(self.held_out, window=64).loss)
         rebased = variant.rebase(parent)
+        fitted = variant.rebase(parent, list(range(200)), window=64)
+        self.assertNotEqual(fitted.digest, rebased.digest)
         self.assertEqual(rebased.number("ffn_width"), 96)
         self.assertNotEqual(rebased.digest, variant.digest)
         np.testing.assert_allclose(rebased.tensor("token_embd.weight"), parent.tensor("token_embd.weight"))

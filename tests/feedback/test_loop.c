@@ -193,7 +193,7 @@ static void test_two_turns_of_the_loop(void **state) {
     assert_int_equal(ramet_feed(&c, s, "average", &u1, 1, NULL), RAMET_E_REFUSED); /* replayed */
     assert_non_null(strstr(ramet_last_error(), "absorbed before"));
 
-    ok(ramet_rebase(&rebased, variant, head, NULL, NULL));
+    ok(ramet_rebase(&rebased, variant, head, NULL));
     brief(s, at("b2"), NULL);
     assert_int_equal(update(at("u2"), variant, at("b2"), a, RAMET_UPDATE_DELTA), RAMET_E_INCONSISTENT); /* still of version 1 */
     assert_non_null(strstr(ramet_last_error(), "rebase"));

@@ -11,6 +11,7 @@
 #include <string.h>
 
 #include "base/rng.h"
+#include "ramet/experimental.h"
 #include "shrink/shrink.h"
 
 static ramet_runtime *rt;
@@ -113,17 +114,80 @@ static void test_prune_keeps_rows_and_columns_of_the_parent(void **state) {
         for (int64_t c = 1; c < l->n_ff; c++) assert_true(ff[c] > ff[c - 1]);
         snprintf(name, sizeof name, "blk.%d.ffn_up.weight", l->layer[i]);
         float *parent_up = decoded(tiny, name, &prows, &pcols);
-        snprintf(name, sizeof name, "blk.%d.ffn_down.weight", l->layer[i]);
-        float *parent_down = decoded(tiny, name, &prows, &pcols);
         snprintf(name, sizeof name, "blk.%d.ffn_up.weight", i);
         float *up = decoded(m, name, &rows, &cols);
         for (int64_t r = 0; r < rows; r++) assert_memory_equal(up + r * cols, parent_up + ff[r] * cols, (size_t)cols * sizeof(float));
-        snprintf(name, sizeof name, "blk.%d.ffn_down.weight", i);
-        float *down = decoded(m, name, &rows, &cols);
-        for (int64_t r = 0; r < rows; r++)
-            for (int64_t c = 0; c < cols; c++) assert_true(down[r * cols + c] == parent_down[r * pcols + ff[c]]);
-        free(up); free(down); free(parent_up); free(parent_down);
+        free(up); free(parent_up);
     }
+    ramet_model_free(m);
+}
+
+/* ---- the fit, beside normal equations summed and solved in double ---- */
+typedef struct seen { double *sum; int64_t n; int32_t layer; } seen;
+static int32_t add_outer(const char *name, const float *a, int64_t rows, int64_t cols, void *user) {
+    seen *s = user;
+    char want[64];
+    snprintf(want, sizeof want, "blk.%d.ffn_act", s->layer);
+    if (strcmp(name, want)) return 0;
+    assert_int_equal(cols, s->n);
+    for (int64_t r = 0; r < rows; r++, a += cols)
+        for (int64_t i = 0; i < cols; i++)
+            for (int64_t j = 0; j < cols; j++) s->sum[i * cols + j] += (double)a[i] * a[j];
+    return 0;
+}
+
+/* x [d, m] with x a = b, by Gauss-Jordan */
+static void solve(double *x, double *a, int64_t m, int64_t d) {
+    for (int64_t p = 0; p < m; p++)
+        for (int64_t r = 0; r < m; r++) {
+            if (r == p) continue;
+            double f = a[p * m + r] / a[p * m + p]; /* columns, since x stands on the left */
+            for (int64_t i = 0; i < m; i++) a[i * m + r] -= f * a[i * m + p];
+            for (int64_t i = 0; i < d; i++) x[i * m + r] -= f * x[i * m + p];
+        }
+    for (int64_t p = 0; p < m; p++)
+        for (int64_t i = 0; i < d; i++) x[i * m + p] /= a[p * m + p];
+}
+
+static void check_fit(const ramet_model *m, ramet_model *parent) {
+    const ramet__lineage *l = m->lineage;
+    const int64_t n = parent->h.n_ff, k = m->h.n_ff;
+    for (int32_t i = 0; i < m->h.n_layer; i++) {
+        const int32_t *kept = l->ff + i * k;
+        seen s = {calloc((size_t)(n * n), sizeof(double)), n, l->layer[i]};
+        for (int at = 0; at < 512; at += 64) ok(ramet_model_tap(parent, calibration + at, 64, "blk.", RAMET_MODE_BALANCED, add_outer, &s));
+        int64_t d, cols;
+        char name[64];
+        snprintf(name, sizeof name, "blk.%d.ffn_down.weight", l->layer[i]);
+        float *w = decoded(parent, name, &d, &cols);
+        snprintf(name, sizeof name, "blk.%d.ffn_down.weight", i);
+        float *got = decoded(m, name, &d, &cols);
+        double ridge = 0, *a = calloc((size_t)(k * k), sizeof *a), *x = calloc((size_t)(d * k), sizeof *x), error = 0, change = 0, scale = 0;
+        for (int64_t r = 0; r < n; r++) ridge += .01 * s.sum[r * n + r] / (double)n;
+        for (int64_t r = 0; r < k; r++)
+            for (int64_t c = 0; c < k; c++) a[r * k + c] = s.sum[kept[r] * n + kept[c]] + (r == c ? ridge : 0);
+        for (int64_t r = 0; r < d; r++)
+            for (int64_t c = 0; c < k; c++) {
+                x[r * k + c] = ridge * w[r * n + kept[c]];
+                for (int64_t j = 0; j < n; j++) x[r * k + c] += w[r * n + j] * s.sum[j * n + kept[c]];
+            }
+        solve(x, a, k, d);
+        for (int64_t r = 0; r < d; r++)
+            for (int64_t c = 0; c < k; c++) {
+                error += pow(got[r * k + c] - x[r * k + c], 2);
+                change += pow(w[r * n + kept[c]] - x[r * k + c], 2);
+                scale += pow(x[r * k + c], 2);
+            }
+        assert_true(change > .01 * scale); /* the fit does something */
+        if (error > 1e-8 * scale) fail_msg("layer %d: %g of the fitted weights' square", i, error / scale);
+        free(s.sum); free(w); free(got); free(a); free(x);
+    }
+}
+
+static void test_kept_channels_take_over_what_the_removed_did(void **state) {
+    (void)state;
+    ramet_model *m = pruned(1, 32);
+    check_fit(m, tiny);
     ramet_model_free(m);
 }
 
@@ -147,12 +211,29 @@ static void test_prune_refuses_what_cannot_be(void **state) {
 
 static void test_rebase_on_the_same_parent_gives_the_same_variant(void **state) {
     (void)state;
-    ramet_model *m = pruned(1, 32), *again = NULL;
-    ok(ramet_rebase(&again, m, tiny, NULL, NULL));
+    ramet_model *m = pruned(1, 32), *again = NULL, *cut = NULL, *none = NULL;
+    ramet_rebase_options o;
+    ramet_rebase_options_init(&o, sizeof o);
+    o.ids = calibration;
+    o.count = 512;
+    o.window = 64;
+    ok(ramet_rebase(&again, m, tiny, &o));
     assert_string_equal(ramet_model_digest(again), ramet_model_digest(m));
     assert_string_equal(again->lineage->parent_digest, ramet_model_digest(tiny));
-    ramet_model *none = NULL;
-    assert_int_equal(ramet_rebase(&none, tiny, m, NULL, NULL), RAMET_E_INCONSISTENT); /* not born of anyone */
+    ok(ramet_rebase(&cut, m, tiny, NULL)); /* without text: the parent's columns */
+    int64_t rows, cols, pcols;
+    float *down = decoded(cut, "blk.0.ffn_down.weight", &rows, &cols);
+    char name[64];
+    snprintf(name, sizeof name, "blk.%d.ffn_down.weight", m->lineage->layer[0]);
+    float *whole = decoded(tiny, name, &rows, &pcols);
+    for (int64_t r = 0; r < rows; r++)
+        for (int64_t c = 0; c < cols; c++) assert_true(down[r * cols + c] == whole[r * pcols + m->lineage->ff[c]]);
+    assert_int_equal(ramet_rebase(&none, tiny, m, NULL), RAMET_E_INCONSISTENT); /* not born of anyone */
+    o.window = 1;
+    assert_int_equal(ramet_rebase(&none, m, tiny, &o), RAMET_E_ARGUMENT);
+    assert_non_null(strstr(ramet_last_error(), "window 1"));
+    free(down); free(whole);
+    ramet_model_free(cut);
     ramet_model_free(again);
     ramet_model_free(m);
 }
@@ -209,7 +290,7 @@ static void test_lift_lands_where_the_variant_was_cut_from(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_quantize_rounds_to_nearest_and_shares_the_rest), cmocka_unit_test(test_quantize_names_what_it_does_not_know),
-        cmocka_unit_test(test_prune_keeps_rows_and_columns_of_the_parent), cmocka_unit_test(test_prune_refuses_what_cannot_be),
+        cmocka_unit_test(test_prune_keeps_rows_and_columns_of_the_parent), cmocka_unit_test(test_kept_channels_take_over_what_the_removed_did), cmocka_unit_test(test_prune_refuses_what_cannot_be),
         cmocka_unit_test(test_rebase_on_the_same_parent_gives_the_same_variant), cmocka_unit_test(test_lineage_composes_through_two_steps),
         cmocka_unit_test(test_lift_lands_where_the_variant_was_cut_from),
     };

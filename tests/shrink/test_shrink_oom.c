@@ -8,6 +8,7 @@ static ramet_status shrink(ramet_runtime *runtime, void *user) {
     ramet_model *model = NULL, *quantized = NULL, *pruned = NULL, *rebased = NULL;
     ramet_quantize_options q;
     ramet_prune_options p;
+    ramet_rebase_options r;
     int32_t ids[32];
     (void)user;
     for (int32_t i = 0; i < 32; i++) ids[i] = 3 + i * 7;
@@ -18,10 +19,14 @@ static ramet_status shrink(ramet_runtime *runtime, void *user) {
     p.ids = ids;
     p.count = 32;
     p.window = 16;
+    ramet_rebase_options_init(&r, sizeof r);
+    r.ids = ids;
+    r.count = 32;
+    r.window = 16;
     MAKE(model, ramet_model_load_path(&model, runtime, tiny_path()));
     MAKE(quantized, ramet_quantize(&quantized, model, &q));
     MAKE(pruned, ramet_prune(&pruned, model, &p));
-    MAKE(rebased, ramet_rebase(&rebased, pruned, model, NULL, NULL));
+    MAKE(rebased, ramet_rebase(&rebased, pruned, model, &r));
 out:
     ramet_model_free(rebased);
     ramet_model_free(pruned);

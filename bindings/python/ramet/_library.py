@@ -31,6 +31,7 @@ EmbedderOptions = _structure("EmbedderOptions", ("mode", i32), ("max_rows", i32)
 Sampling = _structure("Sampling", ("temperature", f32), ("top_k", i32), ("top_p", f32), ("min_p", f32), ("seed", u64), ("draft", i32))
 QuantizeOptions = _structure("QuantizeOptions", ("encoding", text), ("head", text), ("algorithm", text), ("progress", Progress), ("progress_user", ptr))
 PruneOptions = _structure("PruneOptions", ("layers", i32), ("ffn", i64), ("keep", f64), ("ids", ptr), ("count", i64), ("window", i32), ("progress", Progress), ("progress_user", ptr))
+RebaseOptions = _structure("RebaseOptions", ("ids", ptr), ("count", i64), ("window", i32), ("progress", Progress), ("progress_user", ptr))
 TunerOptions = _structure("TunerOptions", ("full", i32), ("rank", i32), ("alpha", f32), ("targets", text), ("mode", i32), ("window", i32), ("batch", i32), ("micro_batch", i32),
                           ("steps", i64), ("epochs", f64), ("learning_rate", f32), ("warmup", f32), ("schedule", i32), ("weight_decay", f32), ("beta1", f32), ("beta2", f32),
                           ("epsilon", f32), ("clip", f32), ("seed", u64), ("teacher", ptr), ("teacher_weight", f32), ("teacher_top", i32), ("initial", ptr), ("optimizer", text),
@@ -106,7 +107,7 @@ _rows: list[tuple[Any, ...]] = [
     (i32, "ramet_embed", ptr, _H, ptr, ptr, i64, Progress, ptr),
     (i32, "ramet_session_generate", _I64, _H, i32, _ids, i64, i64, ptr, Token, Progress, ptr),
     (None, "ramet_quantize_options_init", ptr, u32), (i32, "ramet_quantize", _OUT, _H, ptr), (None, "ramet_prune_options_init", ptr, u32), (i32, "ramet_prune", _OUT, _H, ptr),
-    (i32, "ramet_rebase", _OUT, _H, _H, Progress, ptr), (i32, "ramet_adapter_lift", _OUT, _H, _H, _H),
+    (None, "ramet_rebase_options_init", ptr, u32), (i32, "ramet_rebase", _OUT, _H, _H, ptr), (i32, "ramet_adapter_lift", _OUT, _H, _H, _H),
     (i32, "ramet_dataset_create", _OUT, _H), (i32, "ramet_dataset_create_source", _OUT, _H, i64, text, Tokens, ptr), (i32, "ramet_dataset_add_text", _H, text, C.c_size_t), (i32, "ramet_dataset_add_ids", _H, _ids, ptr, i64),
     (i32, "ramet_dataset_add_chat", _H, i32, C.POINTER(text), C.POINTER(text)), (i32, "ramet_dataset_add_file", _H, text), (i32, "ramet_dataset_add_pair", _H, text, text, text), (None, "ramet_dataset_free", _H), (i64, "ramet_dataset_tokens", _H),
     (i64, "ramet_dataset_documents", _H), (i32, "ramet_dataset_read", ptr, _H, i64, i64),

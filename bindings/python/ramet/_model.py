@@ -385,10 +385,13 @@ class Model(L.Handle):
                       {"layers": layers, "ffn": ffn, "keep": keep, "window": window, "ids": ids.ctypes.data, "count": ids.size, "progress": work.callback})
         return Model(make("ramet_prune", self, C.byref(o), work=work), self.runtime)
 
-    def rebase(self, parent: "Model", progress: Optional[ProgressFn] = None) -> "Model":
-        """The same variant of a newer parent."""
+    def rebase(self, parent: "Model", calibration: Any = None, *, window: Optional[int] = None, progress: Optional[ProgressFn] = None) -> "Model":
+        """The same variant of a newer parent. calibration: text or ids, for a variant without some FFN channels."""
+        ids = None if calibration is None else parent.tokenizer.encode(calibration) if isinstance(calibration, str) else as_ids(calibration)
         work = L.Work(progress)
-        return Model(make("ramet_rebase", self, parent, work.callback, None, work=work), parent.runtime)
+        o = L.options(L.RebaseOptions, "ramet_rebase_options_init", {"window": window, "ids": None if ids is None else ids.ctypes.data,
+                      "count": None if ids is None else ids.size, "progress": work.callback})
+        return Model(make("ramet_rebase", self, parent, C.byref(o), work=work), parent.runtime)
 
     # ---- measuring, feeding back ----
     def evaluate(self, data: Union["Dataset", Path], *, score: str = "half", mode: str = "balanced", **options: Any) -> "Evaluation":

@@ -101,7 +101,7 @@ int cmd_tune(cli *c, int argc, char **argv) {
     ramet_tuner_options o;
     ramet_tuner_options_init(&o, sizeof o);
     list data = {0}, held_out = {0};
-    double alpha = o.alpha, lr = 0, warmup = o.warmup, clip = o.clip, decay = o.weight_decay, plus = o.lora_plus, average_decay = o.average_decay, average_start = o.average_start, spike = 0, skew = 0, beta = o.preference_beta;
+    double alpha = o.alpha, lr = 0, warmup = o.warmup, clip = o.clip, decay = o.weight_decay, plus = o.lora_plus, average_decay = o.average_decay, average_start = o.average_start, spike = 0, skew = 0, beta = o.preference_beta, example = 0;
     int64_t seed = 0, every = 0;
     int skip = 0;
     const char *teacher = NULL, *resume = NULL, *checkpoint = NULL, *out = NULL, *mode = "balanced", *type = NULL, *lora = NULL, *schedule = "cosine", *path;
@@ -112,7 +112,7 @@ int cmd_tune(cli *c, int argc, char **argv) {
                         {"--batch", OPT_INT, &o.batch, "B", "windows a step (default 4)"}, {"--micro-batch", OPT_INT, &o.micro_batch, "B", "windows run at once (default 2)"}, {"-c", OPT_INT, &o.window, "W", "tokens a window (default 256)"},
                         {"--lr", OPT_DOUBLE, &lr, "X", "learning rate (default 2e-4, with --full 2e-5)"}, {"--warmup", OPT_DOUBLE, &warmup, "F", "fraction of the steps (default .03)"},
                         {"--schedule", OPT_TEXT, &schedule, "NAME", "of the learning rate: cosine (default), ...: see ramet list schedules"}, {"--optimizer", OPT_TEXT, &o.optimizer, "NAME", "adamw (default), ...: see ramet list optimizers"},
-                        {"--clip", OPT_DOUBLE, &clip, "X", "global gradient norm (default 1, 0: off)"}, {"--weight-decay", OPT_DOUBLE, &decay, "X", "(default 0)"}, {"--seed", OPT_LONG, &seed, "S", "order of windows, initial weights (default 0)"},
+                        {"--clip", OPT_DOUBLE, &clip, "X", "global gradient norm (default 1, 0: off)"}, {"--example-clip", OPT_DOUBLE, &example, "X", "norm of each window's own gradient (default 0: off)"}, {"--weight-decay", OPT_DOUBLE, &decay, "X", "(default 0)"}, {"--seed", OPT_LONG, &seed, "S", "order of windows, initial weights (default 0)"},
                         {"--rslora", OPT_FLAG, &o.rslora, NULL, "the adapter's scale is alpha / sqrt(rank)"}, {"--dora", OPT_FLAG, &o.dora, NULL, "with a trained magnitude for each output (a PEFT folder only)"}, {"--lora-plus", OPT_DOUBLE, &plus, "X", "learning rate of B over that of A (default 1)"},
                         {"--groups", OPT_TEXT, &o.groups, "LIST", "factors of the learning rate by name: \"blk.0.*=0;*.ffn_*=.5;*=1@100\"; 0 freezes, @STEP: from then on"},
                         {"--average", OPT_TEXT, &o.average, "ema|swa", "the result is the average of the weights after each step"},
@@ -136,6 +136,7 @@ int cmd_tune(cli *c, int argc, char **argv) {
     o.learning_rate = (float)lr;
     o.warmup = (float)warmup;
     o.clip = (float)clip;
+    o.example_clip = (float)example;
     o.weight_decay = (float)decay;
     o.lora_plus = (float)plus;
     o.spike_factor = (float)spike;
@@ -193,6 +194,7 @@ int cmd_tune(cli *c, int argc, char **argv) {
         printf("%s,\"steps\":%" PRId64 ",\"tokens\":%" PRId64 ",\"loss_first\":%.6f,\"loss\":%.6f,\"seconds\":%.6g,\"tok_s\":%.6g,\"bytes\":%" PRIu64 ",\"plan_bytes\":%" PRIu64 ",\"recomputed\":%.4f", b.data, r.step, r.tokens, first, r.loss, r.seconds, speed, r.bytes, r.plan_bytes, r.recomputed);
         if (skip || spike > 0) printf(",\"skipped\":%" PRId64, r.skipped);
         if (r.evaluations) printf(",\"evaluation_loss\":%.6f,\"best_loss\":%.6f,\"best_step\":%" PRId64, r.evaluation_loss, r.best_loss, r.best_step);
+        if (example > 0) printf(",\"example_norm\":%.6g,\"example_clipped\":%.6g", r.example_norm, r.example_clipped);
         if (r.accuracy > 0) printf(",\"accuracy\":%.6g", r.accuracy);
         puts("}");
         j_free(&b);

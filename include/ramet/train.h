@@ -97,6 +97,9 @@ typedef struct ramet_tuner_options {
                                   default 0: the runtime's budget alone */
     int32_t dora;            /**< 1: DoRA (Liu et al. 2024): every output has a trained magnitude, the pairs change directions; PEFT's use_dora. Default 0. Not with `initial` */
     float preference_beta;   /**< of a dataset of preferences: DPO's beta; default .1. The reference is the model without an adapter, of full tuning as it was */
+    float example_clip;      /**< each window's own gradient (of its mean loss, so to say: batch times its part of the loss) is brought down to this norm before they are added up,
+                                  which bounds what one example can do. A norm that none reaches changes nothing. Not with DoRA or rates that begin at a step; default 0: off */
+    float *example_norms;    /**< NULL, or room for batch / workers numbers: the norms of the last step's windows before that, in their order. In use while the tuner is */
 } ramet_tuner_options;
 RAMET_API void ramet_tuner_options_init(ramet_tuner_options *options, uint32_t struct_size);
 
@@ -127,6 +130,8 @@ typedef struct ramet_tuner_report {
     uint64_t plan_bytes;     /**< of them activations and scratch */
     double recomputed;       /**< fraction of a step's work that is done a second time to save memory */
     double accuracy;         /**< of preferences: share of the last step's pairs (of this worker) whose better answer has gained on the worse */
+    double example_norm;     /**< of example_clip: mean norm of the last step's windows (of this worker) before clipping */
+    double example_clipped;  /**< and the share of them that was clipped */
 } ramet_tuner_report;
 /**
  * Advance by at most max_steps optimizer steps (0: only report), and stop (between micro-batches) when `deadline` seconds have passed (0: none); at

@@ -6,17 +6,19 @@
 
 #if defined(__GNUC__)
 #  define RAMET__PRINTF(f, a) __attribute__((format(printf, f, a)))
+#  define RAMET__RARE __attribute__((cold)) /* what leads to it is compiled for size */
 #else
 #  define RAMET__PRINTF(f, a)
+#  define RAMET__RARE
 #endif
 
 /* Set this thread's message and return `status`. One line: what, where (file, byte offset, argument), what to do. */
-ramet_status ramet__fail(ramet_status status, const char *format, ...) RAMET__PRINTF(2, 3);
+ramet_status ramet__fail(ramet_status status, const char *format, ...) RAMET__PRINTF(2, 3) RAMET__RARE;
 /* Put a context in front of the current message ("model.gguf: " ...) and return `status`. */
-ramet_status ramet__prefix(ramet_status status, const char *format, ...) RAMET__PRINTF(2, 3);
+ramet_status ramet__prefix(ramet_status status, const char *format, ...) RAMET__PRINTF(2, 3) RAMET__RARE;
 
 /* The same for a failed system call: adds what the errno value `code` means. E_NOT_FOUND, E_MEMORY or E_IO by the code. */
-ramet_status ramet__fail_errno(int code, const char *format, ...) RAMET__PRINTF(2, 3);
+ramet_status ramet__fail_errno(int code, const char *format, ...) RAMET__PRINTF(2, 3) RAMET__RARE;
 
 /* Return from the calling function / jump to `out` with the status in a local `ramet_status st`. */
 #define RAMET__TRY(call) do { ramet_status st_ = (call); if (st_) return st_; } while (0)

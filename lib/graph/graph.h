@@ -144,6 +144,9 @@ void ramet__graph_output(ramet__graph *g, const char *name, ramet__val v);
 /* Extend the graph by d(loss)/d(wrt[i]) -> grads[i] (loss [1]; -1 where loss does not depend on it). wrt: vars, slot values,
  * inputs, any value. Uses of one value add up. Ops without a rule are expanded first; not differentiable: E_UNSUPPORTED naming the op. */
 ramet_status ramet__graph_gradient(ramet__graph *g, ramet__val loss, const ramet__val *wrt, int32_t n, ramet__val *grads);
+/* Gradients grads[0..n) of a loss over rows, each belonging to one of `windows` windows (inputs "window" [rows] and "window_out" [outs], rising), become sums
+ * of those windows' own gradients, all of them together no longer than `limit`. Answers the squared lengths before [windows, 1]. names: for messages. */
+ramet__val ramet__graph_limit_windows(ramet__graph *g, ramet__val *grads, int32_t n, const char *const *names, int64_t windows, float limit);
 /* For ramet_list("ops", i). */
 int32_t ramet__op_list(int32_t i, const char **name, const char **detail);
 #endif

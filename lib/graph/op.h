@@ -242,7 +242,7 @@ static inline int64_t ramet__piece_rows(int64_t cols) { return RAMET__MAX(1, 163
 ramet__val ramet__value_new(ramet__graph *g, const ramet__gshape *shape, ramet__type type);
 /* Adds a node with n_out F32 results of these shapes; answers the first, or -1 after a failure. */
 ramet__val ramet__node_add(ramet__graph *g, const ramet__op *op, const ramet__val *in, int32_t n_in,
-                           const ramet__gshape *shapes, int32_t n_out, const ramet__attr *attr);
+                           const ramet__gshape *shapes, int32_t n_out, const ramet__attr *attr) RAMET__RARE;
 int32_t ramet__is_val(const ramet__graph *g, ramet__val v); /* a value of this graph, and the graph has not failed */
 int32_t ramet__needs(const ramet__graph *g, const ramet__node *n,
                      int32_t i); /* there, numbers, and a gradient for it is asked for */
@@ -256,7 +256,7 @@ ramet__gshape ramet__row_shape(const ramet__gshape *s);         /* [R] for [R,n]
 void ramet__gshape_text(char text[96], const ramet__gshape *s); /* "[R<=512, 576]" */
 int32_t ramet__is_scalar(const ramet__gshape *s);
 int32_t ramet__want(ramet__graph *g, int32_t ok, const char *op, const char *format, ...)
-    RAMET__PRINTF(4, 5);                                                             /* fails the graph when !ok */
+    RAMET__PRINTF(4, 5) RAMET__RARE;                                                             /* fails the graph when !ok */
 ramet__val ramet__sum_to(ramet__graph *g, ramet__val v, const ramet__gshape *shape); /* undo a broadcast */
 
 /* Primitive operations that gradients and `expand` use besides those of graph.h. */

@@ -38,8 +38,8 @@ for code in range(0x110000):
     moves.append((code, 1, 1, ord(becomes)))
 
 
-def write(out, name, numbers):
-    out.write(f"static const uint32_t {name}[] = {{\n")
+def write(out, name, numbers, bits=32):
+    out.write(f"static const uint{bits}_t {name}[] = {{\n")
     for i in range(0, len(numbers), 14):
         out.write(" ".join(f"0x{n:x}," for n in numbers[i:i + 14]) + "\n")
     out.write("};\n")
@@ -47,8 +47,9 @@ def write(out, name, numbers):
 
 with open(sys.argv[1] if len(sys.argv) > 1 else "bert_tables.inc", "w") as out:
     out.write("/* SPDX-License-Identifier: Apache-2.0 */\n")
-    out.write(f"/* Written by make_bert.py from tokenizers {tokenizers.__version__}: first code point of each run << 3 | kind; first << 8 | step 2 << 7 |\n"
-              " * count, and what the first becomes; code point and the three it becomes, 0: fewer. */\n")
+    out.write(f"/* Written by make_bert.py from tokenizers {tokenizers.__version__}: first code point of each run << 3 | kind; first << 10 | bits 16 and 17\n"
+              " * of what it becomes << 8 | step 2 << 7 | count, and the lower 16 bits of that; code point and the three it becomes, 0: fewer. */\n")
     write(out, "kinds", starts)
-    write(out, "moves", [n for first, count, step, to in moves for n in (first << 8 | (step == 2) << 7 | count, to)])
+    write(out, "moves", [first << 10 | to >> 16 << 8 | (step == 2) << 7 | count for first, count, step, to in moves])
+    write(out, "becomes", [to & 0xffff for first, count, step, to in moves], 16)
     write(out, "longer", [n for code, to in longer for n in [code, *to, *[0] * (3 - len(to))]])

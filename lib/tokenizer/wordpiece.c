@@ -33,9 +33,8 @@ static int32_t plain(uint32_t to[3], uint32_t code) {
         return s % 28 ? 3 : 2;
     }
     to[0] = code;
-    const uint32_t *m = moves + 2 * find(moves, RAMET__COUNT(moves) / 2, 2, 8, code);
-    uint32_t first = m[0] >> 8, step = m[0] & 128 ? 2 : 1;
-    if (code >= first && (code - first) % step == 0 && (code - first) / step < (m[0] & 127)) to[0] = m[1] + (code - first);
+    const uint32_t i = find(moves, RAMET__COUNT(moves), 1, 10, code), first = moves[i] >> 10, step = moves[i] & 128 ? 2 : 1;
+    if (code >= first && (code - first) % step == 0 && (code - first) / step < (moves[i] & 127)) to[0] = ((moves[i] >> 8 & 3) << 16 | becomes[i]) + (code - first);
     const uint32_t *l = longer + 4 * find(longer, RAMET__COUNT(longer) / 4, 4, 0, code);
     if (l[0] != code) return 1;
     memcpy(to, l + 1, 3 * sizeof to[0]);

@@ -11,7 +11,7 @@
 #include "format/safetensors.h"
 #include "train/train.h"
 
-#define PAIRS 80
+#define PAIRS 96
 typedef struct pairs { int32_t n; char key[PAIRS][40]; char value[PAIRS][256]; } pairs;
 
 static void put(pairs *p, const char *key, const char *format, ...) RAMET__PRINTF(3, 4);
@@ -64,6 +64,7 @@ static ramet_status identity(pairs *p, const ramet_tuner *t) {
     put(p, "ramet.tuner.rslora", "%d", o->rslora);
     put(p, "ramet.tuner.dora", "%d", o->dora);
     put(p, "ramet.tuner.preference_beta", "%.9g", (double)o->preference_beta);
+    put(p, "ramet.tuner.example_clip", "%.9g", (double)o->example_clip);
     put(p, "ramet.tuner.lora_plus", "%.9g", (double)o->lora_plus);
     put(p, "ramet.tuner.average", "%s", o->average ? o->average : "");
     put(p, "ramet.tuner.average_decay", "%.9g", (double)o->average_decay);
@@ -85,8 +86,8 @@ static ramet_status identity(pairs *p, const ramet_tuner *t) {
 static const struct { const char *key; size_t at; } integers[] = {
 #define INTEGER(name) {"ramet.state." #name, offsetof(ramet_tuner, name)}
     INTEGER(step), INTEGER(micro), INTEGER(tokens), INTEGER(step_tokens), INTEGER(skipped), INTEGER(evaluated), INTEGER(evaluations), INTEGER(best_step),
-    INTEGER(worse), INTEGER(n_history), INTEGER(ahead)}, doubles[] = {
-    INTEGER(loss_sum), INTEGER(loss), INTEGER(norm), INTEGER(rate), INTEGER(evaluation_loss), INTEGER(best_loss), INTEGER(accuracy)};
+    INTEGER(worse), INTEGER(n_history), INTEGER(ahead), INTEGER(example_over)}, doubles[] = {
+    INTEGER(loss_sum), INTEGER(loss), INTEGER(norm), INTEGER(rate), INTEGER(evaluation_loss), INTEGER(best_loss), INTEGER(accuracy), INTEGER(example_sum), INTEGER(example_norm), INTEGER(example_clipped)};
 #undef INTEGER
 static const char *const history_key[2] = {"ramet.state.losses", "ramet.state.norms"};
 

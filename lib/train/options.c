@@ -49,6 +49,10 @@ ramet_status ramet__tuner_check(const ramet_tuner_options *o, const ramet_model 
                            (double)o->beta2);
     if (!within(o->epsilon, 1e-30, 1)) return ramet__fail(RAMET_E_ARGUMENT, "%s: epsilon %g is not in 1e-30..1", f, (double)o->epsilon);
     if (!within(o->clip, 0, 1e30)) return ramet__fail(RAMET_E_ARGUMENT, "%s: clip %g is negative or not a number", f, (double)o->clip);
+    if (!within(o->example_clip, 0, 3e38)) return ramet__fail(RAMET_E_ARGUMENT, "%s: example_clip %g is negative or not a number", f, (double)o->example_clip);
+    if (o->example_clip > 0 && (o->dora || (o->groups && strchr(o->groups, '@'))))
+        return ramet__fail(RAMET_E_UNSUPPORTED, "%s: example_clip goes neither with dora nor with groups that begin at a step", f);
+    if (o->example_norms && o->example_clip == 0.0f) return ramet__fail(RAMET_E_ARGUMENT, "%s: example_norms needs example_clip (1e30: measure only)", f);
     if (o->rslora != 0 && o->rslora != 1) return ramet__fail(RAMET_E_ARGUMENT, "%s: rslora is %d; give 0 or 1", f, o->rslora);
     if (!within(o->lora_plus, 1e-6, 1e6)) return ramet__fail(RAMET_E_ARGUMENT, "%s: lora_plus %g is not in 1e-6..1e6", f, (double)o->lora_plus);
     if (!within(o->preference_beta, 1e-6, 1e6)) return ramet__fail(RAMET_E_ARGUMENT, "%s: preference_beta %g is not in 1e-6..1e6", f, (double)o->preference_beta);

@@ -10,7 +10,7 @@ ramet_status ramet__rows_init(ramet__rows *r, ramet__mem *mem, int64_t max_rows)
     const size_t stride = RAMET__ROUND_UP((size_t)max_rows * sizeof(int32_t), RAMET__ALIGN);
     char *m;
     memset(r, 0, sizeof *r);
-    RAMET__NEW(r->memory, ramet__calloc(mem, 6, stride));
+    RAMET__NEW(r->memory, ramet__calloc(mem, 8, stride));
     m = r->memory;
     r->max_rows = max_rows;
     r->tokens = (int32_t *)m;
@@ -19,6 +19,8 @@ ramet_status ramet__rows_init(ramet__rows *r, ramet__mem *mem, int64_t max_rows)
     r->out = (int32_t *)(m + 3 * stride);
     r->label = (int32_t *)(m + 4 * stride);
     r->weight = (float *)(m + 5 * stride);
+    r->window = (int32_t *)(m + 6 * stride);
+    r->window_out = (int32_t *)(m + 7 * stride);
 out:
     return st;
 }

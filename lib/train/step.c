@@ -40,8 +40,8 @@ static int64_t batch_predictions(const ramet_tuner *t) {
 /* Forget the present step's gradients: it begins again. */
 static void restart_step(ramet_tuner *t) {
     ramet__params_clear(&t->params);
-    t->micro = t->step_tokens = t->ahead = 0;
-    t->loss_sum = 0.0;
+    t->micro = t->step_tokens = t->ahead = t->example_over = 0;
+    t->loss_sum = t->example_sum = 0.0;
 }
 
 int64_t ramet__tuner_averaged(const ramet_tuner *t) {
@@ -110,8 +110,10 @@ static ramet_status micro_batch(ramet_tuner *t, watch *w) {
     ramet__rows_clear(&t->rows);
     for (int64_t i = first; i < last; i++) {
         const ramet_dataset *d = ramet__windows_at(&from, &to, &t->windows, t->o.seed, t->step * t->o.batch + i);
-        const int64_t at = t->rows.outs * t->o.teacher_top;
+        const int64_t at = t->rows.outs * t->o.teacher_top, row = t->rows.rows, out = t->rows.outs;
         ramet__rows_add(&t->rows, d, from, to);
+        for (int64_t r = row; r < t->rows.rows; r++) t->rows.window[r] = (int32_t)(i - first);
+        for (int64_t r = out; r < t->rows.outs; r++) t->rows.window_out[r] = (int32_t)(i - first);
         if (t->teacher) RAMET__TRY(ramet__teacher_run(t->teacher, t->teacher_ids + at, t->teacher_p + at, d, from, to, fn, w));
         if (t->labels.give) RAMET__TRY(t->labels.give(t->teacher_ids + at, t->teacher_p + at, d, from, to, t->labels.user));
     }
@@ -125,6 +127,12 @@ static ramet_status micro_batch(ramet_tuner *t, watch *w) {
         run.input[run.n_inputs].name = "teacher_p";
         run.input[run.n_inputs++].data = t->teacher_p;
     }
+    if (t->o.example_clip > 0.0f) {
+        run.input[run.n_inputs].name = "window";
+        run.input[run.n_inputs++].data = t->rows.window;
+        run.input[run.n_inputs].name = "window_out";
+        run.input[run.n_inputs++].data = t->rows.window_out;
+    }
     run.adapters = t->adapter;
     run.n_adapters = t->o.full ? 0 : 1;
     run.progress = fn;
@@ -135,6 +143,15 @@ static ramet_status micro_batch(ramet_tuner *t, watch *w) {
     const float *loss = ramet__plan_output(t->plan, "loss", NULL, NULL);
     if (!loss) return ramet__fail(RAMET_E_INTERNAL, "tuner: the plan lacks its loss");
     if (!isfinite(*loss) && !t->o.all_reduce) return not_finite(t, "loss"); /* workers decide together, after their sums */
+    if (t->o.example_clip > 0.0f) {
+        const float *square = ramet__plan_output(t->plan, "example_square", NULL, NULL);
+        for (int64_t i = 0; square && i < last - first; i++) {
+            const double norm = sqrt((double)square[i]) * (double)t->o.batch;
+            t->example_sum += norm;
+            t->example_over += norm > (double)t->o.example_clip;
+            if (t->o.example_norms) t->o.example_norms[first - own + i] = (float)norm;
+        }
+    }
     t->loss_sum += t->preference ? preferred : *loss;
     t->step_tokens += t->rows.outs;
     t->micro++;
@@ -175,6 +192,8 @@ static ramet_status update(ramet_tuner *t) {
     t->loss = t->loss_sum;
     t->tokens += t->step_tokens;
     t->accuracy = (double)t->ahead / (double)share(t);
+    t->example_norm = t->example_sum / (double)share(t);
+    t->example_clipped = (double)t->example_over / (double)share(t);
     return end_step(t, spike);
 }
 
@@ -243,6 +262,8 @@ static void fill_report(ramet_tuner_report *out, const ramet_tuner *t) {
                                   .best_loss = t->best_loss,
                                   .best_step = t->best_step,
                                   .accuracy = t->preference ? t->accuracy : 0.0,
+                                  .example_norm = t->example_norm,
+                                  .example_clipped = t->example_clipped,
                                   .bytes = ramet__tuner_bytes(t),
                                   .plan_bytes = ramet__plan_bytes(t->plan),
                                   .recomputed = ramet__plan_recomputed(t->plan)};

@@ -39,6 +39,7 @@ typedef struct ramet__rows {
     int32_t *tokens, *pos, *seq;      /* [max_rows] */
     int32_t *out, *label;             /* [max_rows]: rows that predict, and what */
     float *weight;                    /* [max_rows]: of each prediction in the loss */
+    int32_t *window, *window_out;     /* [max_rows]: which of the windows in the run a row, a prediction, belongs to */
     void *memory;
 } ramet__rows;
 ramet_status ramet__rows_init(ramet__rows *r, ramet__mem *mem, int64_t max_rows);
@@ -188,6 +189,8 @@ struct ramet_tuner {
     int64_t tokens, step_tokens;   /* predicted in whole steps so far, and in the present step */
     double loss_sum;               /* of the present step's micro-batches */
     double loss, norm, rate;       /* of the last whole step */
+    double example_sum; int64_t example_over;          /* norms of the present step's windows; how many were clipped */
+    double example_norm, example_clipped;              /* of the last */
     int64_t ahead; double accuracy; /* pairs of the present step whose better answer is ahead; their share in the last */
     int64_t skipped;               /* steps */
     int64_t evaluated, evaluations, best_step, worse; /* step of the last evaluation; how many; step of the best; how many since it */

@@ -176,7 +176,7 @@ static ramet__val loss_of(const ramet_tuner *t, ramet__graph *g, ramet__val logi
 /* Of the tuner without its plan. */
 static uint64_t held_bytes(const ramet_tuner *t) {
     const uint64_t rows = (uint64_t)t->o.micro_batch * (uint64_t)t->o.window, soft = t->teacher_ids ? rows * (uint64_t)t->o.teacher_top * 8 : 0;
-    return ramet__params_bytes(&t->params) + ramet__teacher_bytes(t->teacher) + ramet__preference_bytes(t->preference) + soft + rows * 6 * sizeof(int32_t) + (uint64_t)t->windows.n * sizeof *t->windows.start;
+    return ramet__params_bytes(&t->params) + ramet__teacher_bytes(t->teacher) + ramet__preference_bytes(t->preference) + soft + rows * 8 * sizeof(int32_t) + (uint64_t)t->windows.n * sizeof *t->windows.start;
 }
 
 uint64_t ramet__tuner_bytes(const ramet_tuner *t) { return held_bytes(t) + ramet__plan_bytes(t->plan); }
@@ -194,6 +194,7 @@ static ramet_status make_plan(ramet_tuner *t, int32_t all_slots) {
     ramet__graph *g = NULL;
     ramet__val *wrt = NULL, *grad = NULL;
     int64_t *which = NULL, moving = 0;
+    const char **names = NULL;
     ramet__built built;
     const int64_t rows = (int64_t)t->o.micro_batch * t->o.window, n = t->params.n;
     const ramet__build_options build = {
@@ -231,6 +232,11 @@ static ramet_status make_plan(ramet_tuner *t, int32_t all_slots) {
             which[moving++] = i;
         }
     RAMET__GO(ramet__graph_gradient(g, loss, wrt, (int32_t)moving, grad));
+    if (t->o.example_clip > 0.0f) {
+        RAMET__NEW(names, ramet__calloc(t->rt->mem, (size_t)n, sizeof *names));
+        for (int64_t i = 0; i < moving; i++) names[i] = t->params.param[which[i]].name;
+        ramet__graph_output(g, "example_square", ramet__graph_limit_windows(g, grad, (int32_t)moving, names, t->o.micro_batch, t->o.example_clip / (float)t->o.batch));
+    }
     for (int64_t i = 0; i < moving; i++)
         if (grad[i] >= 0) ramet__op_write(g, &t->params.param[which[i]].grad, grad[i], 1);
     ramet__graph_output(g, "loss", loss);
@@ -241,6 +247,7 @@ out:
     ramet__free(wrt);
     ramet__free(grad);
     ramet__free(which);
+    ramet__free(names);
     return st;
 }
 

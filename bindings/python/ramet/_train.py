@@ -118,6 +118,8 @@ class Event(NamedTuple):
     plan_bytes: int
     recomputed: float
     accuracy: float
+    example_norm: float
+    example_clipped: float
 
 
 def schedule_number(name: str) -> int:
@@ -139,7 +141,7 @@ class Tuner(L.Handle):
     options (see ramet/train.h): full, rank, alpha, targets, window, batch, micro_batch, steps, epochs, learning_rate, warmup, schedule (a name),
     weight_decay, clip, seed, teacher_weight, teacher_top, optimizer, rslora, dora, preference_beta, lora_plus, groups, average, average_decay, average_start, on_nonfinite
     ("stop", "skip"), spike_factor, evaluate_every, patience, teacher_divergence (1: reverse), teacher_skew, byte_budget (bytes, or "256M"); all_reduce: a function that sums an array over all workers in place, with
-    worker and workers.
+    worker and workers; example_clip: example_norms then has the norms of the last step's windows (1e30: measure only).
     """
 
     _free = "ramet_tuner_free"
@@ -161,6 +163,11 @@ class Tuner(L.Handle):
                 return self._work.run(lambda: all_reduce(np.ctypeslib.as_array(values, (count,))))
 
             self._all_reduce = options["all_reduce"] = L.AllReduce(reduce)  # as long as the tuner
+        self.example_norms = None
+        if options.get("example_clip"):
+            batch = options.get("batch", L.options(L.TunerOptions, "ramet_tuner_options_init", {}).batch)
+            self.example_norms = np.zeros(max(batch // max(options.get("workers", 1), 1), 1), np.float32)
+            options["example_norms"] = self.example_norms.ctypes.data
         self.evaluation = held_out = as_dataset(model, evaluation) if evaluation is not None else None
         o = L.options(L.TunerOptions, "ramet_tuner_options_init",
                       {"on_nonfinite": int(on_nonfinite == "skip"), "evaluation": held_out._pointer.value if held_out else None, "mode": mode_number(mode), "teacher": teacher._pointer.value if teacher else None, "initial": initial._pointer.value if initial else None, **options})

@@ -45,22 +45,27 @@ typedef struct ramet__product_args {
  * Reduced: what is fastest, int8 activations where weights are quantized. */
 enum { RAMET__REDUCED, RAMET__EXACT, RAMET__BRAIN };
 
-/* One way to multiply: a packing plus an arithmetic. */
-typedef struct ramet__product {
+/* What the products of one arithmetic over one layout of weights share, whatever the encoding. */
+typedef struct ramet__scheme {
     char name[20];            /* "panel16_int8" */
-    const ramet__packing *packing;
     int32_t arithmetic;       /* RAMET__REDUCED, RAMET__EXACT or RAMET__BRAIN */
     uint64_t (*prepared_bytes)(int64_t k);                       /* of one prepared row of activations, a multiple of 64 */
     void (*prepare)(void *dst, const float *x, int64_t k);       /* one row: copy, round to bf16, quantize by blocks ... */
     uint64_t (*scratch_bytes)(int64_t m, int64_t n, int64_t k);  /* for one call with at most m rows, either direction */
-    void (*forward)(const ramet__product_args *a);               /* any m >= 1: switches inside between one row and many */
-    void (*transposed)(const ramet__product_args *a);            /* dx[m, k0..k1) = dy[m,n] . W[n, k0..k1) */
     int32_t row_step;         /* rows of activations a call should be given at a time for cache reuse (prefill): e.g. 128 */
     int32_t col_step;         /* outputs (or inputs) a piece should cover: constant per ISA */
     /* c[m,n] = a[k,m]^T b[k,n] (+ c) in its arithmetic, as gemm_tn; scratch: of any call of the others. NULL: it has none. */
     void (*outer)(float *c, int64_t ldc, const float *a, int64_t lda, const float *b, int64_t ldb, int64_t m, int64_t n, int64_t k, int32_t accumulate, void *scratch);
     /* A row of dy as transposed would round it each time it is asked: at most 2 n + 30 bytes, also in place of its floats. NULL: it does not round. */
     void (*round)(uint16_t *dst, const float *dy, int64_t n);
+} ramet__scheme;
+
+/* One way to multiply: a scheme and a packing. */
+typedef struct ramet__product {
+    const ramet__scheme *scheme;
+    const ramet__packing *packing;
+    void (*forward)(const ramet__product_args *a);    /* any m >= 1: switches inside between one row and many */
+    void (*transposed)(const ramet__product_args *a); /* dx[m, k0..k1) = dy[m,n] . W[n, k0..k1) */
 } ramet__product;
 
 enum { RAMET__KV_ROWS, RAMET__KV_CACHE, RAMET__KV_CACHE_F16 }; /* how attention finds keys and values */

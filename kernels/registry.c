@@ -184,7 +184,7 @@ const ramet__product *ramet__kernels_product(const ramet__kernels *k, const char
     for (int32_t i = 0; (p = ramet__kernels_products(k, &i));) {
         if (packing ? p->packing != packing : strcmp(p->packing->encoding, encoding)) continue;
         packing = p->packing;
-        if (!of[p->arithmetic]) of[p->arithmetic] = p;
+        if (!of[p->scheme->arithmetic]) of[p->scheme->arithmetic] = p;
     }
     if (arithmetic == RAMET__BRAIN && !of[RAMET__BRAIN]) arithmetic = RAMET__REDUCED;
     return of[arithmetic] ? of[arithmetic] : of[RAMET__EXACT];

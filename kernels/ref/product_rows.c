@@ -45,6 +45,7 @@ static void transposed(const ramet__product_args *a, decoder decode, int64_t row
         }
 }
 
+static const ramet__scheme scheme = {"rows", RAMET__EXACT, prepared_bytes, prepare, scratch_bytes, 128, 64, NULL, NULL};
 #define ROWS(ENC)                                                                                                                   \
     static void decode_##ENC(float *dst, const void *packed, int64_t n, int64_t k, int64_t row) {                                   \
         ramet__decode_##ENC(dst, (const uint8_t *)packed + row * ramet__row_##ENC(k), k);                                           \
@@ -52,8 +53,7 @@ static void transposed(const ramet__product_args *a, decoder decode, int64_t row
     static void forward_##ENC(const ramet__product_args *a) { forward(a, ramet__decode_##ENC, ramet__row_##ENC(a->k)); }            \
     static void transposed_##ENC(const ramet__product_args *a) { transposed(a, ramet__decode_##ENC, ramet__row_##ENC(a->k)); }      \
     const ramet__packing ramet__packing_rows_##ENC = {"rows", #ENC, 1, 32, 1, no_bytes, NULL, NULL, decode_##ENC};                   \
-    const ramet__product ramet__product_rows_##ENC##_exact_ref = {"rows", &ramet__packing_rows_##ENC, RAMET__EXACT, prepared_bytes, prepare,     \
-                                                            scratch_bytes, forward_##ENC, transposed_##ENC, 128, 64};
+    const ramet__product ramet__product_rows_##ENC##_exact_ref = {&scheme, &ramet__packing_rows_##ENC, forward_##ENC, transposed_##ENC};
 ROWS(F32)
 ROWS(F16)
 ROWS(BF16)

@@ -136,6 +136,7 @@ static void transposed(int enc, const ramet__product_args *a) {
         }
 }
 
+static const ramet__scheme scheme = {"tile16x64", RAMET__EXACT, prepared_bytes, prepare, scratch_bytes, 16, 64, NULL, NULL};
 #define PRODUCT(ENC)                                                                                                                         \
     static uint64_t bytes_##ENC(int64_t n, int64_t k) { return packed_bytes(ENC, n, k); }                                                    \
     static void pack_##ENC(void *packed, const void *rows, int64_t n, int64_t k, int64_t n0, int64_t n1) { pack(ENC, packed, rows, n, k, n0, n1); } \
@@ -144,8 +145,7 @@ static void transposed(int enc, const ramet__product_args *a) {
     static void forward_##ENC(const ramet__product_args *a) { forward(ENC, a); }                                                             \
     static void transposed_##ENC(const ramet__product_args *a) { transposed(ENC, a); }                                                       \
     static const ramet__packing packing_##ENC = {"tile16x64", #ENC, OUT, 32, 0, bytes_##ENC, pack_##ENC, unpack_##ENC, decode_##ENC};        \
-    const ramet__product ramet__product_tile16x64_##ENC##_exact_ref = {"tile16x64", &packing_##ENC, RAMET__EXACT, prepared_bytes, prepare,              \
-                                                                       scratch_bytes, forward_##ENC, transposed_##ENC, 16, 64};
+    const ramet__product ramet__product_tile16x64_##ENC##_exact_ref = {&scheme, &packing_##ENC, forward_##ENC, transposed_##ENC};
 PRODUCT(Q8_0)
 PRODUCT(Q4_0)
 PRODUCT(BF16)

@@ -114,9 +114,9 @@ NOINLINE static void transposed(int enc, int64_t bytes, const ramet__product_arg
     }
 }
 
+static const ramet__scheme scheme = {"panel16_f32", RAMET__EXACT, prepared_bytes, prepare, FN(panel16_scratch), 128, 64, NULL, NULL};
 #define PRODUCT_AS(ENC, AS) /* AS: the encoding whose panels it has */                                                                  \
-    const ramet__product FN(product_panel16_##ENC##_exact) = {"panel16_f32", &ramet__packing_panel16_##ENC, RAMET__EXACT, prepared_bytes, prepare, \
-                                                              FN(panel16_scratch), forward_##AS, FN(panel16_transposed_##AS), 128, 64};
+    const ramet__product FN(product_panel16_##ENC##_exact) = {&scheme, &ramet__packing_panel16_##ENC, forward_##AS, FN(panel16_transposed_##AS)};
 #define PRODUCT(ENC)                                                                                                                    \
     static void forward_##ENC(const ramet__product_args *a) { forward(P16_##ENC, p16_bytes(P16_##ENC, a->k), a); }                      \
     void FN(panel16_transposed_##ENC)(const ramet__product_args *a) { transposed(P16_##ENC, p16_bytes(P16_##ENC, a->k), a); }           \

@@ -206,10 +206,10 @@ INLINE void forward(const int enc, const ramet__product_args *a) {
 }
 
 /* A whole panel expanded is 24 bytes an input: less than what the fp32 product wants. */
+static const ramet__scheme scheme = {"panel16_int8", RAMET__REDUCED, FN(int8_prepared_bytes), FN(int8_prepare), FN_BASE(panel16_scratch), 128, 64, NULL, NULL};
 #define PRODUCT_AS(ENC, AS) /* AS: the encoding whose panels it has */                                                              \
-    const ramet__product FN(product_panel16_##ENC##_int8) = {"panel16_int8", &ramet__packing_panel16_##ENC, RAMET__REDUCED,         \
-                                                             FN(int8_prepared_bytes), FN(int8_prepare), FN_BASE(panel16_scratch),   \
-                                                             FN(panel16_int8_forward_##AS), FN_BASE(panel16_transposed_##AS), 128, 64};
+    const ramet__product FN(product_panel16_##ENC##_int8) = {&scheme, &ramet__packing_panel16_##ENC,                        \
+                                                             FN(panel16_int8_forward_##AS), FN_BASE(panel16_transposed_##AS)};
 #define PRODUCT(ENC)                                                                                                                \
     void FN(panel16_int8_forward_##ENC)(const ramet__product_args *a) { forward(P16_##ENC, a); }                                    \
     PRODUCT_AS(ENC, ENC)

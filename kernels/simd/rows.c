@@ -138,13 +138,13 @@ NOINLINE static void transposed(decoder *decode, int64_t row_bytes, const ramet_
     }
 }
 
+static const ramet__scheme scheme = {"rows_f32", RAMET__EXACT, prepared_bytes, prepare, scratch_bytes, 128, 64, NULL, NULL};
 #define FORWARD_1(decode, bytes, a) forward(1, decode, bytes, a)
 #define FORWARD_0 forward_decoded
 #define PRODUCT(ENC, in_place)                                                                                                              \
     static void forward_##ENC(const ramet__product_args *a) { FORWARD_##in_place(decode_##ENC, ramet__row_##ENC(a->k), a); }                 \
     static void transposed_##ENC(const ramet__product_args *a) { transposed(decode_##ENC, ramet__row_##ENC(a->k), a); }                   \
-    const ramet__product FN(product_rows_##ENC##_exact) = {"rows_f32", &ramet__packing_rows_##ENC, RAMET__EXACT, prepared_bytes, prepare,              \
-                                                           scratch_bytes, forward_##ENC, transposed_##ENC, 128, 64};
+    const ramet__product FN(product_rows_##ENC##_exact) = {&scheme, &ramet__packing_rows_##ENC, forward_##ENC, transposed_##ENC};
 PRODUCT(F32, 1)
 PRODUCT(F16, 0)
 PRODUCT(BF16, 0)

@@ -76,12 +76,11 @@ static uint64_t scratch_bytes(int64_t m, int64_t n, int64_t k) {
     return strip > panel ? strip : panel;
 }
 
+static const ramet__scheme int8_bf16 = {"panel16_int8_bf16", RAMET__REDUCED, FN(int8_prepared_bytes), FN(int8_prepare), scratch_bytes, 128, 64, NULL, round_row};
+static const ramet__scheme brain = {"panel16_bf16", RAMET__BRAIN, brain_bytes, brain_prepare, strip_scratch, 256, 64, NULL, round_row};
 #define PRODUCT_AS(ENC, AS) /* AS: the encoding whose panels it has */                                                              \
-    const ramet__product FN(product_panel16_##ENC##_int8bf16) = {"panel16_int8_bf16", &ramet__packing_panel16_##ENC, RAMET__REDUCED, \
-                                                                 FN(int8_prepared_bytes), FN(int8_prepare), scratch_bytes,          \
-                                                                 FN(panel16_int8_forward_##AS), transposed_##AS, 128, 64, NULL, round_row};          \
-    const ramet__product FN(product_panel16_##ENC##_bf16) = {"panel16_bf16", &ramet__packing_panel16_##ENC, RAMET__BRAIN,           \
-                                                             brain_bytes, brain_prepare, strip_scratch, forward_##AS, transposed_##AS, 256, 64, NULL, round_row};
+    const ramet__product FN(product_panel16_##ENC##_int8bf16) = {&int8_bf16, &ramet__packing_panel16_##ENC, FN(panel16_int8_forward_##AS), transposed_##AS}; \
+    const ramet__product FN(product_panel16_##ENC##_bf16) = {&brain, &ramet__packing_panel16_##ENC, forward_##AS, transposed_##AS};
 #define PRODUCT(ENC)                                                                                                                \
     static void decode_##ENC(uint16_t *dst, const ramet__product_args *a, int64_t n, int64_t k) { decode_strip(P16_##ENC, dst, a, n, k); } \
     static void transposed_##ENC(const ramet__product_args *a) { strip_transposed(decode_##ENC, a); }                               \

@@ -93,10 +93,10 @@ static void run(const ramet__product *p, ramet__product_args a, int transposed) 
     int64_t cols = transposed ? a.k : a.n, m = a.m;
     const uint8_t *x = a.x;
     float *y = a.y;
-    for (int64_t r = 0; r < m; r += p->row_step)
-        for (int64_t c = 0; c < cols; c += p->col_step) {
-            a.m = m - r < p->row_step ? m - r : p->row_step;
-            a.from = c; a.to = cols - c < p->col_step ? cols : c + p->col_step;
+    for (int64_t r = 0; r < m; r += p->scheme->row_step)
+        for (int64_t c = 0; c < cols; c += p->scheme->col_step) {
+            a.m = m - r < p->scheme->row_step ? m - r : p->scheme->row_step;
+            a.from = c; a.to = cols - c < p->scheme->col_step ? cols : c + p->scheme->col_step;
             a.x = x + r * a.x_stride * (transposed ? 4 : 1);
             a.y = y + r * a.y_stride;
             (transposed ? p->transposed : p->forward)(&a);
@@ -105,7 +105,7 @@ static void run(const ramet__product *p, ramet__product_args a, int transposed) 
 
 static void bench_product(const ramet__product *p, const limits *l, uint8_t *memory, size_t memory_bytes, int slow) {
     static const int64_t shapes[][3] = {{1, 49152, 576}, {1, 1536, 576}, {1, 576, 1536}, {256, 576, 576}, {256, 192, 576}, {256, 1536, 576}, {256, 576, 1536}, {512, 1536, 576}};
-    int bf16 = strstr(p->name, "bf16") != NULL, int8 = strstr(p->name, "int8") != NULL;
+    int bf16 = strstr(p->scheme->name, "bf16") != NULL, int8 = strstr(p->scheme->name, "int8") != NULL;
     for (int s = 0; s < 8; s++) {
         int64_t m = shapes[s][0], n = shapes[s][1], k = shapes[s][2];
         if (slow && (m > 256 || n > 2000)) continue;
@@ -125,12 +125,12 @@ static void bench_product(const ramet__product *p, const limits *l, uint8_t *mem
         }
         int64_t wide = n > k ? n : k;
         float *x = malloc((size_t)(m * wide) * 4), *y = malloc((size_t)(m * wide) * 4);
-        uint64_t pb = p->prepared_bytes(k);
+        uint64_t pb = p->scheme->prepared_bytes(k);
         uint8_t *px = aligned_alloc(64, (size_t)((uint64_t)m * pb));
-        void *scratch = aligned_alloc(64, (size_t)((p->scratch_bytes(m, n, k) + 127u) & ~(uint64_t)63u));
+        void *scratch = aligned_alloc(64, (size_t)((p->scheme->scratch_bytes(m, n, k) + 127u) & ~(uint64_t)63u));
         check_fill(x, m * wide, 1);
         double prepare, seconds;
-        TIME(prepare, 0.02, for (int64_t r = 0; r < m; r++) p->prepare(px + (uint64_t)r * pb, x + r * k, k));
+        TIME(prepare, 0.02, for (int64_t r = 0; r < m; r++) p->scheme->prepare(px + (uint64_t)r * pb, x + r * k, k));
         ramet__product_args a = {0};
         a.m = m; a.n = n; a.k = k; a.packed = memory; a.scratch = scratch;
         a.x = px; a.x_stride = (int64_t)pb; a.y = y; a.y_stride = n; a.to = n;
@@ -138,16 +138,16 @@ static void bench_product(const ramet__product *p, const limits *l, uint8_t *mem
             TIME(seconds, 0.2, for (int64_t c = 0; c < copies; c++) { a.packed = memory + (uint64_t)c * each; p->forward(&a); });
             seconds /= (double)copies;
             double rate = (double)each / seconds * 1e-9;
-            printf("  %-5s %-20s %4d x %5d x %4d  forward    %8.1f GB/s  %3.0f%% of reading\n", g->encoding, p->name, (int)m, (int)n, (int)k, rate, 100 * rate / l->bytes);
+            printf("  %-5s %-20s %4d x %5d x %4d  forward    %8.1f GB/s  %3.0f%% of reading\n", g->encoding, p->scheme->name, (int)m, (int)n, (int)k, rate, 100 * rate / l->bytes);
         } else {
             double flops = 2.0 * (double)m * (double)n * (double)k * 1e-9, limit = int8 ? l->int8 : bf16 ? l->bf16 : l->fma;
             TIME(seconds, 0.1, run(p, a, 0));
-            printf("  %-5s %-20s %4d x %5d x %4d  forward    %8.1f GFLOP/s  %3.0f%% of %s (prepare adds %.0f%%)\n", g->encoding, p->name, (int)m, (int)n, (int)k,
+            printf("  %-5s %-20s %4d x %5d x %4d  forward    %8.1f GFLOP/s  %3.0f%% of %s (prepare adds %.0f%%)\n", g->encoding, p->scheme->name, (int)m, (int)n, (int)k,
                    flops / seconds, limit > 0 ? 100 * flops / seconds / limit : 0.0, int8 ? "int8" : bf16 ? "bf16" : "fp32", 100 * prepare / seconds);
             a.x = x; a.x_stride = n; a.y_stride = k;
             limit = bf16 ? l->bf16 : l->fma;
             TIME(seconds, 0.1, run(p, a, 1));
-            printf("  %-5s %-20s %4d x %5d x %4d  transposed %8.1f GFLOP/s  %3.0f%% of %s\n", g->encoding, p->name, (int)m, (int)n, (int)k, flops / seconds,
+            printf("  %-5s %-20s %4d x %5d x %4d  transposed %8.1f GFLOP/s  %3.0f%% of %s\n", g->encoding, p->scheme->name, (int)m, (int)n, (int)k, flops / seconds,
                    limit > 0 ? 100 * flops / seconds / limit : 0.0, bf16 ? "bf16" : "fp32");
         }
         free(rows); free(x); free(y); free(px); free(scratch);
@@ -245,11 +245,11 @@ void bench(const ramet__kernels *const *tables, int count, uint32_t cpu, const c
         const ramet__product *p, *q;
         for (int32_t at = 0; (p = ramet__kernels_products(k, &at));) {
             char name[96];
-            snprintf(name, sizeof name, "%s/linear/%s/%s", k->isa, p->packing->encoding, p->name);
+            snprintf(name, sizeof name, "%s/linear/%s/%s", k->isa, p->packing->encoding, p->scheme->name);
             int seen = 0; /* tables of higher levels list the products of lower ones too */
             for (int j = 0; j < i; j++)
                 for (int32_t below = 0; (q = ramet__kernels_products(tables[j], &below));) seen |= q == p;
-            if (seen || !strcmp(p->name, "tile16x64") || (only && !strstr(name, only))) continue;
+            if (seen || !strcmp(p->scheme->name, "tile16x64") || (only && !strstr(name, only))) continue;
             bench_product(p, &l, memory, bytes, 0);
         }
     }

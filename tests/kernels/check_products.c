@@ -76,13 +76,13 @@ static void pack(world *t) {
 }
 
 /* What an arithmetic may lose: forward from rounding activations to int8 by blocks (half a step) or bf16, and fp32 sums. */
-static int is_int8(const ramet__product *p) { return strstr(p->name, "int8") != NULL; }
-static int is_bf16(const ramet__product *p) { return strstr(p->name, "bf16") != NULL; }
+static int is_int8(const ramet__product *p) { return strstr(p->scheme->name, "int8") != NULL; }
+static int is_bf16(const ramet__product *p) { return strstr(p->scheme->name, "bf16") != NULL; }
 #define BF16 (0x1p-8 * 2.01) /* two factors, each within 2^-8 */
 
 static double forward_bound(const world *t, const float *x, const float *w, double size) {
     double loss = 0;
-    if ((t->p->arithmetic == RAMET__EXACT)) return size * ULP * (double)(t->k + 8);
+    if ((t->p->scheme->arithmetic == RAMET__EXACT)) return size * ULP * (double)(t->k + 8);
     if (is_int8(t->p)) {
         for (int64_t b = 0; b < t->k; b += 32) {
             double top = 0, weight = 0;
@@ -95,17 +95,17 @@ static double forward_bound(const world *t, const float *x, const float *w, doub
 }
 
 static void *prepared(const world *t, const float *x, int64_t ldx, int64_t m) {
-    uint64_t bytes = t->p->prepared_bytes(t->k);
+    uint64_t bytes = t->p->scheme->prepared_bytes(t->k);
     uint8_t *rows = check_memory((size_t)(bytes * (uint64_t)m));
     CHECK(bytes % 64 == 0, "prepared_bytes is %llu", (unsigned long long)bytes);
-    for (int64_t r = 0; r < m; r++) t->p->prepare(rows + (uint64_t)r * bytes, x + r * ldx, t->k);
+    for (int64_t r = 0; r < m; r++) t->p->scheme->prepare(rows + (uint64_t)r * bytes, x + r * ldx, t->k);
     return rows;
 }
 
 static ramet__product_args arguments(const world *t, int64_t m, int64_t from, int64_t to) {
     ramet__product_args a = {0};
     a.m = m; a.n = t->n; a.k = t->k; a.from = from; a.to = to; a.packed = t->packed;
-    a.scratch = check_memory((size_t)(t->p->scratch_bytes(m, t->n, t->k) + 63u) & ~(size_t)63u);
+    a.scratch = check_memory((size_t)(t->p->scheme->scratch_bytes(m, t->n, t->k) + 63u) & ~(size_t)63u);
     return a;
 }
 
@@ -122,7 +122,7 @@ static void forward(const world *t, int64_t m, int with_bias, int accumulate, in
     const ramet__packing *g = t->p->packing;
     ramet__product_args a = arguments(t, m, 0, t->n);
     a.x = prepared(t, x, ldx, m);
-    a.x_stride = (int64_t)t->p->prepared_bytes(t->k);
+    a.x_stride = (int64_t)t->p->scheme->prepared_bytes(t->k);
     a.y = y; a.y_stride = ldy; a.bias = with_bias ? bias : NULL; a.accumulate = accumulate;
     /* in two ranges, the second first */
     int64_t cut = t->n / 2 / g->n_block * g->n_block;
@@ -151,7 +151,7 @@ static void forward(const world *t, int64_t m, int with_bias, int accumulate, in
                   (long long)t->n, (long long)t->k, (long long)r, (long long)n, (double)y[r * ldy + n], sum, bound);
         }
     }
-    if (!(t->p->arithmetic == RAMET__EXACT) || accumulate) return;
+    if (!(t->p->scheme->arithmetic == RAMET__EXACT) || accumulate) return;
     /* a row alone has the same bits */
     float *alone = check_floats(t->n);
     for (int64_t r = 0; r < m; r += m > 4 ? 3 : 1) {
@@ -189,23 +189,23 @@ static void transposed(const world *t, int64_t m, int accumulate) {
                 double v = (double)dy[r * ldy + n] * (double)t->w[n * t->k + i];
                 sum += v; size += fabs(v);
             }
-            double bound = size * ULP * (double)(t->n + 8) + (!(t->p->arithmetic == RAMET__EXACT) && is_bf16(t->p) ? BF16 * size : 0.0);
+            double bound = size * ULP * (double)(t->n + 8) + (!(t->p->scheme->arithmetic == RAMET__EXACT) && is_bf16(t->p) ? BF16 * size : 0.0);
             CHECK(check_near(dx[r * ldx + i], sum, bound), "transposed m %lld n %lld k %lld: [%lld][%lld] is %.9g, not %.9g +- %.2g", (long long)m,
                   (long long)t->n, (long long)t->k, (long long)r, (long long)i, (double)dx[r * ldx + i], sum, bound);
         }
     }
-    if (t->p->round) { /* before, in place: the same bits */
+    if (t->p->scheme->round) { /* before, in place: the same bits */
         float *same = check_copy(old, (m - 1) * ldx + t->k), *rows = check_floats(m * (ldy + 8));
         for (int64_t r = 0; r < m; r++) {
             memcpy(rows + r * (ldy + 8), dy + r * ldy, (size_t)t->n * 4);
-            t->p->round((uint16_t *)(void *)(rows + r * (ldy + 8)), rows + r * (ldy + 8), t->n);
+            t->p->scheme->round((uint16_t *)(void *)(rows + r * (ldy + 8)), rows + r * (ldy + 8), t->n);
         }
         ramet__product_args b = a;
         b.x = rows; b.x_stride = (ldy + 8) * 4; b.rounded = 1; b.y = same; b.from = 0; b.to = t->k;
         t->p->transposed(&b);
         CHECK(!memcmp(same, dx, (size_t)((m - 1) * ldx + t->k) * 4), "transposed of rounded rows has other bits");
     }
-    if (!(t->p->arithmetic == RAMET__EXACT) || accumulate) return;
+    if (!(t->p->scheme->arithmetic == RAMET__EXACT) || accumulate) return;
     float *alone = check_floats(t->k);
     for (int64_t r = 0; r < m; r += m > 4 ? 3 : 1) {
         a.m = 1; a.from = 0; a.to = t->k; a.y = alone; a.y_stride = t->k; a.x = dy + r * ldy;
@@ -222,7 +222,7 @@ static void outer(const world *t, int64_t m, int accumulate) {
     check_fill(b, (m - 1) * ldb + t->k, 1);
     check_fill(c, size, 1);
     old = check_copy(c, size);
-    t->p->outer(c, ldc, a, lda, b, ldb, t->n, t->k, m, accumulate, arguments(t, m, 0, t->k).scratch);
+    t->p->scheme->outer(c, ldc, a, lda, b, ldb, t->n, t->k, m, accumulate, arguments(t, m, 0, t->k).scratch);
     for (int64_t n = 0; n < t->n; n++) {
         if (n) CHECK(!memcmp(c + n * ldc - (ldc - t->k), old + n * ldc - (ldc - t->k), (size_t)(ldc - t->k) * 4), "outer wrote between rows");
         for (int64_t i = 0; i < t->k; i++) {
@@ -255,7 +255,7 @@ static void check_product(const ramet__product *p, int thorough) {
             forward(&t, rows[r], r & 1, r == 2 || r == 5, 0);
             if (block > 1) forward(&t, rows[r], 0, 0, 1);
             transposed(&t, rows[r], r == 1 || r == 4);
-            if (p->outer) outer(&t, rows[r] + (s == 4 ? 1030 : 0), r == 1 || r == 4);
+            if (p->scheme->outer) outer(&t, rows[r] + (s == 4 ? 1030 : 0), r == 1 || r == 4);
         }
         if (thorough && s == 4) {
             forward(&t, 130, 1, 0, 0);
@@ -275,7 +275,7 @@ void check_products(const ramet__kernels *ref, const ramet__kernels *k, int thor
         for (int i = 0; i < count; i++) seen |= done[i] == p;
         if (seen) continue; /* tables of higher levels list those of lower ones too */
         if (count < 160) done[count++] = p;
-        snprintf(name, sizeof name, "%s/linear/%s/%s", k->isa, p->packing->encoding, p->name);
+        snprintf(name, sizeof name, "%s/linear/%s/%s", k->isa, p->packing->encoding, p->scheme->name);
         check_name = name;
         check_product(p, thorough);
     }
@@ -284,6 +284,6 @@ void check_products(const ramet__kernels *ref, const ramet__kernels *k, int thor
         const ramet__product *a = ramet__kernels_product(k, encodings[e].name, 0), *b = ramet__kernels_product(k, encodings[e].name, 1);
         snprintf(name, sizeof name, "%s/linear/%s", k->isa, encodings[e].name);
         check_name = name;
-        CHECK(a && b && b->arithmetic == RAMET__EXACT && a->packing == b->packing, "choice of product");
+        CHECK(a && b && b->scheme->arithmetic == RAMET__EXACT && a->packing == b->packing, "choice of product");
     }
 }

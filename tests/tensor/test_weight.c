@@ -89,7 +89,7 @@ static void packs_the_same_on_any_number_of_threads(void **state) {
             assert_ptr_equal(ramet__weight_packed(w), packed); /* made once */
             const ramet__packing *packing = ramet__weight_product(w, 1)->packing;
             assert_ptr_equal(packing, ramet__weight_product(w, 0)->packing);
-            assert_int_equal(ramet__weight_product(w, RAMET__EXACT)->arithmetic, RAMET__EXACT);
+            assert_int_equal(ramet__weight_product(w, RAMET__EXACT)->scheme->arithmetic, RAMET__EXACT);
             float got[96], want[96];
             for (int64_t row = 0; row < 70; row++) {
                 packing->decode(got, packed, 70, 96, row);

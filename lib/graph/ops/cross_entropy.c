@@ -270,16 +270,16 @@ typedef struct head_info {
 static void head_room(ramet__step *s, head_info *info, int64_t rows) {
     const ramet__pval *w = s->in[1];
     info->rows = rows;
-    info->stride = info->product->prepared_bytes(w->cols);
+    info->stride = info->product->scheme->prepared_bytes(w->cols);
     info->prepared = ramet__align(info->stride * (uint64_t)rows);
     info->logits = ramet__align((uint64_t)(w->fixed * rows) * sizeof(float));
     info->saved = ramet__align((uint64_t)s->in[2]->cols * sizeof(float));
-    s->scratch_bytes = info->prepared + info->logits + info->saved + info->product->scratch_bytes(rows, w->fixed, w->cols);
+    s->scratch_bytes = info->prepared + info->logits + info->saved + info->product->scheme->scratch_bytes(rows, w->fixed, w->cols);
 }
 /* Where a row's logits do not depend on its neighbours, which int8 and rows of floats do not promise. */
 static int32_t head_halve(ramet__step *s) {
     head_info *info = s->extra;
-    if (info->rows < 16 || (info->product->arithmetic != RAMET__EXACT && info->product->arithmetic != RAMET__BRAIN)) return 0;
+    if (info->rows < 16 || (info->product->scheme->arithmetic != RAMET__EXACT && info->product->scheme->arithmetic != RAMET__BRAIN)) return 0;
     head_room(s, info, info->rows / 2);
     return 1;
 }
@@ -314,7 +314,7 @@ static void head_run(const ramet__step *s, const ramet__exec *x, int32_t phase, 
           *row = (float *)s->out[1]->data + r0;
     void *inner = at + info->prepared + info->logits + info->saved;
     for (int64_t r = 0; r < m; r++)
-        info->product->prepare(at + (uint64_t)r * info->stride, ramet__row(s->in[0], r0 + r), k);
+        info->product->scheme->prepare(at + (uint64_t)r * info->stride, ramet__row(s->in[0], r0 + r), k);
     ramet__product_args a = {.m = m,
                              .n = n,
                              .k = k,
@@ -333,10 +333,10 @@ static void head_run(const ramet__step *s, const ramet__exec *x, int32_t phase, 
         float coef = grad ? ((const float *)s->in[5]->data)[r0 + r] : 0.0f;
         row[r] = p ? kl_row(x->k, z + r * n, n, ids, ramet__row(p, r0 + r), top, saved, grad, coef, &s->attr)
                    : entropy_row(x->k, z + r * n, n, *ids, grad, coef);
-        if (grad && info->product->round) info->product->round((uint16_t *)(void *)(z + r * n), z + r * n, n);
+        if (grad && info->product->scheme->round) info->product->scheme->round((uint16_t *)(void *)(z + r * n), z + r * n, n);
     }
     if (!grad) return;
-    const int32_t rounded = info->product->round != NULL;
+    const int32_t rounded = info->product->scheme->round != NULL;
     ramet__product_args t = {.m = m,
                              .n = n,
                              .k = k,

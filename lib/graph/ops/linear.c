@@ -106,14 +106,14 @@ static const ramet__product *product_of(const ramet__plan *p, const ramet__pval 
     if (w->leaf == RAMET__LEAF_WEIGHT) return ramet__weight_product(w->weight, ramet__plan_arithmetic(p));
     if (w->leaf != RAMET__LEAF_VAR || p->mode == RAMET__MODE_EXACT) return NULL;
     product = ramet__kernels_product(p->rt->kernels, "F32", ramet__plan_arithmetic(p));
-    return product->packing->in_place && product->outer ? product : NULL;
+    return product->packing->in_place && product->scheme->outer ? product : NULL;
 }
 static const void *packed_of(const ramet__pval *w) { return w->leaf == RAMET__LEAF_WEIGHT ? ramet__weight_packed(w->weight) : w->data; }
 
 static void cut(linear_part *part, const ramet__product *product) {
     part->product = product;
-    part->rows = product ? product->row_step : DENSE_ROWS;
-    part->cols = product ? product->col_step : DENSE_COLS;
+    part->rows = product ? product->scheme->row_step : DENSE_ROWS;
+    part->cols = product ? product->scheme->col_step : DENSE_COLS;
 }
 static ramet_status linear_prepare(ramet__plan *p, ramet__step *s) {
     linear_info *info = ramet__arena_alloc(&p->names, sizeof *info);
@@ -127,12 +127,12 @@ static ramet_status linear_prepare(ramet__plan *p, ramet__step *s) {
         cut(part, product_of(p, w));
         if (!part->product) continue;
         s->scratch_bytes =
-            RAMET__MAX(s->scratch_bytes, part->product->scratch_bytes(RAMET__MIN(rows, part->rows), w->fixed, k));
+            RAMET__MAX(s->scratch_bytes, part->product->scheme->scratch_bytes(RAMET__MIN(rows, part->rows), w->fixed, k));
         part->prepares = 1;
         for (int32_t j = 0; j < i && part->prepares; j++) {
             const linear_part *other = &info->part[j];
-            if (!other->product || other->product->prepare != part->product->prepare ||
-                other->product->prepared_bytes != part->product->prepared_bytes)
+            if (!other->product || other->product->scheme->prepare != part->product->scheme->prepare ||
+                other->product->scheme->prepared_bytes != part->product->scheme->prepared_bytes)
                 continue;
             part->prepares = 0;
             part->at = other->at;
@@ -140,7 +140,7 @@ static ramet_status linear_prepare(ramet__plan *p, ramet__step *s) {
         }
         if (!part->prepares) continue;
         part->at = s->shared_bytes;
-        part->stride = part->product->prepared_bytes(k);
+        part->stride = part->product->scheme->prepared_bytes(k);
         s->shared_bytes += ramet__align(part->stride * (uint64_t)rows);
     }
     return RAMET_OK;
@@ -182,7 +182,7 @@ static void linear_prepare_rows(const ramet__step *s, const linear_info *info, i
         const ramet__pval *base = s->in[3 + 3 * i];
         if (part->prepares)
             for (int64_t r = r0; r < r1; r++)
-                part->product->prepare((char *)s->shared + part->at + (uint64_t)r * part->stride,
+                part->product->scheme->prepare((char *)s->shared + part->at + (uint64_t)r * part->stride,
                                        ramet__row(s->in[0], r), s->in[0]->cols);
         if (base && base->data != s->out[i]->data)
             memcpy(ramet__row(s->out[i], r0), ramet__row(base, r0), (size_t)((r1 - r0) * base->cols) * sizeof(float));
@@ -263,8 +263,8 @@ static ramet_status dx_prepare(ramet__plan *p, ramet__step *s) {
     const ramet__pval *w = s->in[1];
     cut(part, product_of(p, w));
     if (!part->product) return RAMET_OK;
-    s->scratch_bytes = part->product->scratch_bytes(RAMET__MIN(s->in[0]->fixed, part->rows), w->fixed, w->cols);
-    if (part->product->round) {
+    s->scratch_bytes = part->product->scheme->scratch_bytes(RAMET__MIN(s->in[0]->fixed, part->rows), w->fixed, w->cols);
+    if (part->product->scheme->round) {
         part->stride = ramet__align((uint64_t)w->fixed * sizeof(uint16_t));
         s->shared_bytes = part->stride * (uint64_t)s->in[0]->fixed;
     }
@@ -281,7 +281,7 @@ static void dx_run(const ramet__step *s, const ramet__exec *x, int32_t phase, in
     const ramet__pval *w = s->in[1], *base = s->in[2];
     if (phase == 0) {
         for (int64_t r = piece * PREPARE_ROWS; r < RAMET__MIN(ramet__count(x, s->in[0]), (piece + 1) * PREPARE_ROWS); r++)
-            part->product->round((uint16_t *)(void *)((char *)s->shared + (uint64_t)r * part->stride), ramet__row(s->in[0], r), s->in[0]->cols);
+            part->product->scheme->round((uint16_t *)(void *)((char *)s->shared + (uint64_t)r * part->stride), ramet__row(s->in[0], r), s->in[0]->cols);
         return;
     }
     int64_t rows = ramet__count(x, s->in[0]), n = s->in[0]->cols, k = s->out[0]->cols,
@@ -329,9 +329,9 @@ static double dw_work(const ramet__plan *p, const ramet__step *s) {
 }
 static ramet_status dw_prepare(ramet__plan *p, ramet__step *s) {
     const ramet__product *product = ramet__kernels_product(p->rt->kernels, "F32", ramet__plan_arithmetic(p));
-    if (p->mode == RAMET__MODE_EXACT || !product->outer) return RAMET_OK;
+    if (p->mode == RAMET__MODE_EXACT || !product->scheme->outer) return RAMET_OK;
     s->extra = (void *)(uintptr_t)product;
-    s->scratch_bytes = product->scratch_bytes(1, s->out[0]->fixed, s->out[0]->cols);
+    s->scratch_bytes = product->scheme->scratch_bytes(1, s->out[0]->fixed, s->out[0]->cols);
     return RAMET_OK;
 }
 static int64_t dw_block(const ramet__step *s) { return s->extra ? BRAIN_BLOCK : DENSE_ROWS; } /* of W, in both directions */
@@ -350,7 +350,7 @@ static void dw_run(const ramet__step *s, const ramet__exec *x, int32_t phase, in
             memcpy(ramet__row(s->out[0], r) + k0, ramet__row(base, r) + k0, (size_t)(k1 - k0) * sizeof(float));
     float *dw = ramet__row(s->out[0], n0) + k0;
     const float *a = (const float *)dy->data + n0, *b = (const float *)v->data + k0;
-    if (product) product->outer(dw, k, a, n, b, k, n1 - n0, k1 - k0, ramet__count(x, dy), base != NULL, scratch);
+    if (product) product->scheme->outer(dw, k, a, n, b, k, n1 - n0, k1 - k0, ramet__count(x, dy), base != NULL, scratch);
     else x->k->gemm_tn(dw, k, a, n, b, k, n1 - n0, k1 - k0, ramet__count(x, dy), 1.0f, base != NULL);
 }
 const ramet__op ramet__opdef_linear_dw = {.name = "linear_dw",

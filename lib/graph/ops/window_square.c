@@ -101,9 +101,9 @@ static ramet_status prepare(ramet__plan *p, ramet__step *s) {
     for (int32_t i = 0; i < 2; i++)
         if (s->in[i]->leaf == RAMET__LEAF_INPUT) RAMET__TRY(ramet__plan_check_ids(p, s->in[i], 0, s->attr.i[2], "window_square"));
     s->scratch_bytes = ramet__align(RAMET__MIN(s->attr.i[0], BLOCK) * RAMET__MIN(s->attr.i[1], BLOCK) * (int64_t)sizeof(float));
-    if (p->mode != RAMET__MODE_EXACT && product->outer) {
+    if (p->mode != RAMET__MODE_EXACT && product->scheme->outer) {
         s->extra = (void *)(uintptr_t)product;
-        s->scratch_bytes += product->scratch_bytes(1, s->attr.i[0], s->attr.i[1]);
+        s->scratch_bytes += product->scheme->scratch_bytes(1, s->attr.i[0], s->attr.i[1]);
     }
     s->shared_bytes = (uint64_t)(s->attr.i[2] * blocks(s)) * sizeof(double);
     if (s->attr.i[3]) p->one_adapter = 1;
@@ -142,7 +142,7 @@ static void run(const ramet__step *s, const ramet__exec *x, int32_t phase, int64
         if (r0 == r1) continue;
         if (!any && !add) memset(block, 0, (size_t)(n * k) * sizeof *block);
         const ramet__product *product = s->extra;
-        if (add && product) product->outer(block, k, ramet__row(dy, r0) + n0, dy->cols, ramet__row(v, r0) + k0, v->cols, n, k, r1 - r0, any, room);
+        if (add && product) product->scheme->outer(block, k, ramet__row(dy, r0) + n0, dy->cols, ramet__row(v, r0) + k0, v->cols, n, k, r1 - r0, any, room);
         else if (add) x->k->gemm_tn(block, k, ramet__row(dy, r0) + n0, dy->cols, ramet__row(v, r0) + k0, v->cols, n, k, r1 - r0, 1.0f, any);
         for (int64_t r = r0; r < r1 && !add; r++) {
             const int64_t to = v ? ((const int32_t *)v->data)[r] - n0 : 0;

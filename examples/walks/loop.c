@@ -23,7 +23,7 @@ int main(int argc, char **argv) {
     const char *own_path = argv[2], *held_out_path = argv[4], *update_path = "update.safetensors";
     if (ramet_runtime_create(&runtime, NULL) || ramet_model_load_path(&parent, runtime, argv[1])) goto failed;
 
-    /* The parent's side: a store with the parent as version 1, a brief, and a variant with fewer layers and channels. */
+    /* The parent's side: a store with the parent as version 1, a brief, and a variant with fewer channels. */
     if (ramet_store_init(&store, runtime, "store", parent) || ramet_brief_create(store, "brief.safetensors", NULL)) goto failed;
     if (ramet_dataset_create(&own, parent) || ramet_dataset_add_file(own, own_path)) goto failed;
     ramet_prune_options prune;

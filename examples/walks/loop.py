@@ -9,7 +9,7 @@ import ramet
 
 
 def main(path: str, own: str, train: str, held_out: str) -> None:
-    # The parent's side: a store with the parent as version 1, a brief, and a variant with fewer layers and channels.
+    # The parent's side: a store with the parent as version 1, a brief, and a variant with fewer channels.
     parent = ramet.load(path)
     store = ramet.Store.init("store", parent)
     store.brief("brief.safetensors")

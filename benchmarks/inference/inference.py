@@ -215,7 +215,7 @@ def main():
         print("inference: no llama-cpp-python in the peer's interpreter; ramet alone", file=sys.stderr)
     works = [("prefill 512", dict(work="prefill", n=512, before=0, sequences=1), 512), ("decode at 32", dict(work="decode", n=48, before=32, sequences=1), 48),
              (f"decode at {LONG}", dict(work="decode", n=32, before=LONG, sequences=1), 32), (f"decode, {BATCH} sequences", dict(work="decode", n=16, before=32, sequences=BATCH), 16 * BATCH)]
-    machine = limits(a)
+    machine = limits(a)  # and once more after each model: what neighbours took of one measurement they may leave to the other
     print(f"{a.threads} threads, isa {a.isa}: fp32 {machine['fp32']:.0f} GFLOP/s, int8 {machine['int8']:.0f} GOP/s, reading {machine['bytes']:.1f} GB/s (24 MiB: {machine['bytes24']:.1f})", flush=True)
     results = []
     for model in files(a, have):
@@ -229,7 +229,8 @@ def main():
                     t = workers[k].ask(**ask)
                     if r:
                         seconds[k][name].append(t)
-        print(f"\n{pathlib.Path(model).name}", flush=True)
+        machine = {what: max(v, machine[what]) for what, v in limits(a).items()}
+        print(f"\n{pathlib.Path(model).name}; limits so far: int8 {machine['int8']:.0f} GOP/s, reading {machine['bytes']:.1f} GB/s", flush=True)
         for name, _, tokens in works:
             row = {k: sorted(tokens / t for t in seconds[k][name]) for k in kinds}
             line = f"  {name:22}" + "  ".join(f"{k} {statistics.median(v):7.1f} tok/s [{v[0]:.1f}-{v[-1]:.1f}]" for k, v in row.items())

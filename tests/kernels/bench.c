@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* bench.c - speeds of the kernels beside this machine's own limits, measured in the same run: fp32 FMA, int8 and bf16 dot products
- * from registers, and reading memory larger than the caches. One thread. */
+ * from registers, and reading memory larger than the caches, in large pages where the system gives them. One thread. */
 #include "check.h"
 #include "blocks.h"
 #include "registry.h"
+#include <sys/mman.h>
 #include <time.h>
 #ifdef __x86_64__
 #include <immintrin.h>
@@ -228,9 +229,12 @@ static void bench_rows(const ramet__kernels *k) {
 }
 
 void bench(const ramet__kernels *const *tables, int count, uint32_t cpu, const char *only) {
-    size_t bytes = (size_t)256 << 20;
-    uint8_t *memory = aligned_alloc(64, bytes);
+    const size_t bytes = (size_t)256 << 20, page = (size_t)2 << 20;
+    uint8_t *memory = aligned_alloc(page, bytes);
     if (!memory) return;
+#ifdef MADV_HUGEPAGE
+    (void)!madvise(memory, bytes, MADV_HUGEPAGE); /* packings ask for large pages too: small ones read slower and would flatter the kernels */
+#endif
     memset(memory, 1, bytes);
     for (int i = 0; i < count; i++) {
         const ramet__kernels *k = tables[i];

@@ -175,6 +175,7 @@ struct ramet__plan {
     int64_t max_rows, max_outs, max_context;
     int32_t max_rank, n_slots, workers;
     int32_t one_adapter; /* gradients of a slot are those of one adapter */
+    uint8_t *bound;      /* [n_slots] whether a row of the run has a change there */
     int32_t timing, training;
     ramet__pval *vals, *again; /* again: results of steps that run a second time */
     int64_t n_vals;

@@ -323,6 +323,7 @@ ramet_status ramet__plan_create(ramet__plan **out, ramet__graph *g, const ramet_
     RAMET__GO(make_values(p, g, &w));
     RAMET__GO(make_weights(p, g, &w));
     RAMET__GO(spans_room(p, &p->groups, NULL, RAMET__GROUP_ROWS));
+    RAMET__NEW(p->bound, ramet__arena_alloc(&p->names, (size_t)p->n_slots + 1));
     RAMET__GO(make_steps(p, &w, order, n));
     RAMET__GO(make_results(p, g, &w));
     if (o->direct_sums) RAMET__GO(add_directly(p));

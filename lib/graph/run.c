@@ -101,6 +101,10 @@ static ramet_status check_adapters(ramet__plan *p, const ramet__run *run) {
         for (int64_t i = 0; i < p->groups.n_runs; i++) p->groups.runs[i].key = -1;
         for (int64_t i = 0; i < p->groups.n_chunks; i++) p->groups.chunks[i].key = -1;
     }
+    memset(p->bound, 0, (size_t)p->n_slots);
+    for (int64_t i = 0; i < p->groups.n_runs; i++)
+        for (int32_t j = 0; j < p->n_slots && p->groups.runs[i].key >= 0; j++)
+            p->bound[j] |= run->adapters[p->groups.runs[i].key][j].rank > 0;
     return RAMET_OK;
 }
 

@@ -93,7 +93,7 @@ static ramet_session *session_of(ramet_model *m, int32_t mode, int32_t rows) {
     o.mode = mode;
     o.max_rows = rows;
     o.max_context = 200;
-    o.max_sequences = 4;
+    o.max_sequences = 8;
     o.max_outputs = 32;
     o.max_rank = 8;
     OK(ramet_session_create(&s, m, &o));
@@ -284,7 +284,7 @@ static void test_session_fork(void **state) {
             REFUSED(RAMET_E_ARGUMENT, "holds 150", ramet_session_fork(s, 1, 0, PREFIX + 1));
             REFUSED(RAMET_E_ARGUMENT, "keep is -1", ramet_session_fork(s, 1, 0, -1));
             REFUSED(RAMET_E_ARGUMENT, "both sequence 0", ramet_session_fork(s, 0, 0, 1));
-            REFUSED(RAMET_E_ARGUMENT, "sequence 4", ramet_session_fork(s, 4, 0, 1));
+            REFUSED(RAMET_E_ARGUMENT, "sequence 8", ramet_session_fork(s, 8, 0, 1));
             REFUSED(RAMET_E_ARGUMENT, "sequence -1", ramet_session_fork(s, 1, -1, 1));
             ramet_session_free(s);
             ramet_session_free(t);
@@ -336,7 +336,7 @@ static void test_session_refuses(void **state) {
     REFUSED(RAMET_E_ARGUMENT, "id 320", ramet_session_run(&logits, &outs, s, (int32_t[]){1, 320}, NULL, NULL, 2, NULL, NULL));
     REFUSED(RAMET_E_ARGUMENT, "id -1", ramet_session_run(&logits, &outs, s, (int32_t[]){-1}, NULL, NULL, 1, NULL, NULL));
     REFUSED(RAMET_E_ARGUMENT, "rows is 0", ramet_session_run(&logits, &outs, s, many, NULL, NULL, 0, NULL, NULL));
-    REFUSED(RAMET_E_ARGUMENT, "sequence 4", ramet_session_run(&logits, &outs, s, many, (int32_t[]){4}, NULL, 1, NULL, NULL));
+    REFUSED(RAMET_E_ARGUMENT, "sequence 8", ramet_session_run(&logits, &outs, s, many, (int32_t[]){8}, NULL, 1, NULL, NULL));
     REFUSED(RAMET_E_ARGUMENT, "together", ramet_session_run(&logits, &outs, s, many, (int32_t[]){0, 1, 0}, NULL, 3, NULL, NULL));
     REFUSED(RAMET_E_LIMIT, "200 tokens", ramet_session_run(&logits, &outs, s, many, NULL, NULL, 201, NULL, NULL));
     REFUSED(RAMET_E_LIMIT, "max_outputs", ramet_session_run(&logits, &outs, s, many, NULL, want, 33, NULL, NULL));
@@ -357,13 +357,15 @@ static void test_session_refuses(void **state) {
     ramet_model_free(m);
 }
 
-static ramet_adapter *learned(const ramet_model *m, int32_t rank, int salt) {
+static ramet_adapter *learned_of(const ramet_model *m, const char *targets, int32_t rank, int salt) {
     ramet_adapter *a = NULL;
-    OK(ramet__adapter_new(&a, m, NULL, rank, 4, (uint64_t)salt));
+    OK(ramet__adapter_new(&a, m, targets, rank, 4, (uint64_t)salt));
     for (int64_t i = 0; i < a->n; i++)
         for (int64_t j = 0; j < a->lora[i].n * rank; j++) a->lora[i].b[j] = (float)((j * 37 + i * 11 + salt) % 101 - 50) / 800;
     return a;
 }
+
+static ramet_adapter *learned(const ramet_model *m, int32_t rank, int salt) { return learned_of(m, NULL, rank, salt); }
 
 static void test_session_adapters(void **state) {
     ramet_model *m = tiny(), *merged = NULL;
@@ -423,6 +425,45 @@ static void test_session_adapters(void **state) {
     ramet_adapter_free(a);
     ramet_adapter_free(b);
     ramet_adapter_free(wide);
+    ramet_model_free(m);
+}
+
+/* Eight sequences of one run with an adapter each, of other places and ranks, and one without: what sessions that know one adapter say. */
+static void test_session_adapters_side_by_side(void **state) {
+    static const char *const targets[] = {"q_proj,v_proj", NULL, "down_proj", "q_proj", "k_proj,o_proj", "gate_proj,up_proj", "q_proj,v_proj"};
+    enum { N = 8, ROUNDS = 4 };
+    static float alone[N][ROUNDS][VOCAB];
+    ramet_model *m = tiny();
+    const float *logits;
+    int32_t index, one[TEXT] = {0}, ids[N * TEXT], seq[N * TEXT];
+    int64_t outs;
+    ramet_session *s = session_of(m, RAMET_MODE_EXACT, 64);
+    for (int q = 0; q < N; q++) {
+        ramet_session *t = session_of(m, RAMET_MODE_EXACT, 64);
+        if (q < N - 1) {
+            ramet_adapter *a = learned_of(m, targets[q], 1 + q, q);
+            OK(ramet_session_attach(&index, s, a, 1));
+            OK(ramet_session_use(s, q, index));
+            OK(ramet_session_attach(&index, t, a, 1));
+            OK(ramet_session_use(t, 0, index));
+            ramet_adapter_free(a);
+        }
+        for (int r = 0; r < ROUNDS; r++) { /* a prompt of its own length, then token by token */
+            const int n = r ? 1 : TEXT - q;
+            OK(ramet_session_run(&logits, &outs, t, text + (r ? r + q : 0), one, NULL, n, NULL, NULL));
+            memcpy(alone[q][r], logits, sizeof alone[q][r]);
+        }
+        ramet_session_free(t);
+    }
+    for (int r = 0; r < ROUNDS; r++) {
+        int rows = 0;
+        for (int q = N - 1; q >= 0; q--)
+            for (int i = 0; i < (r ? 1 : TEXT - q); i++, rows++) ids[rows] = text[i + (r ? r + q : 0)], seq[rows] = q;
+        OK(ramet_session_run(&logits, &outs, s, ids, seq, NULL, rows, NULL, NULL));
+        assert_int_equal(outs, N);
+        for (int q = 0; q < N; q++) assert_memory_equal(logits + (N - 1 - q) * VOCAB, alone[q][r], sizeof alone[q][r]);
+    }
+    ramet_session_free(s);
     ramet_model_free(m);
 }
 
@@ -615,6 +656,7 @@ int main(void) {
         cmocka_unit_test(test_session_cancel_and_reenter),
         cmocka_unit_test(test_session_refuses),
         cmocka_unit_test(test_session_adapters),
+        cmocka_unit_test(test_session_adapters_side_by_side),
         cmocka_unit_test(test_generate),
         cmocka_unit_test(test_generate_with_a_draft), cmocka_unit_test(test_draft_in_a_forked_sequence),
         cmocka_unit_test(test_model_tap),

@@ -85,8 +85,9 @@ static ramet_status rows_prepare(ramet__plan *p, ramet__step *s) {
     return RAMET_OK;
 }
 static int64_t rows_pieces(const ramet__step *s, const ramet__exec *x, int32_t phase) {
-    int32_t idle =
-        !x->run->n_adapters && s->in[2] && s->in[2]->data == s->out[0]->data; /* nothing bound, nothing to copy */
+    /* Nothing bound: a base that stands there already is the result; columns of rank go to steps of the same slot, which look away. */
+    int32_t narrow = (s->op == &ramet__opdef_slot_nt) != s->attr.i[1];
+    int32_t idle = !x->plan->bound[s->attr.i[0]] && (s->in[2] ? s->in[2]->data == s->out[0]->data : narrow);
     return phase || idle ? -1 : x->plan->groups.n_chunks;
 }
 static void rows_run(const ramet__step *s, const ramet__exec *x, int32_t phase, int64_t piece, void *scratch) {

@@ -19,8 +19,27 @@ static int32_t on_token(int32_t sequence, int32_t id, const char *text, size_t l
     return cli_interrupted();
 }
 
+/* Let the session begin with what a file holds, if it is there, as far as that is how the prompt begins; at least one token is left to run. */
+static int take_cached(int64_t *kept, ramet_session *s, const char *path, const int32_t *ids, int64_t count) {
+    FILE *f = fopen(path, "rb");
+    if (!f) return RAMET_OK;
+    fclose(f);
+    ramet_source source;
+    ramet_source_from_path(&source, sizeof source, path);
+    ramet_status st = ramet_session_load(s, 0, &source);
+    if (st) return st;
+    int64_t n = ramet_session_length(s, 0), same = 0;
+    int32_t *had = malloc((size_t)n * sizeof *had);
+    if (!had) return RAMET_E_MEMORY;
+    if (!(st = ramet_session_tokens(had, n, s, 0)))
+        while (same < n && same < count - 1 && had[same] == ids[same]) same++;
+    free(had);
+    *kept = same;
+    return st ? st : ramet_session_truncate(s, 0, same);
+}
+
 int cmd_run(cli *c, int argc, char **argv) {
-    const char *text = NULL, *file = NULL, *lora = NULL, *system = NULL, *mode = "balanced", *path;
+    const char *text = NULL, *file = NULL, *lora = NULL, *system = NULL, *mode = "balanced", *cache = NULL, *path;
     int64_t n = 128, seed = 0;
     int chat = 0;
     double temp = 0, top_p = 1, min_p = 0;
@@ -32,7 +51,8 @@ int cmd_run(cli *c, int argc, char **argv) {
                         {"--top-p", OPT_DOUBLE, &top_p, "P", "keep the likeliest that sum to P (default 1: off)"}, {"--min-p", OPT_DOUBLE, &min_p, "M", "keep those of at least M times the likeliest (default 0: off)"},
                         {"--seed", OPT_LONG, &seed, "S", "of the draws (default 0)"},
                         {"--draft", OPT_INT, &s.draft, "N", "guess N tokens a run from what followed the same words before (default 0: off)"},
-                        {"--lora", OPT_TEXT, &lora, "A[:scale]", "an adapter"}, {"--mode", OPT_TEXT, &mode, "MODE", "exact, balanced (default), fast"},
+                        {"--lora", OPT_TEXT, &lora, "A[:scale]", "an adapter"},
+                        {"--prompt-cache", OPT_TEXT, &cache, "FILE", "go on from what FILE holds of the prompt, and keep the whole text there"}, {"--mode", OPT_TEXT, &mode, "MODE", "exact, balanced (default), fast"},
                         {NULL, OPT_FLAG, NULL, NULL, NULL}};
     char *data = NULL;
     size_t size = 0;
@@ -57,7 +77,7 @@ int cmd_run(cli *c, int argc, char **argv) {
     ramet_session *session = NULL;
     ramet_adapter *adapter = NULL;
     int32_t *ids = NULL;
-    int64_t count = 0, made = 0;
+    int64_t count = 0, made = 0, kept = 0;
     reply r = {.c = c};
     ramet_model *m = load_model(c, path);
     code = EXIT_FAILED;
@@ -72,6 +92,7 @@ int cmd_run(cli *c, int argc, char **argv) {
     int64_t context;
     if (ramet_model_number(&context, m, "context")) goto failed;
     so.max_context = count + n < context ? count + n : context;
+    if (cache) so.max_context = context;
     if (so.max_context < 16) so.max_context = 16;
     float scale = 1;
     double dora = 0;
@@ -80,14 +101,16 @@ int cmd_run(cli *c, int argc, char **argv) {
     so.dora = dora > 0;
     if (ramet_session_create(&session, m, &so)) goto failed;
     if (lora && (ramet_session_attach(&index, session, adapter, scale) || ramet_session_use(session, 0, index))) goto failed;
+    if (cache && take_cached(&kept, session, cache, ids, count)) goto failed;
     double start = now_seconds();
-    ramet_status st = ramet_session_generate(&made, session, 0, ids, count, n, &s, on_token, cli_progress, &r);
+    ramet_status st = ramet_session_generate(&made, session, 0, ids + kept, count - kept, n, &s, on_token, cli_progress, &r);
     double seconds = now_seconds() - start;
     if (st && st != RAMET_E_CANCELLED) goto failed;
+    if (cache && ramet_session_length(session, 0) && ramet_session_save(session, 0, cache)) goto failed;
     if (c->json) {
         jbuf quoted = {0};
         j_str(&quoted, r.text.data ? r.text.data : "", r.text.len);
-        printf("{\"text\":%s,\"ids\":[%s],\"prompt_tokens\":%" PRId64 ",\"tokens\":%" PRId64 ",\"seconds\":%.6g,\"cancelled\":%s}\n", quoted.data, r.ids.data ? r.ids.data : "", count, made, seconds,
+        printf("{\"text\":%s,\"ids\":[%s],\"prompt_tokens\":%" PRId64 ",\"cached_tokens\":%" PRId64 ",\"tokens\":%" PRId64 ",\"seconds\":%.6g,\"cancelled\":%s}\n", quoted.data, r.ids.data ? r.ids.data : "", count, kept, made, seconds,
                st ? "true" : "false");
         j_free(&quoted);
     } else putchar('\n');

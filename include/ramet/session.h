@@ -51,6 +51,22 @@ RAMET_API ramet_status ramet_session_truncate(ramet_session *session, int32_t se
 RAMET_API ramet_status ramet_session_fork(ramet_session *session, int32_t to_sequence, int32_t from_sequence, int64_t keep);
 /** Tokens that a sequence holds. */
 RAMET_API int64_t ramet_session_length(const ramet_session *session, int32_t sequence);
+/** The first `count` of these tokens into ids. E_ARGUMENT: there are fewer. Since 0.1. */
+RAMET_API ramet_status ramet_session_tokens(int32_t *ids, int64_t count, const ramet_session *session, int32_t sequence);
+
+/**
+ * A sequence's tokens, keys and values as a file, whole or not at all: what goes on from it later, here or in another session of the same model
+ * and mode, has the bits that it would have had. E_STATE: the sequence is empty. Reads all weights once for the model's digest. Since 0.1.
+ */
+RAMET_API ramet_status ramet_session_save(const ramet_session *session, int32_t sequence, const char *path);
+/** The same bytes in memory; the caller frees *data with ramet_string_free. Since 0.1. */
+RAMET_API ramet_status ramet_session_pack(char **data, uint64_t *size, const ramet_session *session, int32_t sequence);
+/**
+ * Give a sequence what was saved; what it held is dropped. On failure it is as it was. The adapter is not in the file: let the sequence use
+ * it first. E_INCONSISTENT: saved with another model, mode, adapter or scale; E_LIMIT: more tokens than max_context; E_FORMAT: not such a
+ * file, or damaged. Since 0.1.
+ */
+RAMET_API ramet_status ramet_session_load(ramet_session *session, int32_t sequence, const ramet_source *source);
 
 /**
  * Run tokens: row i appends id[i] to sequence[i] (NULL: all to 0). Rows of one sequence are consecutive. want[i] != 0 asks for the logits

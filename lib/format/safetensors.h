@@ -41,12 +41,13 @@ ramet_status ramet__safetensors_read(const ramet__safetensors *st, const ramet__
 /* Bytes an element and the name in files; 0 for OTHER. `name` may be NULL. */
 int32_t ramet__st_dtype_bytes(ramet__st_dtype dtype, const char **name);
 
-/* Writing: declare metadata and tensors, then give the bytes in the order declared. */
+/* Writing: declare metadata and tensors, then give the bytes in the order declared. path NULL: into memory, to be taken, not committed. */
 typedef struct ramet__st_writer ramet__st_writer;
 ramet_status ramet__st_writer_open(ramet__st_writer **out, ramet__mem *mem, const char *path);
 ramet_status ramet__st_meta(ramet__st_writer *w, const char *key, const char *value); /* copied; a key put twice is E_ARGUMENT on the first data */
 ramet_status ramet__st_declare(ramet__st_writer *w, const char *name, ramet__st_dtype dtype, int32_t rank, const int64_t *dim);
 ramet_status ramet__st_data(ramet__st_writer *w, const void *bytes, uint64_t size); /* the next declared tensor, whole or in parts */
 ramet_status ramet__st_writer_commit(ramet__st_writer **w); /* frees; all or nothing; E_STATE when bytes are missing */
+ramet_status ramet__st_writer_take(void **data, uint64_t *size, ramet__st_writer **w); /* frees the writer; the caller the data */
 void ramet__st_writer_drop(ramet__st_writer **w);
 #endif

@@ -10,7 +10,8 @@ typedef unsigned long long ull;
 typedef struct declared { const char *name; uint64_t bytes; } declared;
 struct ramet__st_writer {
     ramet__mem *mem;
-    ramet__writer *file;
+    ramet__writer *file;           /* NULL: into memory */
+    ramet__text memory;
     ramet__arena arena;
     ramet__text meta, header;      /* the insides of two JSON objects */
     declared *tensors; int64_t n, cap;
@@ -24,8 +25,8 @@ ramet_status ramet__st_writer_open(ramet__st_writer **out, ramet__mem *mem, cons
     ramet_status st = RAMET_OK;
     ramet__st_writer *w;
     RAMET__NEW(w, ramet__calloc(mem, 1, sizeof *w));
-    w->mem = w->arena.mem = w->meta.mem = w->header.mem = mem;
-    RAMET__GO(ramet__writer_open(&w->file, mem, path));
+    w->mem = w->memory.mem = w->arena.mem = w->meta.mem = w->header.mem = mem;
+    if (path) RAMET__GO(ramet__writer_open(&w->file, mem, path));
     *out = w;
     w = NULL;
 out:
@@ -38,6 +39,7 @@ void ramet__st_writer_drop(ramet__st_writer **pw) {
     if (!w) return;
     *pw = NULL;
     ramet__writer_drop(&w->file);
+    ramet__text_free(&w->memory);
     ramet__text_free(&w->meta);
     ramet__text_free(&w->header);
     ramet__free(w->tensors);
@@ -112,6 +114,12 @@ static ramet_status refuse_twice(ramet__st_writer *w) {
     return RAMET_OK;
 }
 
+static ramet_status put(ramet__st_writer *w, const void *bytes, uint64_t size) {
+    if (w->file) return ramet__writer_write(w->file, bytes, (size_t)size);
+    ramet__text_bytes(&w->memory, bytes, (size_t)size);
+    return w->memory.status;
+}
+
 static ramet_status write_header(ramet__st_writer *w) {
     ramet_status st = RAMET_OK;
     ramet__text all = {.mem = w->mem};
@@ -133,8 +141,8 @@ static ramet_status write_header(ramet__st_writer *w) {
         goto out;
     }
     uint64_t n = all.len;
-    RAMET__GO(ramet__writer_write(w->file, &n, 8));
-    RAMET__GO(ramet__writer_write(w->file, all.data, all.len));
+    RAMET__GO(put(w, &n, 8));
+    RAMET__GO(put(w, all.data, all.len));
     w->written = 1;
 out:
     ramet__text_free(&all);
@@ -148,19 +156,32 @@ ramet_status ramet__st_data(ramet__st_writer *w, const void *bytes, uint64_t siz
     if (size > w->tensors[w->at].bytes - w->done)
         return ramet__fail(RAMET_E_STATE, "safetensors: tensor \"%.64s\" is given %llu bytes too many", w->tensors[w->at].name,
                            (ull)(size - (w->tensors[w->at].bytes - w->done)));
-    RAMET__TRY(ramet__writer_write(w->file, bytes, (size_t)size));
+    RAMET__TRY(put(w, bytes, size));
     w->done += size;
     return RAMET_OK;
 }
 
-ramet_status ramet__st_writer_commit(ramet__st_writer **pw) {
-    ramet__st_writer *w = *pw;
-    ramet_status st = write_header(w);
+static ramet_status whole(ramet__st_writer *w) {
+    RAMET__TRY(write_header(w));
     while (w->at < w->n && w->done == w->tensors[w->at].bytes) { w->at++; w->done = 0; }
-    if (!st && w->at < w->n)
-        st = ramet__fail(RAMET_E_STATE, "safetensors: tensor \"%.64s\" lacks %llu bytes", w->tensors[w->at].name,
-                         (ull)(w->tensors[w->at].bytes - w->done));
-    if (!st) st = ramet__writer_commit(&w->file);
+    if (w->at == w->n) return RAMET_OK;
+    return ramet__fail(RAMET_E_STATE, "safetensors: tensor \"%.64s\" lacks %llu bytes", w->tensors[w->at].name, (ull)(w->tensors[w->at].bytes - w->done));
+}
+
+ramet_status ramet__st_writer_commit(ramet__st_writer **pw) {
+    ramet_status st = whole(*pw);
+    if (!st) st = ramet__writer_commit(&(*pw)->file);
+    ramet__st_writer_drop(pw);
+    return st;
+}
+
+ramet_status ramet__st_writer_take(void **data, uint64_t *size, ramet__st_writer **pw) {
+    ramet_status st = whole(*pw);
+    if (!st) {
+        *size = (*pw)->memory.len;
+        *data = (*pw)->memory.data;
+        (*pw)->memory.data = NULL;
+    }
     ramet__st_writer_drop(pw);
     return st;
 }

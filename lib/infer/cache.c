@@ -18,10 +18,12 @@ ramet_status ramet__cache_init(ramet__cache *c, ramet__mem *mem, const ramet__ca
     return RAMET_OK;
 }
 
-static uint64_t room(const ramet__cache *c) { return (ramet__cache_block_bytes(&c->layout) + 7) / 8 * 8; }
+int32_t *ramet__cache_ids(const ramet__cache *c, void *block) { return (int32_t *)(void *)((char *)block + ramet__cache_block_bytes(&c->layout)); }
 
-/* A block's count of holders stands behind its keys and values. */
-static int64_t *holders(const ramet__cache *c, void *block) { return (int64_t *)((char *)block + room(c)); }
+/* Bytes of keys, values and ids; the count of holders stands behind them. */
+static uint64_t room(const ramet__cache *c) { return (ramet__cache_block_bytes(&c->layout) + (uint64_t)c->layout.block * sizeof(int32_t) + 7) / 8 * 8; }
+
+static int64_t *holders(const ramet__cache *c, void *block) { return (int64_t *)(void *)((char *)block + room(c)); }
 
 static void *block_new(ramet__cache *c) {
     void *block = ramet__alloc(c->mem, (size_t)room(c) + sizeof(int64_t));
@@ -52,7 +54,7 @@ ramet_status ramet__cache_reserve(ramet__cache *c, int32_t seq, int64_t length) 
     if (length > s->length && last < s->n_blocks && *holders(c, s->blocks[last]) > 1) {
         void *own = block_new(c);
         if (!own) return ramet__alloc_status();
-        memcpy(own, s->blocks[last], (size_t)ramet__cache_block_bytes(&c->layout));
+        memcpy(own, s->blocks[last], (size_t)room(c));
         block_drop(c, s->blocks[last]);
         s->blocks[last] = own;
     }
@@ -82,6 +84,28 @@ void ramet__cache_share(ramet__cache *c, int32_t to, int32_t from, int64_t lengt
     }
     c->views[to].n_blocks = t->n_blocks;
     t->length = length;
+}
+
+void ramet__cache_take(ramet__cache *c, int32_t seq, ramet__cache *from) {
+    ramet__sequence *to = &c->seqs[seq], *s = &from->seqs[0];
+    ramet__cache_cut(c, seq, 0);
+    memcpy(to->blocks, s->blocks, (size_t)s->n_blocks * sizeof *s->blocks);
+    to->n_blocks = c->views[seq].n_blocks = s->n_blocks;
+    to->length = s->length;
+    c->n_blocks += from->n_blocks;
+    s->n_blocks = from->views[0].n_blocks = s->length = 0;
+    from->n_blocks = 0;
+}
+
+void ramet__cache_clean(const ramet__cache *c, void *block, int64_t used) {
+    const ramet__cache_layout *l = &c->layout;
+    const size_t size = l->half ? 2 : 4, head = (size_t)l->block * (size_t)l->head_dim * size, unused = (size_t)(l->block - used);
+    for (int64_t i = 0; i < l->layers; i++)
+        for (int64_t j = 0; j < l->n_kv; j++) {
+            char *k = (char *)block + (size_t)(2 * i * l->n_kv + j) * head, *v = k + (size_t)l->n_kv * head; /* a column of K, a row of V each */
+            for (int64_t d = 0; d < l->head_dim; d++) memset(k + (size_t)(d * l->block + used) * size, 0, unused * size);
+            memset(v + (size_t)(used * l->head_dim) * size, 0, unused * (size_t)l->head_dim * size);
+        }
 }
 
 uint64_t ramet__cache_bytes(const ramet__cache *c) { return c->n_blocks * ramet__cache_block_bytes(&c->layout); }

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* cache.h - keys and values of sequences in fixed blocks behind a table: a sequence grows by adding blocks between runs, and
- * gives them back when it is cut. Sequences with the same beginning share blocks (Kwon et al. 2023, PagedAttention): a block
- * counts its holders, and who writes into a shared one takes a copy first. Used by session.c alone. */
+ * gives them back when it is cut. The ids that made them are kept beside. Sequences with the same beginning share blocks (Kwon et al. 2023, PagedAttention): a block
+ * counts its holders, and who writes into a shared one takes a copy first. Used by session.c and state.c. */
 #ifndef RAMET__CACHE_H
 #define RAMET__CACHE_H
 #include "graph/plan.h"
@@ -31,5 +31,11 @@ ramet_status ramet__cache_reserve(ramet__cache *c, int32_t seq, int64_t length);
 void ramet__cache_cut(ramet__cache *c, int32_t seq, int64_t length);
 /* `to` holds the first `length` positions of `from`, in the same blocks. */
 void ramet__cache_share(ramet__cache *c, int32_t to, int32_t from, int64_t length);
+/* What `seq` holds becomes that of sequence 0 of another cache of the same layout and context, which is empty then. */
+void ramet__cache_take(ramet__cache *c, int32_t seq, ramet__cache *from);
+/* Ids of a block's positions, which stand behind its keys and values. */
+int32_t *ramet__cache_ids(const ramet__cache *c, void *block);
+/* Zeros to keys and values of a block from position `used` on. */
+void ramet__cache_clean(const ramet__cache *c, void *block, int64_t used);
 uint64_t ramet__cache_bytes(const ramet__cache *c);
 #endif

@@ -31,6 +31,8 @@ static ramet_status check_options(ramet_session_options *o, const ramet_model *m
 _Static_assert((int)RAMET__MODE_EXACT == RAMET_MODE_EXACT && (int)RAMET__MODE_BALANCED == RAMET_MODE_BALANCED && (int)RAMET__MODE_FAST == RAMET_MODE_FAST,
                "a plan's modes have the API's numbers");
 
+const char *const ramet__mode_names[3] = {"exact", "balanced", "fast"};
+
 static ramet_status make_plan(ramet_session *s) {
     const ramet_model *m = s->model;
     const ramet__build_options b = {.cached = 1, .block = RAMET__CACHE_BLOCK, .half = s->o.mode != RAMET_MODE_EXACT, .slots = s->o.max_rank > 0, .gains = s->o.dora};
@@ -115,7 +117,7 @@ ramet_status ramet__session_enter(const ramet_session *s, const char *function) 
     return RAMET_OK;
 }
 
-static ramet_status enter_sequence(const ramet_session *s, int32_t sequence, const char *function) {
+ramet_status ramet__session_enter_sequence(const ramet_session *s, int32_t sequence, const char *function) {
     RAMET__TRY(ramet__session_enter(s, function));
     if (sequence >= 0 && sequence < s->o.max_sequences) return RAMET_OK;
     return ramet__fail(RAMET_E_ARGUMENT, "%s: sequence %d; the session has 0 to %d (max_sequences)", function, sequence, s->o.max_sequences - 1);
@@ -193,7 +195,7 @@ ramet_status ramet_session_detach(ramet_session *session, int32_t index) {
 }
 
 ramet_status ramet_session_use(ramet_session *session, int32_t sequence, int32_t adapter_index) {
-    RAMET__TRY(enter_sequence(session, sequence, "ramet_session_use"));
+    RAMET__TRY(ramet__session_enter_sequence(session, sequence, "ramet_session_use"));
     if (adapter_index != -1) RAMET__TRY(check_attached(session, adapter_index, "ramet_session_use"));
     session->adapter[sequence] = adapter_index;
     return RAMET_OK;
@@ -202,7 +204,7 @@ ramet_status ramet_session_use(ramet_session *session, int32_t sequence, int32_t
 /* ---- sequences ---- */
 
 ramet_status ramet_session_truncate(ramet_session *session, int32_t sequence, int64_t keep) {
-    RAMET__TRY(enter_sequence(session, sequence, "ramet_session_truncate"));
+    RAMET__TRY(ramet__session_enter_sequence(session, sequence, "ramet_session_truncate"));
     int64_t length = session->cache.seqs[sequence].length;
     if (keep < 0 || keep > length) return ramet__fail(RAMET_E_ARGUMENT, "ramet_session_truncate: keep is %lld; sequence %d holds %lld tokens", (long long)keep, sequence, (long long)length);
     ramet__cache_cut(&session->cache, sequence, keep);
@@ -210,8 +212,8 @@ ramet_status ramet_session_truncate(ramet_session *session, int32_t sequence, in
 }
 
 ramet_status ramet_session_fork(ramet_session *session, int32_t to_sequence, int32_t from_sequence, int64_t keep) {
-    RAMET__TRY(enter_sequence(session, to_sequence, "ramet_session_fork"));
-    RAMET__TRY(enter_sequence(session, from_sequence, "ramet_session_fork"));
+    RAMET__TRY(ramet__session_enter_sequence(session, to_sequence, "ramet_session_fork"));
+    RAMET__TRY(ramet__session_enter_sequence(session, from_sequence, "ramet_session_fork"));
     const int64_t length = session->cache.seqs[from_sequence].length;
     if (to_sequence == from_sequence) return ramet__fail(RAMET_E_ARGUMENT, "ramet_session_fork: to and from are both sequence %d; ramet_session_truncate shortens one", to_sequence);
     if (keep < 0 || keep > length)
@@ -279,6 +281,7 @@ static ramet_status run_part(int64_t *outs, call *c, int64_t n) {
     for (int64_t i = 0; i < n; i++) {
         const int32_t q = seq_at(c, c->done + i);
         s->pos[i] = (int32_t)s->start[q]++;
+        ramet__cache_ids(&s->cache, s->cache.seqs[q].blocks[s->pos[i] / RAMET__CACHE_BLOCK])[s->pos[i] % RAMET__CACHE_BLOCK] = c->ids[c->done + i];
         s->rows_adapter[i] = s->adapter[q];
         if (wanted(c, c->done + i)) s->outs[o++] = (int32_t)i;
     }
@@ -358,14 +361,13 @@ ramet_status ramet_session_run(const float **logits, int64_t *outputs, ramet_ses
 ramet_status ramet_session_describe(char **json, const ramet_session *session) {
     RAMET__TRY(ramet__session_enter(session, "ramet_session_describe"));
     if (!json) return ramet__fail(RAMET_E_ARGUMENT, "ramet_session_describe: json is NULL");
-    static const char *const modes[] = {"exact", "balanced", "fast"};
     const ramet_session *s = session;
     int64_t attached = 0;
     for (int64_t i = 0; i < s->n_attached; i++) attached += s->attached[i].adapter != NULL;
     char *text = ramet__format(s->model->rt->mem,
                                "{\"mode\":\"%s\",\"plan_bytes\":%llu,\"cache_bytes\":%llu,\"max_context\":%lld,\"max_rows\":%d,\"max_sequences\":%d,\"adapters\":%lld,"
                                "\"last_rows\":%lld,\"last_seconds\":%.6f}",
-                               modes[s->o.mode], (unsigned long long)ramet__plan_bytes(s->plan), (unsigned long long)ramet__cache_bytes(&s->cache), (long long)s->o.max_context, s->o.max_rows,
+                               ramet__mode_names[s->o.mode], (unsigned long long)ramet__plan_bytes(s->plan), (unsigned long long)ramet__cache_bytes(&s->cache), (long long)s->o.max_context, s->o.max_rows,
                                s->o.max_sequences, (long long)attached, (long long)s->last_rows, s->last_seconds);
     if (!text) return ramet__alloc_status();
     *json = text;

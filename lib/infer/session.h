@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* session.h - what a ramet_session holds; shared by session.c and generate.c. */
+/* session.h - what a ramet_session holds; shared by session.c, generate.c and state.c. */
 #ifndef RAMET__SESSION_H
 #define RAMET__SESSION_H
 #include "infer/cache.h"
@@ -7,6 +7,8 @@
 #include "ramet/session.h"
 
 typedef struct ramet__attached { ramet_adapter *adapter; ramet__slot_entry *entries; float *gains; } ramet__attached; /* entries: one a slot of the plan; gains: DoRA's */
+
+extern const char *const ramet__mode_names[3];
 
 struct ramet_session {
     ramet_model *model;
@@ -28,6 +30,7 @@ struct ramet_session {
 
 /* E_ARGUMENT, E_FORK, or E_STATE when called from a callback of the same session. */
 ramet_status ramet__session_enter(const ramet_session *s, const char *function);
+ramet_status ramet__session_enter_sequence(const ramet_session *s, int32_t sequence, const char *function); /* the same, and E_ARGUMENT: no such sequence */
 /* ramet_session_run without the check of re-entry. */
 ramet_status ramet__session_rows(const float **logits, int64_t *outputs, ramet_session *s, const int32_t *ids, const int32_t *sequence, const uint8_t *want, int64_t rows,
                                  ramet_progress_fn progress, void *user);

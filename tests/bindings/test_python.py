@@ -174,6 +174,15 @@ class Running(Case):
         self.assertEqual((s.length(), s.length(1)), (3, 2))
         np.testing.assert_array_equal(s.run(ids[2:3], sequence=[1]), self.model.session(mode="exact").run(ids[:3]))
         self.fails("RAMET_E_ARGUMENT", "holds 3", s.fork, 1, keep=4)
+        other, path = self.model.session(mode="exact"), self.folder / "saved.seq"
+        other.load(s.pack(), 3)
+        np.testing.assert_array_equal(other.tokens(3), s.tokens())
+        other.save(path, 3)
+        next = s.run([7]).copy()
+        s.load(path, 1)
+        np.testing.assert_array_equal(s.run([7], sequence=[1]), next)
+        self.fails("RAMET_E_INCONSISTENT", "another mode", self.model.session().load, path)
+        self.fails("RAMET_E_FORMAT", "<memory>", s.load, b"nothing of the kind")
         self.assertEqual(s.run([5, 6], want=[0, 0]).shape, (0, 320))
         self.fails("RAMET_E_LIMIT", "", s.run, [5] * 64)
         with self.assertRaisesRegex(TypeError, "max_context"):

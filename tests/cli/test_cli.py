@@ -128,6 +128,21 @@ class Commands(Case):
         self.assertGreater(chat["prompt_tokens"], len(self.json("tokenize", self.model, "-p", "hello")["ids"]) + 4)
         self.assertNotEqual(self.json("run", self.model, "-p", "hello", "--chat", "--system", "be brief", "-n", 3)["prompt_tokens"], chat["prompt_tokens"])
 
+    def test_run_from_a_cache(self):
+        cache, how = self.path("prompt.seq"), ("-n", 6, "--mode", "exact")
+        plain = [self.json("run", self.model, "-p", text, *how) for text in ("before the rain", "before the rain the river")]
+        first = self.json("run", self.model, "-p", "before the rain", *how, "--prompt-cache", cache)
+        self.assertEqual((first["ids"], first["cached_tokens"]), (plain[0]["ids"], 0))
+        self.assertEqual(self.json("info", cache)["kind"], "sequence")
+        again = self.json("run", self.model, "-p", "before the rain", *how, "--prompt-cache", cache)
+        self.assertEqual((again["ids"], again["cached_tokens"]), (plain[0]["ids"], again["prompt_tokens"] - 1))
+        longer = self.json("run", self.model, "-p", "before the rain the river", *how, "--prompt-cache", cache)
+        self.assertEqual(longer["ids"], plain[1]["ids"])
+        self.assertGreater(longer["cached_tokens"], 1)
+        self.assertIn("another mode", self.ramet("run", self.model, "-p", "x", "--prompt-cache", cache, code=1)[1])
+        pathlib.Path(cache).write_bytes(pathlib.Path(cache).read_bytes()[:-1])
+        self.assertIn("prompt.seq", self.ramet("run", self.model, "-p", "x", "--prompt-cache", cache, code=1)[1])
+
     def test_eval(self):
         half = self.json("eval", self.model, "--text", self.held_out, "-c", 128)
         self.assertEqual(half["tokens"], half["windows"] * 63)

@@ -12,6 +12,8 @@ static ramet_status run(ramet_runtime *runtime, void *user) {
     ramet_session_options o;
     ramet_sampling greedy; /* and guesses */
     const float *logits = NULL;
+    char *data = NULL;
+    uint64_t size = 0;
     int64_t rows = -1, made = -1;
     ramet_session_options_init(&o, sizeof o);
     ramet_sampling_init(&greedy, sizeof greedy);
@@ -34,7 +36,15 @@ static ramet_status run(ramet_runtime *runtime, void *user) {
     st = ramet_session_run(NULL, NULL, session, ids, (const int32_t[]){2}, NULL, 1, NULL, NULL);
     assert_int_equal(ramet_session_length(session, 2), st ? 9 : 10);
     assert_int_equal(ramet_session_length(session, 1), 10);
+    if (st) goto out;
+    st = ramet_session_pack(&data, &size, session, 1);
+    assert_true(st ? !data && !size : data && size);
+    if (st) goto out;
+    const ramet_source saved = {.struct_size = sizeof saved, .kind = RAMET_SOURCE_MEMORY, .data = data, .length = size};
+    st = ramet_session_load(session, 0, &saved);
+    assert_int_equal(ramet_session_length(session, 0), st ? 7 : 10);
 out:
+    ramet_string_free(data);
     ramet_session_free(session);
     ramet_model_free(model);
     return st;

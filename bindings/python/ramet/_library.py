@@ -25,6 +25,7 @@ def _structure(name: str, *fields: tuple[str, Any]) -> type[C.Structure]:
 
 RuntimeOptions = _structure("RuntimeOptions", ("threads", i32), ("alloc", ptr), ("alloc_user", ptr), ("byte_budget", u64), ("log", ptr), ("log_user", ptr), ("log_level", i32),
                             ("isa", i32), ("executor", ptr), ("executor_user", ptr))
+Source = _structure("Source", ("kind", i32), ("path", text), ("descriptor", i32), ("untrusted", i32), ("offset", u64), ("length", u64), ("data", ptr), ("read", ptr), ("user", ptr))
 TensorInfo = _structure("TensorInfo", ("rank", i32), ("dim", i64 * 4), ("name", text), ("encoding", text), ("bytes", u64))
 SessionOptions = _structure("SessionOptions", ("mode", i32), ("max_context", i64), ("max_rows", i32), ("max_sequences", i32), ("max_rank", i32), ("max_outputs", i32), ("dora", i32))
 EmbedderOptions = _structure("EmbedderOptions", ("mode", i32), ("max_rows", i32), ("max_sequences", i32))
@@ -102,6 +103,7 @@ _rows: list[tuple[Any, ...]] = [
     (i32, "ramet_model_merge", _OUT, _H, _OUT, C.POINTER(f32), i32, text, Progress, ptr),
     (None, "ramet_session_options_init", ptr, u32), (i32, "ramet_session_create", _OUT, _H, ptr), (None, "ramet_session_free", _H), (i32, "ramet_session_attach", _I32, _H, _H, f32),
     (i32, "ramet_session_detach", _H, i32), (i32, "ramet_session_use", _H, i32, i32), (i32, "ramet_session_truncate", _H, i32, i64), (i32, "ramet_session_fork", _H, i32, i32, i64), (i64, "ramet_session_length", _H, i32),
+    (i32, "ramet_session_tokens", _ids, i64, _H, i32), (i32, "ramet_session_save", _H, i32, text), (i32, "ramet_session_pack", _OUT, C.POINTER(u64), _H, i32), (i32, "ramet_session_load", _H, i32, ptr),
     (i32, "ramet_session_run", C.POINTER(C.POINTER(f32)), _I64, _H, _ids, ptr, ptr, i64, Progress, ptr), (None, "ramet_sampling_init", ptr, u32),
     (None, "ramet_embedder_options_init", ptr, u32), (i32, "ramet_embedder_create", _OUT, _H, ptr), (None, "ramet_embedder_free", _H),
     (i32, "ramet_embed", ptr, _H, ptr, ptr, i64, Progress, ptr),

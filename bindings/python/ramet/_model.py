@@ -206,6 +206,34 @@ class Session(L.Handle):
     def length(self, sequence: int = 0) -> int:
         return int(lib.ramet_session_length(self, sequence))
 
+    def tokens(self, sequence: int = 0) -> npt.NDArray[np.int32]:
+        """What a sequence holds."""
+        ids = np.empty(self.length(sequence), np.int32)
+        check(lib.ramet_session_tokens(ids.ctypes.data, ids.size, self, sequence))
+        return ids
+
+    def save(self, path: Path, sequence: int = 0) -> None:
+        """A sequence's tokens, keys and values as a file, to go on from with the same bits."""
+        check(lib.ramet_session_save(self, sequence, _path(path)))
+
+    def pack(self, sequence: int = 0) -> bytes:
+        """What save() writes."""
+        data, size = C.c_void_p(), L.u64()
+        check(lib.ramet_session_pack(C.byref(data), C.byref(size), self, sequence))
+        try:
+            return C.string_at(data, size.value)
+        finally:
+            lib.ramet_string_free(data)
+
+    def load(self, saved: Union[Path, bytes], sequence: int = 0) -> None:
+        """Give a sequence what save() or pack() made with the same model, mode and adapter (use() it first)."""
+        source = L.Source(C.sizeof(L.Source))
+        if isinstance(saved, bytes):
+            source.kind, source.data, source.length = 2, C.cast(saved, C.c_void_p), len(saved)
+        else:
+            source.path = _path(saved)
+        check(lib.ramet_session_load(self, sequence, C.byref(source)))
+
     def run(self, ids: Any, *, sequence: Any = None, want: Any = None, progress: Optional[ProgressFn] = None) -> npt.NDArray[np.float32]:
         """Append ids and return logits [outputs, vocabulary] of the wanted rows (default: the last of each sequence): a view into the
         session, valid until its next call."""

@@ -48,10 +48,21 @@ void ramet__cache_free(ramet__cache *c) {
     ramet__free(c->views);
 }
 
+/* The only block that holds positions and will be written, when another sequence holds it too; -1: none. */
+static int64_t shared_tail(const ramet__cache *c, const ramet__sequence *s, int64_t length) {
+    const int64_t last = s->length / c->layout.block;
+    return length > s->length && last < s->n_blocks && *holders(c, s->blocks[last]) > 1 ? last : -1;
+}
+
+int64_t ramet__cache_need(const ramet__cache *c, int32_t seq, int64_t length) {
+    const ramet__sequence *s = &c->seqs[seq];
+    return RAMET__MAX(0, (length + c->layout.block - 1) / c->layout.block - s->n_blocks) + (shared_tail(c, s, length) >= 0);
+}
+
 ramet_status ramet__cache_reserve(ramet__cache *c, int32_t seq, int64_t length) {
     ramet__sequence *s = &c->seqs[seq];
-    const int64_t last = s->length / c->layout.block; /* the only block that holds positions and will be written */
-    if (length > s->length && last < s->n_blocks && *holders(c, s->blocks[last]) > 1) {
+    const int64_t last = shared_tail(c, s, length);
+    if (last >= 0) {
         void *own = block_new(c);
         if (!own) return ramet__alloc_status();
         memcpy(own, s->blocks[last], (size_t)room(c));

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* cache.h - keys and values of sequences in fixed blocks behind a table: a sequence grows by adding blocks between runs, and
  * gives them back when it is cut. The ids that made them are kept beside. Sequences with the same beginning share blocks (Kwon et al. 2023, PagedAttention): a block
- * counts its holders, and who writes into a shared one takes a copy first. Used by session.c and state.c. */
+ * counts its holders, and who writes into a shared one takes a copy first. Used by session.c, batch.c and state.c. */
 #ifndef RAMET__CACHE_H
 #define RAMET__CACHE_H
 #include "graph/plan.h"
@@ -27,6 +27,8 @@ ramet_status ramet__cache_init(ramet__cache *c, ramet__mem *mem, const ramet__ca
 void ramet__cache_free(ramet__cache *c);
 /* Blocks for `length` positions, those from the sequence's end on its own; what a failure added stays allocated, positions are unchanged. */
 ramet_status ramet__cache_reserve(ramet__cache *c, int32_t seq, int64_t length);
+/* Blocks that this would allocate. */
+int64_t ramet__cache_need(const ramet__cache *c, int32_t seq, int64_t length);
 /* Keep `length` positions and only the blocks they need. */
 void ramet__cache_cut(ramet__cache *c, int32_t seq, int64_t length);
 /* `to` holds the first `length` positions of `from`, in the same blocks. */

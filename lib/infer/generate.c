@@ -2,18 +2,21 @@
 /* generate.c - a prompt in, tokens out, streamed as whole UTF-8 characters; several tokens a run where the text repeats itself
  * (speculative decoding, Leviathan et al. 2023, with drafts looked up in the text). */
 #include "infer/session.h"
-#include "infer/utf8.h"
 #include <string.h>
+
+ramet_status ramet__session_text(ramet__text *text, const ramet_session *s, int32_t id, ramet__utf8 *u, int32_t last) {
+    const char *bytes = "";
+    size_t n = 0;
+    if (s->model->tokenizer && id < ramet__tokenizer_size(s->model->tokenizer)) RAMET__TRY(ramet__tokenizer_piece(&bytes, &n, s->model->tokenizer, id, 0));
+    ramet__utf8_add(text, u, bytes, n, last);
+    return text->status;
+}
 
 /* Give the caller one token. *stop: it wants no more. */
 static ramet_status deliver(int32_t *stop, ramet_session *s, int32_t sequence, int32_t id, ramet__utf8 *u, int32_t last, ramet_token_fn on_token, void *user) {
     ramet__text text = {.mem = s->model->rt->mem};
-    const char *bytes = "";
-    size_t n = 0;
     ramet_status st = RAMET_OK;
-    if (s->model->tokenizer && id < ramet__tokenizer_size(s->model->tokenizer)) RAMET__GO(ramet__tokenizer_piece(&bytes, &n, s->model->tokenizer, id, 0));
-    ramet__utf8_add(&text, u, bytes, n, last);
-    RAMET__GO(text.status);
+    RAMET__GO(ramet__session_text(&text, s, id, u, last));
     s->busy = 1;
     *stop = on_token && on_token(sequence, id, text.data ? text.data : "", text.len, user);
     s->busy = 0;

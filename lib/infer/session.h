@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* session.h - what a ramet_session holds; shared by session.c, generate.c and state.c. */
+/* session.h - what a ramet_session holds; shared by session.c, generate.c, batch.c and state.c. */
 #ifndef RAMET__SESSION_H
 #define RAMET__SESSION_H
 #include "infer/cache.h"
+#include "infer/utf8.h"
 #include "model/model.h"
 #include "ramet/session.h"
 
@@ -34,4 +35,6 @@ ramet_status ramet__session_enter_sequence(const ramet_session *s, int32_t seque
 /* ramet_session_run without the check of re-entry. */
 ramet_status ramet__session_rows(const float **logits, int64_t *outputs, ramet_session *s, const int32_t *ids, const int32_t *sequence, const uint8_t *want, int64_t rows,
                                  ramet_progress_fn progress, void *user);
+/* Append the text that token `id` completes; last: nothing follows. */
+ramet_status ramet__session_text(ramet__text *text, const ramet_session *s, int32_t id, ramet__utf8 *u, int32_t last);
 #endif

@@ -188,6 +188,28 @@ class Running(Case):
         with self.assertRaisesRegex(TypeError, "max_context"):
             self.model.session(max_contxt=3)
 
+    def test_batcher(self):
+        texts = ["the river", "before the rain", "the river and the rain", "a"] * 3
+        prompts = [self.model.tokenizer.encode(t) for t in texts]
+        batcher = ramet.Batcher(self.model.session(mode="exact", max_context=64, max_sequences=4), chunk=3)
+        numbers = [batcher.submit(p, max_tokens=5 + i, temperature=float(i % 2), seed=i) for i, p in enumerate(prompts[:-1])]
+        batcher.cancel(numbers.pop(4))
+        got = {n: [] for n in numbers}
+        for event in batcher:
+            if len(numbers) == len(prompts) - 2:
+                numbers.append(batcher.submit(prompts[-1], max_tokens=3))
+                got[numbers[-1]] = []
+            got[event.request].append(event)
+        for n in numbers:
+            i, alone = n - 1, []
+            self.model.session(mode="exact", max_context=64).generate(prompts[i], lambda id, text: alone.append((id, text)) and None, max_tokens=3 if n == numbers[-1] else 5 + i,
+                                                                        temperature=float(i % 2) if n != numbers[-1] else 0.0, seed=i)
+            self.assertEqual([(e.id, e.text) for e in got[n][:-1]], alone)
+            self.assertIn(got[n][-1].kind, ("end", "length"))
+        self.assertEqual((batcher.left, batcher.step(), batcher.describe()["running"]), (0, [], 0))
+        self.fails("RAMET_E_NOT_FOUND", "is done", batcher.cancel, numbers[0])
+        self.fails("RAMET_E_ARGUMENT", "empty", batcher.submit, [])
+
     def test_generate(self):
         text = self.model.generate("the river", max_tokens=12)
         self.assertEqual("".join(self.model.generate("the river", max_tokens=12, stream=True)), text)

@@ -16,6 +16,7 @@ Progress = C.CFUNCTYPE(i32, f64, text, ptr)
 AllReduce = C.CFUNCTYPE(i32, C.POINTER(f32), i64, ptr)
 Tokens = C.CFUNCTYPE(i32, C.POINTER(i32), C.POINTER(C.c_uint8), i64, i64, ptr)
 Token = C.CFUNCTYPE(i32, i32, i32, ptr, C.c_size_t, ptr)
+Heard = C.CFUNCTYPE(i32, i64, i32, i32, ptr, C.c_size_t, ptr)
 
 
 def _structure(name: str, *fields: tuple[str, Any]) -> type[C.Structure]:
@@ -30,6 +31,8 @@ TensorInfo = _structure("TensorInfo", ("rank", i32), ("dim", i64 * 4), ("name", 
 SessionOptions = _structure("SessionOptions", ("mode", i32), ("max_context", i64), ("max_rows", i32), ("max_sequences", i32), ("max_rank", i32), ("max_outputs", i32), ("dora", i32))
 EmbedderOptions = _structure("EmbedderOptions", ("mode", i32), ("max_rows", i32), ("max_sequences", i32))
 Sampling = _structure("Sampling", ("temperature", f32), ("top_k", i32), ("top_p", f32), ("min_p", f32), ("seed", u64), ("draft", i32))
+BatcherOptions = _structure("BatcherOptions", ("chunk", i32), ("cache_bytes", u64))
+Request = _structure("Request", ("adapter", i32), ("ids", ptr), ("count", i64), ("max_tokens", i64), ("sampling", ptr))
 QuantizeOptions = _structure("QuantizeOptions", ("encoding", text), ("head", text), ("algorithm", text), ("progress", Progress), ("progress_user", ptr))
 PruneOptions = _structure("PruneOptions", ("layers", i32), ("ffn", i64), ("keep", f64), ("ids", ptr), ("count", i64), ("window", i32), ("progress", Progress), ("progress_user", ptr))
 RebaseOptions = _structure("RebaseOptions", ("ids", ptr), ("count", i64), ("window", i32), ("progress", Progress), ("progress_user", ptr))
@@ -107,6 +110,8 @@ _rows: list[tuple[Any, ...]] = [
     (i32, "ramet_session_run", C.POINTER(C.POINTER(f32)), _I64, _H, _ids, ptr, ptr, i64, Progress, ptr), (None, "ramet_sampling_init", ptr, u32),
     (None, "ramet_embedder_options_init", ptr, u32), (i32, "ramet_embedder_create", _OUT, _H, ptr), (None, "ramet_embedder_free", _H),
     (i32, "ramet_embed", ptr, _H, ptr, ptr, i64, Progress, ptr),
+    (None, "ramet_batcher_options_init", ptr, u32), (i32, "ramet_batcher_create", _OUT, _H, ptr), (None, "ramet_batcher_free", _H), (None, "ramet_request_init", ptr, u32),
+    (i32, "ramet_batcher_submit", _I64, _H, ptr), (i32, "ramet_batcher_cancel", _H, i64), (i32, "ramet_batcher_step", _I64, _H, Heard, Progress, ptr), (i32, "ramet_batcher_describe", _OUT, _H),
     (i32, "ramet_session_generate", _I64, _H, i32, _ids, i64, i64, ptr, Token, Progress, ptr),
     (None, "ramet_quantize_options_init", ptr, u32), (i32, "ramet_quantize", _OUT, _H, ptr), (None, "ramet_prune_options_init", ptr, u32), (i32, "ramet_prune", _OUT, _H, ptr),
     (None, "ramet_rebase_options_init", ptr, u32), (i32, "ramet_rebase", _OUT, _H, _H, ptr), (i32, "ramet_adapter_lift", _OUT, _H, _H, _H),

@@ -368,7 +368,7 @@ static void test_topics(void **state) {
     assert_true(fabs(still) < .02);
     ramet_model_free(m);
     ramet_candidate_free(c);
-    f.options = "epochs=20,rate=5e-3,rank=8";
+    f.options = "strength=1,epochs=20,rate=5e-3,rank=8";
     ok(ramet_feed(&c, s, "distill", &pots, 1, &f));
     ok(ramet_candidate_model(&m, c));
     read_i32(favoured, TOPIC * WINDOW * 16, pots, "probe.ids"); /* what the variant believes most there, the parent now believes more */

@@ -14,7 +14,7 @@
 #include <string.h>
 
 enum { STRENGTH, EPOCHS, RATE, RANK };
-static const ramet__option options[] = {{"strength", 1, 0, 4, "a: how much of the change is taken over"},
+static const ramet__option options[] = {{"strength", .5, 0, 4, "a: how much of the change is taken over"},
                                         {"epochs", 1, .1, 100, "passes over the probe text"},
                                         {"rate", 2e-4, 1e-7, 1, "learning rate"},
                                         {"rank", 16, 1, 64, "of the parent's adapter"}};

@@ -123,6 +123,7 @@ int cmd_tune(cli *c, int argc, char **argv) {
                         {"--teacher", OPT_TEXT, &teacher, "PARENT", "distil: match this model's predictions"}, {"--reverse", OPT_FLAG, &o.teacher_divergence, NULL, "by KL(student || teacher)"},
                         {"--skew", OPT_DOUBLE, &skew, "A", "mix so much of the first distribution into the second (default 0)"}, {"--beta", OPT_DOUBLE, &beta, "X", "of preferences (DPO; default .1)"}, {"--lora", OPT_TEXT, &lora, "A", "start from this adapter"}, {"--mode", OPT_TEXT, &mode, "MODE", "exact, balanced (default), fast"},
                         {"--budget", OPT_BYTES, &o.byte_budget, "256M", "most bytes beyond the weights; what does not fit is computed twice, with the same bits"},
+                        {"--state-file", OPT_TEXT, &o.state_path, "FILE", "keep the optimizer's state in a new file instead of memory, while tuning"},
                         {"--checkpoint", OPT_TEXT, &checkpoint, "FILE", "write the tuner's state here, at the end and on Ctrl-C"}, {"--every", OPT_LONG, &every, "N", "and every N steps"}, {"--resume", OPT_TEXT, &resume, "CKPT", "continue from it"},
                         {NULL, OPT_FLAG, NULL, NULL, NULL}};
     int done, code = cli_parse(c, argc, argv, opts, &path, 1, 1, NULL, &done);

@@ -100,6 +100,9 @@ typedef struct ramet_tuner_options {
     float example_clip;      /**< each window's own gradient (of its mean loss, so to say: batch times its part of the loss) is brought down to this norm before they are added up,
                                   which bounds what one example can do. A norm that none reaches changes nothing. Not with DoRA or rates that begin at a step; default 0: off */
     float *example_norms;    /**< NULL, or room for batch / workers numbers: the norms of the last step's windows before that, in their order. In use while the tuner is */
+    const char *state_path;  /**< NULL, or: the optimizer's state lies in a new file of this name instead of memory (full tuning with adamw: 8 bytes a weight), with the same bits; byte_budget does
+                                  not count it. The disk's room is taken at once: E_IO when there is not enough, or the file exists */
+    int32_t state_keep;      /**< 0 (default): the file loses its name as soon as it is made, and ends with the tuner; 1: it stays */
 } ramet_tuner_options;
 RAMET_API void ramet_tuner_options_init(ramet_tuner_options *options, uint32_t struct_size);
 

@@ -53,6 +53,8 @@ ramet_status ramet__tuner_check(const ramet_tuner_options *o, const ramet_model 
     if (o->example_clip > 0 && (o->dora || (o->groups && strchr(o->groups, '@'))))
         return ramet__fail(RAMET_E_UNSUPPORTED, "%s: example_clip goes neither with dora nor with groups that begin at a step", f);
     if (o->example_norms && o->example_clip == 0.0f) return ramet__fail(RAMET_E_ARGUMENT, "%s: example_norms needs example_clip (1e30: measure only)", f);
+    if ((o->state_keep != 0 && o->state_keep != 1) || (o->state_keep && !o->state_path))
+        return ramet__fail(RAMET_E_ARGUMENT, "%s: state_keep is %d; give 0, or 1 with a state_path", f, o->state_keep);
     if (o->rslora != 0 && o->rslora != 1) return ramet__fail(RAMET_E_ARGUMENT, "%s: rslora is %d; give 0 or 1", f, o->rslora);
     if (!within(o->lora_plus, 1e-6, 1e6)) return ramet__fail(RAMET_E_ARGUMENT, "%s: lora_plus %g is not in 1e-6..1e6", f, (double)o->lora_plus);
     if (!within(o->preference_beta, 1e-6, 1e6)) return ramet__fail(RAMET_E_ARGUMENT, "%s: preference_beta %g is not in 1e-6..1e6", f, (double)o->preference_beta);

@@ -4,6 +4,7 @@
  * threads. */
 #include <math.h>
 #include <string.h>
+#include "base/system.h"
 #include "train/train.h"
 
 #define PIECE 32768 /* parameters: 128 KiB of each of value, gradient and moments */
@@ -12,22 +13,32 @@ void *ramet__section_at(const ramet__section *s, int64_t offset) { return s->dat
 
 int64_t ramet__section_count(const ramet__section *s, const ramet__param *p) { return (p->count + s->layout.every - 1) / s->layout.every; }
 
-static ramet_status section(ramet__params *p, int32_t i, ramet__layout layout) {
+static uint64_t section_bytes(const ramet__params *p, ramet__layout layout) { return (uint64_t)(p->total / layout.every * layout.size); }
+
+static ramet_status section(ramet__params *p, int32_t i, ramet__layout layout, char **room) {
     static const char *const names[RAMET__SECTIONS] = {"value", "grad", "average", "best", "moment0", "moment1", "moment2", "moment3"};
     ramet__section *s = &p->section[i];
     s->name = names[i];
     s->layout = layout;
-    s->data = ramet__calloc(p->mem, (size_t)(p->total / layout.every + (i == RAMET__GRAD ? 2 : 0)), (size_t)layout.size);
+    s->data = room ? *room : ramet__calloc(p->mem, (size_t)(p->total / layout.every + (i == RAMET__GRAD ? 2 : 0)), (size_t)layout.size);
+    if (room) *room += RAMET__ROUND_UP(section_bytes(p, layout), RAMET__ALIGN);
     return s->data ? RAMET_OK : ramet__alloc_status();
 }
 
 ramet_status ramet__params_use(ramet__params *p, const ramet__optimizer *optimizer) {
     for (int32_t i = RAMET__STATE; i < RAMET__SECTIONS; i++) {
-        ramet__free(p->section[i].data);
+        if (!p->room) ramet__free(p->section[i].data);
         p->section[i].data = NULL;
     }
+    ramet__room_close(p->room, p->room_bytes);
+    p->room = NULL;
+    p->room_bytes = 0;
     p->optimizer = optimizer;
-    for (int32_t i = 0; optimizer && i < optimizer->n_states; i++) RAMET__TRY(section(p, RAMET__STATE + i, optimizer->state[i]));
+    for (int32_t i = 0; p->path && optimizer && i < optimizer->n_states; i++) p->room_bytes += RAMET__ROUND_UP(section_bytes(p, optimizer->state[i]), RAMET__ALIGN);
+    if (p->room_bytes) RAMET__TRY(ramet__room_open(&p->room, p->path, p->room_bytes, p->keep));
+    p->path = NULL; /* the caller's, and used once */
+    char *at = p->room;
+    for (int32_t i = 0; optimizer && i < optimizer->n_states; i++) RAMET__TRY(section(p, RAMET__STATE + i, optimizer->state[i], p->room ? &at : NULL));
     return RAMET_OK;
 }
 
@@ -47,7 +58,7 @@ ramet_status ramet__params_init(ramet__params *p, ramet_runtime *rt, const ramet
     RAMET__NEW(p->piece, ramet__calloc(p->mem, (size_t)p->n_pieces, sizeof *p->piece));
     RAMET__NEW(p->partial, ramet__calloc(p->mem, (size_t)p->n_pieces, sizeof *p->partial));
     for (int32_t i = 0; i < RAMET__STATE; i++)
-        if ((i != RAMET__AVERAGE || p->average) && (i != RAMET__BEST || p->best)) RAMET__GO(section(p, i, (ramet__layout){sizeof(float), 1}));
+        if ((i != RAMET__AVERAGE || p->average) && (i != RAMET__BEST || p->best)) RAMET__GO(section(p, i, (ramet__layout){sizeof(float), 1}, NULL));
     RAMET__GO(ramet__params_use(p, optimizer));
     p->value = (float *)p->section[RAMET__VALUE].data;
     p->grad = (float *)p->section[RAMET__GRAD].data;
@@ -69,7 +80,7 @@ out:
 uint64_t ramet__params_bytes(const ramet__params *p) {
     uint64_t bytes = 0;
     for (int32_t i = 0; i < RAMET__SECTIONS; i++)
-        if (p->section[i].data) bytes += (uint64_t)(p->total / p->section[i].layout.every * p->section[i].layout.size);
+        if (p->section[i].data && !(p->room && i >= RAMET__STATE)) bytes += section_bytes(p, p->section[i].layout);
     return bytes;
 }
 
@@ -78,7 +89,8 @@ void ramet__params_free(ramet__params *p) {
     ramet__free(p->param);
     ramet__free(p->piece);
     ramet__free(p->partial);
-    for (int32_t i = 0; i < RAMET__SECTIONS; i++) ramet__free(p->section[i].data);
+    for (int32_t i = 0; i < RAMET__SECTIONS && !(p->room && i == RAMET__STATE); i++) ramet__free(p->section[i].data);
+    ramet__room_close(p->room, p->room_bytes);
     memset(p, 0, sizeof *p);
 }
 
@@ -118,6 +130,10 @@ static ramet_status step(void *context, int64_t piece, int32_t worker) {
     for (int32_t i = 0; i < p->optimizer->n_states; i++) state[i] = ramet__section_at(&p->section[RAMET__STATE + i], q->offset);
     u.place = q->offset;
     p->optimizer->update(&u, p->value + q->offset, p->grad + q->offset, state, q->count, r->decay ? w->decay : 0.0f);
+    for (int32_t i = 0; p->room && i < p->optimizer->n_states; i++) {
+        const ramet__layout *l = &p->optimizer->state[i];
+        ramet__room_rest(state[i], (uint64_t)((q->count + l->every - 1) / l->every * l->size));
+    }
     return RAMET_OK;
 }
 

@@ -108,6 +108,7 @@ typedef struct ramet__params {
     ramet__mem *mem;
     const ramet__optimizer *optimizer;
     int32_t average, best;        /* has these sections */
+    const char *path; int32_t keep; void *room; uint64_t room_bytes; /* NULL, or: the optimizer's state lies in this file */
     int64_t n; ramet__param *param;
     int64_t total, n_pieces;      /* floats of the pool (each parameter padded to STATE_BLOCK); pieces of constant size */
     struct ramet__params_piece { int64_t offset, count, param; } *piece;

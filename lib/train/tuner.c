@@ -263,6 +263,9 @@ static ramet_status set_up(ramet_tuner *t, const ramet_tuner_options *given) {
     if (o->average_start == -1.0f) o->average_start = o->average && !strcmp(o->average, "swa") ? 0.75f : 0.0f;
     t->params.average = o->average != NULL;
     t->params.best = t->evaluation != NULL;
+    t->params.path = given->state_path;
+    o->state_path = NULL;
+    t->params.keep = given->state_keep;
     o->optimizer = given->optimizer ? ramet__optimizer_find(given->optimizer)->name : ramet__optimizer_adamw.name;
     o->micro_batch = RAMET__MIN(o->micro_batch, o->batch / o->workers);
     if (o->learning_rate == 0.0f) o->learning_rate = o->full ? 2e-5f : 2e-4f;

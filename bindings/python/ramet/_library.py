@@ -41,7 +41,7 @@ TunerOptions = _structure("TunerOptions", ("full", i32), ("rank", i32), ("alpha"
                           ("epsilon", f32), ("clip", f32), ("seed", u64), ("teacher", ptr), ("teacher_weight", f32), ("teacher_top", i32), ("initial", ptr), ("optimizer", text),
                           ("rslora", i32), ("lora_plus", f32), ("groups", text), ("average", text), ("average_decay", f32), ("average_start", f32), ("on_nonfinite", i32),
                           ("spike_factor", f32), ("evaluation", ptr), ("evaluate_every", i64), ("patience", i32), ("all_reduce", AllReduce), ("all_reduce_user", ptr), ("worker", i32), ("workers", i32),
-                          ("teacher_divergence", i32), ("teacher_skew", f32), ("byte_budget", u64), ("dora", i32), ("preference_beta", f32), ("example_clip", f32), ("example_norms", ptr))
+                          ("teacher_divergence", i32), ("teacher_skew", f32), ("byte_budget", u64), ("dora", i32), ("preference_beta", f32), ("example_clip", f32), ("example_norms", ptr), ("state_path", text), ("state_keep", i32))
 TunerReport = _structure("TunerReport", ("done", i32), ("step", i64), ("steps", i64), ("loss", f64), ("gradient_norm", f64), ("learning_rate", f64), ("tokens", i64), ("seconds", f64),
                          ("skipped", i64), ("evaluations", i64), ("evaluation_loss", f64), ("best_loss", f64), ("best_step", i64), ("bytes", u64), ("plan_bytes", u64), ("recomputed", f64), ("accuracy", f64), ("example_norm", f64), ("example_clipped", f64))
 EvaluateOptions = _structure("EvaluateOptions", ("window", i32), ("score", i32), ("mode", i32), ("max_tokens", i64), ("adapter", ptr), ("adapter_scale", f32), ("losses", ptr),

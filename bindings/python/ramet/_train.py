@@ -141,7 +141,7 @@ class Tuner(L.Handle):
     options (see ramet/train.h): full, rank, alpha, targets, window, batch, micro_batch, steps, epochs, learning_rate, warmup, schedule (a name),
     weight_decay, clip, seed, teacher_weight, teacher_top, optimizer, rslora, dora, preference_beta, lora_plus, groups, average, average_decay, average_start, on_nonfinite
     ("stop", "skip"), spike_factor, evaluate_every, patience, teacher_divergence (1: reverse), teacher_skew, byte_budget (bytes, or "256M"); all_reduce: a function that sums an array over all workers in place, with
-    worker and workers; example_clip: example_norms then has the norms of the last step's windows (1e30: measure only).
+    worker and workers; example_clip: example_norms then has the norms of the last step's windows (1e30: measure only); state_path: a new file for the optimizer's state, that is gone with the tuner (state_keep=1: stays).
     """
 
     _free = "ramet_tuner_free"

@@ -261,13 +261,20 @@ int j_number(double *out, const char *json, const char *path) {
     return 1;
 }
 
+static unsigned long j_hex(const char *p) { return strnlen(p, 6) < 6 ? 0 : strtoul((char[]){p[2], p[3], p[4], p[5], 0}, NULL, 16); } /* of \uXXXX */
+
 int j_text(char *out, size_t cap, const char *json, const char *path) {
     const char *p = j_find(json, path);
     size_t n = 0;
     if (!p || *p != '"') return 0;
     for (p++; *p && *p != '"' && n + 1 < cap; p++) {
         if (*p == '\\' && p[1] == 'u') {
-            out[n++] = (char)strtol((char[]){p[2], p[3], p[4], p[5], 0}, NULL, 16);
+            unsigned long u = j_hex(p);
+            if (u >> 10 == 0x36 && p[6] == '\\' && p[7] == 'u') u = 0x10000 + ((u & 0x3FF) << 10) + (j_hex(p += 6) & 0x3FF); /* a pair of surrogates */
+            const int more = u < 0x80 ? 0 : u < 0x800 ? 1 : u < 0x10000 ? 2 : 3;
+            if (n + (size_t)more + 1 >= cap) break;
+            out[n++] = (char)(more ? (0xF0 << (3 - more) & 0xFF) | u >> 6 * more : u);
+            for (int i = more - 1; i >= 0; i--) out[n++] = (char)(0x80 | (u >> 6 * i & 0x3F));
             p += 5;
         } else out[n++] = *p == '\\' && p[1] ? *++p == 'n' ? '\n' : *p == 't' ? '\t' : *p : *p;
     }

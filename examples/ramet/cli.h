@@ -58,7 +58,7 @@ double student95(int64_t degrees_of_freedom);          /* two-sided 95% point of
 int mode_named(const char *name);                      /* RAMET_MODE_*, -1 */
 
 #define COMMAND(name) int cmd_##name(cli *c, int argc, char **argv);
-COMMAND(info) COMMAND(list) COMMAND(tokenize) COMMAND(embed) COMMAND(run) COMMAND(eval) COMMAND(quantize) COMMAND(prune) COMMAND(rebase) COMMAND(tune) COMMAND(merge)
+COMMAND(info) COMMAND(list) COMMAND(tokenize) COMMAND(embed) COMMAND(run) COMMAND(eval) COMMAND(quantize) COMMAND(prune) COMMAND(rebase) COMMAND(tune) COMMAND(classify) COMMAND(merge)
 COMMAND(init) COMMAND(brief) COMMAND(update) COMMAND(feed) COMMAND(gate) COMMAND(commit) COMMAND(undo) COMMAND(log) COMMAND(bench) COMMAND(cycle)
 #undef COMMAND
 #endif

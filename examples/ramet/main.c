@@ -15,6 +15,7 @@ const command commands[] = {
     {"prune", "IN OUT --calib FILE", "a smaller dense model: fewer layers and FFN channels", cmd_prune},
     {"rebase", "VARIANT PARENT OUT", "the same variant of a newer parent", cmd_rebase},
     {"tune", "MODEL --data FILE -o OUT", "adapt to a text: LoRA, or every weight", cmd_tune},
+    {"classify", "MODEL (--data FILE -o OUT | --with FILE)", "labels of texts, with an encoder or a llama", cmd_classify},
     {"merge", "MODEL --lora A[:scale] -o OUT", "adapters added into the weights", cmd_merge},
     {"init", "STORE MODEL", "make a store with the model as version 1", cmd_init},
     {"brief", "STORE -o BRIEF", "what the parent sends down", cmd_brief},

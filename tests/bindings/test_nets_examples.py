@@ -76,6 +76,27 @@ class Examples(unittest.TestCase):
         self.assertLess(losses[-1], 0.5 * losses[0])
         self.assertIn("out.weight", list(ramet.Variables(self.scratch / "digits.safetensors")))
 
+    def test_classifier(self):
+        make_bert.main(self.scratch / "bert")
+        model, rng = ramet.load(self.scratch / "bert"), np.random.default_rng(1)
+        words = [list(rng.choice(["the", "river", "flows", "."], 3)) + (["fish"] if i % 2 else []) for i in range(100)]
+        texts, labels = [" ".join(rng.permutation(w)) for w in words], ["animal" if i % 2 else "water.and.ice" for i in range(100)]
+        file = self.scratch / "c.safetensors"
+        for options in ({"epochs": 60}, {"rank": 4}, {"full": True, "learning_rate": 2e-3}):
+            losses = []
+            made = ramet.Classifier.train(model, texts[:64], labels[:64], max_tokens=16, progress=lambda step, steps, loss: losses.append(loss), **options)
+            self.assertLess(losses[-1], losses[0], options)
+            made.save(file)
+            again = ramet.Classifier(model, file)
+            self.assertEqual(again.labels, ["animal", "water.and.ice"])
+            np.testing.assert_array_equal(made.probabilities(texts[64:]), again.probabilities(texts[64:]))
+            self.assertGreater(again.accuracy(texts[64:], labels[64:]), 0.7 if "epochs" in options else 0.9, options)
+        with self.assertRaisesRegex(ValueError, "two kinds"):
+            ramet.Classifier.train(model, texts, ["one"] * 100)
+        ramet.Variables().save(file)
+        with self.assertRaisesRegex(ValueError, "no classifier"):
+            ramet.Classifier(model, file)
+
     def test_texts(self):
         make_bert.main(self.scratch / "bert")
         rng, files = np.random.default_rng(1), []

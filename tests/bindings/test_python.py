@@ -267,6 +267,14 @@ class Adapting(Case):
         self.assertTrue(self.model.tokenizer.decode(d.ids()[:n]).startswith(texts.paragraphs("stories", 1, 20)[0]))
         self.fails("RAMET_E_NOT_FOUND", "/no/text", ramet.Dataset, self.model, "/no/text")
 
+    def test_single_windows_and_state_in_a_file(self):
+        tuner = self.tuner(example_clip=1e30, state_path=os.path.join(self.folder, "moments"))
+        plain, told = ([(e.loss, e.example_norm, e.example_clipped) for e in t] for t in (self.tuner(), tuner))
+        np.testing.assert_allclose([e[0] for e in plain], [e[0] for e in told], rtol=1e-4)
+        self.assertTrue(all(e[1] > 0 and e[2] == 0 for e in told) and (tuner.example_norms > 0).all() and tuner.example_norms.shape == (2,))
+        self.assertAlmostEqual(float(tuner.example_norms.mean()), told[-1][1], places=4)
+        self.assertFalse(os.path.exists(os.path.join(self.folder, "moments")))
+
     def test_tokens_that_stay_where_they_are(self):
         ids = ramet.Dataset(self.model, self.train).ids()
         np.save(os.path.join(self.folder, "ids.npy"), ids.astype(np.uint16))

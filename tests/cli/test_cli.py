@@ -17,7 +17,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "tools"))
 import texts
 
 RAMET, MAKE_MODEL = sys.argv[1:3]
-COMMANDS = "info list tokenize embed run eval quantize prune rebase tune merge init brief update feed gate commit undo log bench cycle".split()
+COMMANDS = "info list tokenize embed run eval quantize prune rebase tune classify merge init brief update feed gate commit undo log bench cycle".split()
 
 
 class Case(unittest.TestCase):
@@ -68,7 +68,7 @@ class Usage(Case):
         cases = [[], ["fly"], ["info"], ["info", m, m], ["list"], ["list", "flavours"], ["tokenize", m], ["tokenize", m, "-p", "a", "-f", t], ["embed", m], ["run", m], ["run", m, "-p", "x", "-n", "0"],
                  ["run", m, "-p", "x", "--temp", "warm"], ["run", m, "-p", "x", "--mode", "quick"], ["run", m, "-p", "x", "--system", "s"], ["run", m, "-p"], ["eval", m], ["eval", m, "--text", t, "--score", "most"],
                  ["quantize", m, "o"], ["quantize", m, "--type", "Q4_0"], ["prune", m, "o"], ["rebase", m, m], ["tune", m], ["tune", m, "--data", t], ["tune", m, "--data", t, "-o", "x", "--type", "F16"],
-                 ["merge", m, "-o", "x"], ["init", "s"], ["brief", "s"], ["update", m], ["update", m, "--brief", "b", "--lora", "l", "-o", "u"], ["feed", "s"], ["feed", "s", "u"], ["gate", "s", "c"],
+                 ["classify", m], ["classify", m, "--data", t, "-o", "o", "--full", "--rank", "4"], ["merge", m, "-o", "x"], ["init", "s"], ["brief", "s"], ["update", m], ["update", m, "--brief", "b", "--lora", "l", "-o", "u"], ["feed", "s"], ["feed", "s", "u"], ["gate", "s", "c"],
                  ["commit"], ["undo"], ["log"], ["bench"], ["bench", m, "-r", "0"], ["bench", m, "--wings"], ["info", m, "--threads", "two"], ["info", m, "--threads", "-1"], ["cycle", m],
                  ["cycle", m, "-o", self.path("c"), "--domain", "nofile"]]
         for case in cases:
@@ -177,6 +177,24 @@ class Commands(Case):
         self.tune(self.model, full, "--full", "--lr", 3e-3, "--type", "F16")
         self.assertLess(self.json("eval", full, "--text", self.held_out, "-c", 128)["loss"], before["loss"])
 
+    def test_classify(self):
+        lines = [{"text": " ".join(["the", "river", "stone"][: 1 + i % 3] + (["caf\u00e9 \U0001f41f"] if i % 2 else [])), "label": "an\u00efmal" if i % 2 else 0} for i in range(60)]
+        train, test, file = (pathlib.Path(self.path(name)) for name in ("train.jsonl", "test.jsonl", "c.safetensors"))
+        train.write_text("\n".join(map(json.dumps, lines[:40])) + "\n\n")
+        test.write_text("\n".join(json.dumps(line, ensure_ascii=False) for line in lines[40:]), encoding="utf-8")
+        for how in ([], ["--rank", 4], ["--full", "--lr", 2e-3]):
+            told = self.json("classify", self.model, "--data", train, "-o", file, "-c", 32, "--eval", test, *how)
+            self.assertEqual((told["labels"], told["texts"]), (["0", "an\u00efmal"], 20))
+            self.assertGreater(told["accuracy"], 0.9, how)
+            again = self.json("classify", self.model, "--with", file, "--eval", test, "-p", "river caf\u00e9 \U0001f41f")
+            self.assertEqual((again["accuracy"], again["found"][0]["label"]), (told["accuracy"], "an\u00efmal"))
+        train.write_text(json.dumps(lines[0]) + "\n{\"text\": \"no label\"}\n")
+        self.assertIn("train.jsonl, line 2", self.ramet("classify", self.model, "--data", train, "-o", file, code=1)[1])
+        train.write_text(json.dumps(lines[0]))
+        self.assertIn("two are needed", self.ramet("classify", self.model, "--data", train, "-o", file, code=1)[1])
+        self.assertIn("c.txt", self.ramet("classify", self.model, "--with", self.path("c.txt"), code=1)[1])
+        self.ramet("classify", self.model, "--data", train, code=2)
+
     def test_checkpoint(self):
         whole, rest, ckpt = self.path("whole.gguf"), self.path("rest.gguf"), self.path("t.ckpt")
         self.tune(self.model, whole)
@@ -191,7 +209,10 @@ class Commands(Case):
         self.assertEqual(self.json("info", self.path("int.ckpt"))["kind"], "checkpoint")
         self.assertFalse(os.path.exists(self.path("never.gguf")))
         self.tune(self.model, self.path("y.gguf"), "--optimizer", "adamw8", "--schedule", "wsd", "--rslora", "--lora-plus", 4, "--groups", "blk.0.*=0;*=1@2", "--average", "ema", "--average-decay", ".9")
-        told = self.tune(self.model, self.path("y.gguf"), "--eval", self.held_out, "--eval-every", 2, "--patience", 9, "--spike-factor", 50, "--skip-nonfinite", "--teacher", self.model, "--reverse", "--skew", .1)
+        told = self.tune(self.model, self.path("y.gguf"), "--eval", self.held_out, "--eval-every", 2, "--patience", 9, "--spike-factor", 50, "--skip-nonfinite", "--teacher", self.model, "--reverse", "--skew", .1, "--example-clip", 1e9, "--state-file", self.path("moments"))
+        self.assertGreater(told["example_norm"], 0)
+        self.assertEqual(told["example_clipped"], 0)
+        self.assertFalse(pathlib.Path(self.path("moments")).exists())
         self.assertTrue(told["skipped"] == 0 and told["best_loss"] <= told["evaluation_loss"] and told["best_step"] % 2 == 0, told)
         self.assertIn("list schedules", self.ramet("tune", self.model, "--data", self.own, "-o", rest, "--schedule", "sometimes", code=2)[1])
         self.assertIn("adamw8", self.ramet("tune", self.model, "--data", self.own, "-o", rest, "--optimizer", "adan", code=1)[1])

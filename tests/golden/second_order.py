@@ -189,6 +189,40 @@ def recurrent():
         compare(f"recurrent: d/d{n}", v.gradient(n), p[n].grad)
 
 
+def mixture():
+    """Two of five experts a row, with the loss that keeps them busy; gradients, and those of the length of a gradient."""
+    E, K, H = 5, 2, 6
+    rng, v, g = np.random.default_rng(4), ramet.Variables(), ramet.Graph(9)
+    net, x = ramet.Layers(g, v, seed=2), g.input("x", 4)
+    y, busy = net.mixture(x, "m", 3, E, H, K)
+    v["m.out.bias"], v["m.gate.weight"] = rng.normal(size=(3, E)), rng.normal(size=(E, 4))
+    loss = (y * y).sum() + busy * 0.3
+    slope, = g.gradient(loss, [x])
+    for name, value in (("y", y), ("busy", busy), ("slope", slope)):
+        g.output(name, value)
+    g.train(v, loss + (slope * slope).sum())
+    data = rng.normal(size=(9, 4)).astype(np.float32)
+    got, p, t = ramet.Program(g).run(x=data), parameters(v), torch.tensor(data.astype(np.float64), requires_grad=True)
+    gate = F.softmax(F.linear(t, p["m.gate.weight"], p["m.gate.bias"]), 1)
+    top, which = gate.topk(K)
+    share = top / top.sum(1, keepdim=True)
+    rows_ = []
+    for r in range(9):  # only the experts that were chosen
+        out = 0
+        for s, e in zip(share[r], which[r].tolist()):
+            h = F.gelu(p["m.in.weight"][e * H:(e + 1) * H] @ t[r] + p["m.in.bias"][e * H:(e + 1) * H])
+            out = out + s * (p["m.out.weight"][:, e * H:(e + 1) * H] @ h + p["m.out.bias"][:, e])
+        rows_.append(out)
+    want = {"y": torch.stack(rows_), "busy": E * (F.one_hot(which, E).sum(1).double().mean(0) / K * gate.mean(0)).sum()}
+    loss_t = (want["y"] ** 2).sum() + 0.3 * want["busy"]
+    want["slope"], = torch.autograd.grad(loss_t, t, create_graph=True)
+    (loss_t + (want["slope"] ** 2).sum()).backward()
+    for name in got:
+        compare(f"mixture: {name}", got[name], want[name])
+    for n in p:
+        compare(f"mixture: d/d{n}", v.gradient(n), p[n].grad)
+
+
 def operations():
     H, W = 6, 7
     kernel = lambda w, c: w.reshape(len(w), 3, 3, c).permute(0, 3, 1, 2)
@@ -231,6 +265,7 @@ maml()
 contrast()
 wgan()
 recurrent()
+mixture()
 operations()
 print(f"{failed} too far" if failed else f"all within {LIMIT:g}")
 sys.exit(bool(failed))

@@ -318,6 +318,17 @@ class Layers:
             return {"h": x.apply("gru_cell", h, None, body.variable(self.variables, f"{name}.weight_hh"), None, body.variable(self.variables, f"{name}.bias_hh"))}
         return self.graph.scan(step, {"x": x.apply("linear", wi, bi)}, {"h": hidden}, seq, reversed=reversed, max_sequences=max_sequences)["h"]
 
+    def mixture(self, x: Value, name: str, outputs: int, experts: int, hidden: int, k: int, rule: str = "he") -> tuple[Value, Value]:
+        """A mixture of experts (Shazeer 2017), each linear-gelu-linear: of every row the k likeliest by its gate, weighted by their shares; and the loss that keeps them equally
+        busy (Fedus 2021: 1 when they are). All experts are computed, as two wide products, and the others' rows multiplied by zero: for experts that are few and small."""
+        gate = self.linear(x, f"{name}.gate", experts, "glorot").apply("softmax")
+        chosen = gate.apply("top_k", k=k)
+        share = gate * chosen
+        share = share.apply("row_scale", share.apply("row_sum").apply("recip"))
+        wide = self.linear(x, f"{name}.in", experts * hidden, rule).apply("gelu") * share.apply("row_fill", columns=experts * hidden)
+        y = wide.apply("linear", self.variable(f"{name}.out.weight", (outputs, experts * hidden), rule)) + share.apply("linear", self.variable(f"{name}.out.bias", (outputs, experts), "zeros"))
+        return y, (chosen.apply("mean_rows") * gate.apply("mean_rows")).sum() * (experts / k)
+
     def batch_norm(self, x: Value, name: str, channels: int, training: bool, momentum: float = 0.1, eps: float = 1e-5) -> Value:
         """training: by the run's statistics, which move the stored ones; else by the stored."""
         w, b = self.variable(f"{name}.weight", channels, "ones"), self.variable(f"{name}.bias", channels, "zeros")

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """training.py - LoRA and full tuning of ramet beside PyTorch (LoRA by PEFT), in fp32 and bf16, interleaved in one run.
 
-    training.py MODEL.gguf [--work lora,full] [--shape 4x256] [--threads 2] [--budget 256M] [--rounds 5] [--peers fp32,bf16]
+    training.py MODEL.gguf [--work lora,full] [--shape 4x256] [--threads 2] [--budget 256M] [--also example_clip,state_path] [--rounds 5] [--peers fp32,bf16]
                            [--python PYTHON] [--build DIR] [--json FILE]
 
 The model is a llama GGUF; PyTorch gets its weights dequantized, as a Hugging Face LlamaForCausalLM. SHAPE is windows x tokens of an optimizer
@@ -39,7 +39,8 @@ class Ramet:
         data = ramet.Dataset(self.model)
         data.add_ids(np.random.default_rng(0).integers(100, 40000, 16 * a.windows * a.window + 1))
         self.tuner = ramet.Tuner(self.model, data, full=int(a.work == "full"), rank=RANK, window=a.window, batch=a.windows, micro_batch=max(1, ROWS // a.window), steps=1000,
-                                 learning_rate=RATE, schedule="constant", byte_budget=a.budget)
+                                 learning_rate=RATE, schedule="constant", byte_budget=a.budget,
+                                 **({"example_clip": 1.0} if "example_clip" in a.kind else {}), **({"state_path": f"{a.json or 'training'}.state"} if "state_path" in a.kind else {}))
 
     def step(self):
         return self.tuner.step().loss
@@ -142,7 +143,7 @@ def operations(a, work, window):
 
 def run(a, work, shape, threads):
     windows, window = map(int, shape.split("x"))
-    kinds = ["ramet"] + (["ramet under " + a.budget] if a.budget and work == "lora" else []) + [k for k in a.peers.split(",") if k]
+    kinds = ["ramet"] + (["ramet under " + a.budget] if a.budget and work == "lora" else []) + ["ramet, " + k for k in a.also.split(",") if k] + [k for k in a.peers.split(",") if k]
     machine, each = peaks(a, threads), operations(a, work, window)
     workers = {k: Worker(a, k, work, shape, threads, a.budget if "under" in k else "") for k in kinds}
     told = {k: [] for k in kinds}
@@ -178,6 +179,7 @@ def main():
     parser.add_argument("--shape", default="4x256")
     parser.add_argument("--threads", default="2")
     parser.add_argument("--budget", default="256M", help="of the third side, LoRA alone; empty: none")
+    parser.add_argument("--also", default="", help="sides with an option of the tuner: example_clip, state_path (a file in the current folder)")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--peers", default="fp32,bf16", help="of PyTorch; empty: none")
     parser.add_argument("--python", default=sys.executable, help="interpreter with numpy and, for the peers, torch, transformers, peft, gguf")

@@ -74,7 +74,7 @@ void ramet_batcher_free(ramet_batcher *batcher) {
         next = r->next;
         ramet__free(r);
     }
-    for (int32_t i = 0; i < batcher->s->o.max_sequences; i++) ramet__cache_cut(&batcher->s->cache, i, 0);
+    for (int32_t i = 0; batcher->asks && i < batcher->s->o.max_sequences; i++) ramet__cache_cut(&batcher->s->cache, i, 0); /* one that was not made has taken nothing */
     ramet__free(batcher->owner);
     ramet__free(batcher->used);
     ramet__free(batcher->made_with);

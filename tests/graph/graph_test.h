@@ -13,6 +13,7 @@
 #include <string.h>
 #include "base/rng.h"
 #include "graph/op.h"
+#include "../tools/resize.h"
 
 #define OK(call)                                                                                                       \
     do {                                                                                                               \
@@ -89,16 +90,6 @@ static int64_t alloc_calls;
 static inline void *counting(void *ptr, size_t old, size_t size, size_t alignment, void *user) {
     (void)user;
     __atomic_fetch_add(&alloc_calls, 1, __ATOMIC_RELAXED);
-    if (!size) {
-        free(ptr);
-        return NULL;
-    }
-    void *p = NULL;
-    if (posix_memalign(&p, alignment < sizeof p ? sizeof p : alignment, size)) return NULL;
-    if (ptr) {
-        memcpy(p, ptr, old < size ? old : size);
-        free(ptr);
-    }
-    return p;
+    return resized(ptr, old, size, alignment);
 }
 #endif

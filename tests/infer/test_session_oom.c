@@ -81,7 +81,11 @@ static ramet_status batch(ramet_runtime *runtime, void *user) {
     r.max_tokens = 60;
     MAKE(model, ramet_model_load_path(&model, runtime, tiny_path()));
     MAKE(session, ramet_session_create(&session, model, &o));
-    MAKE(batcher, ramet_batcher_create(&batcher, session, NULL));
+    GO(ramet_session_run(NULL, NULL, session, ids, NULL, NULL, 7, NULL, NULL));
+    st = ramet_batcher_create(&batcher, session, NULL);
+    assert_int_equal(ramet_session_length(session, 0), st ? 7 : 0);
+    assert_true(!batcher == (st != 0));
+    if (st) goto out;
     GO(ramet_batcher_submit(&number, batcher, &r));
     GO(ramet_batcher_submit(&number, batcher, &r));
     while (left) {

@@ -4,6 +4,7 @@
 #ifndef TOOLS_FAILING_H
 #define TOOLS_FAILING_H
 #include "ramet/ramet.h"
+#include "resize.h"
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -17,8 +18,7 @@ static void *failing_alloc(void *ptr, size_t old, size_t size, size_t alignment,
     (void)user;
     if (!size) {
         failing.live -= ptr != NULL;
-        free(ptr);
-        return NULL;
+        return resized(ptr, old, size, alignment);
     }
     if (failing.countdown > 0 && --failing.countdown == 0) {
         if (failing.lasting) failing.countdown = 1;
@@ -26,13 +26,8 @@ static void *failing_alloc(void *ptr, size_t old, size_t size, size_t alignment,
         failing.needed |= size > old;
         return NULL;
     }
-    void *p = NULL;
-    if (posix_memalign(&p, alignment < sizeof p ? sizeof p : alignment, size)) return NULL;
-    if (ptr) {
-        memcpy(p, ptr, old < size ? old : size);
-        free(ptr);
-    } else
-        failing.live++;
+    void *p = resized(ptr, old, size, alignment);
+    failing.live += p && !ptr;
     return p;
 }
 

@@ -1,8 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* panel16_int8.c - products of panel16 with activations quantized to int8 by blocks of 32: integer dot products inside a block, fp32
  * between blocks. One dot of a block per ISA: dpbusd on AVX-512 VNNI, maddubs on AVX2, sdot on NEON. A row's bits do not depend on the others.
- * Few rows read the panel as it lies, once each; for more it is expanded, and code is shared by all encodings of a KIND of arithmetic.
- * The transposed product stays in fp32. */
+ * A block of a panel is unpacked into registers once for as many rows as fit L1. The transposed product stays in fp32. */
 #include "simd/panel16_int8.h"
 #include "simd/tile.h"
 #include "simd/panel16.h"
@@ -92,13 +91,10 @@ INLINE vi block_dot(const int kind, const int G, vi start, const vi *q, const in
 #endif
 }
 
-#ifdef RAMET__VEC512
-enum { ROWS = 12, FEW = 4 };
-#else
-enum { ROWS = 4, FEW = 4 };
-#endif
+/* Rows at a time: their sums stand in L1, and so do their activations unless rows are long */
+enum { GROUP = 48 };
 
-/* One row waits for memory. Hardware follows the stream, but not over the end of a page: what is this far ahead is fetched to L2. */
+/* Few rows wait for memory. Hardware follows the stream, but not over the end of a page: what is this far ahead is fetched to L2. */
 enum { AHEAD = 8192 };
 #ifdef __GNUC__
 #define PREFETCH(p) __builtin_prefetch((const void *)(p), 0, 2)
@@ -129,14 +125,14 @@ INLINE void finish(const ramet__product_args *a, int64_t row, int64_t n, vf bias
     vput(y, sum, a->to - n);
 }
 
-/* One row against panel p where it lies */
-INLINE void panel_row(const int enc, const ramet__product_args *a, int64_t row, int64_t p) {
+/* Rows row.. against panel p where it lies; alone: it is one, whose sum stays in registers */
+INLINE void panel_rows(const int enc, const int alone, const ramet__product_args *a, int64_t row, int64_t p) {
     const int kind = kind_of(enc), which = which_of(enc);
-    const int64_t blocks = a->k / 32, each = p16_unit_bytes(enc) / p16_unit(enc);
+    const int64_t blocks = a->k / 32, each = p16_unit_bytes(enc) / p16_unit(enc), rows = alone ? 1 : a->m - row < GROUP ? a->m - row : GROUP;
     const uint8_t *panel = (const uint8_t *)a->packed + p * p16_bytes(enc, a->k);
     int8_row first = int8_row_at((const uint8_t *)a->x + row * a->x_stride, a->k);
-    vf sum[HALVES];
-    UNROLL for (int h = 0; h < HALVES; h++) sum[h] = vzero();
+    vf sum[GROUP][HALVES];
+    for (int64_t r = 0; r < rows; r++) UNROLL for (int h = 0; h < HALVES; h++) sum[r][h] = vzero();
     for (int64_t b = 0; b < blocks; b++) {
         UNROLL for (int64_t i = 0; i < each; i += 64) PREFETCH((uintptr_t)panel + (uintptr_t)(b * each + i + AHEAD));
         const p16_place at = p16_at(enc, panel, b);
@@ -146,66 +142,23 @@ INLINE void panel_row(const int enc, const ramet__product_args *a, int64_t row, 
             p16_load(enc, q, &at, h);
             p16_scale(enc, 0, &d, &m, &at, h);
             p16_scale(enc, 1, &d1, &unused, &at, h);
-            sum[h] = add_block(kind, which, sum[h], q, d, d1, m, &first, blocks, b, 0);
+            for (int64_t r = 0; r < rows; r++) sum[r][h] = add_block(kind, which, sum[r][h], q, d, d1, m, &first, blocks, b, r * a->x_stride);
         }
     }
     UNROLL for (int h = 0; h < HALVES; h++) {
         int64_t n = p * 16 + h * VL;
-        finish(a, row, n, a->bias ? vget(a->bias + n, a->to - n) : vzero(), sum[h]);
+        vf bias = a->bias ? vget(a->bias + n, a->to - n) : vzero();
+        for (int64_t r = 0; r < rows; r++) finish(a, row + r, n, bias, sum[r][h]);
     }
 }
-
-/* R rows against the half h of panel p, expanded in scratch */
-INLINE void panel_rows(const int kind, int which, const int R, const ramet__product_args *a, int64_t row, int64_t p, int h) {
-    const int64_t blocks = a->k / 32, n = p * 16 + h * VL;
-    const p16_block *w = a->scratch;
-    int8_row first = int8_row_at((const uint8_t *)a->x + row * a->x_stride, a->k);
-    vf sum[ROWS];
-    UNROLL for (int r = 0; r < R; r++) sum[r] = vzero();
-    for (int64_t b = 0; b < blocks; b++, w++) {
-        vi q[8];
-        UNROLL for (int g = 0; g < 8; g++) q[g] = viload(w->q[g] + h * VL * 4);
-        vf d = vload(w->d[0] + h * VL), d1 = vload(w->d[1] + h * VL), m = vload(w->m[0] + h * VL);
-        UNROLL for (int r = 0; r < R; r++) sum[r] = add_block(kind, which, sum[r], q, d, d1, m, &first, blocks, b, r * a->x_stride);
-    }
-    vf bias = a->bias ? vget(a->bias + n, a->to - n) : vzero();
-    UNROLL for (int r = 0; r < R; r++) finish(a, row + r, n, bias, sum[r]);
-}
-
-/* All rows but the last few, fewer than FEW */
-INLINE void many(const int kind, int which, const ramet__product_args *a, int64_t p) {
-    for (int h = 0; h < HALVES; h++) {
-        int64_t r = 0;
-        for (; r + ROWS <= a->m; r += ROWS) panel_rows(kind, which, ROWS, a, r, p, h);
-#ifdef RAMET__VEC512
-        for (; r + FEW <= a->m; r += FEW) panel_rows(kind, which, FEW, a, r, p, h);
-#endif
-    }
-}
-#ifdef RAMET__VEC512
-#define many_BYTE many_OFFSET /* dpbusd takes all eight bits */
-#else
-NOINLINE static void many_BYTE(int which, const ramet__product_args *a, int64_t p) { many(BYTE, which, a, p); }
-#endif
-NOINLINE static void many_OFFSET(int which, const ramet__product_args *a, int64_t p) { many(OFFSET, which, a, p); }
-NOINLINE static void many_MINIMUM(const ramet__product_args *a, int64_t p) { many(MINIMUM, 0, a, p); }
-NOINLINE static void many_SIXTEEN(const ramet__product_args *a, int64_t p) { many(SIXTEEN, 0, a, p); }
 
 INLINE void forward(const int enc, const ramet__product_args *a) {
-    const int kind = kind_of(enc), which = which_of(enc);
     for (int64_t p = a->from / 16; p * 16 < a->to; p++) {
-        if (a->m >= FEW) {
-            FN_BASE(panel16_expand)(enc, a->scratch, (const uint8_t *)a->packed + p * p16_bytes(enc, a->k), 0, a->k / 32);
-            if (kind == OFFSET) many_OFFSET(which, a, p);
-            else if (kind == BYTE) many_BYTE(which, a, p);
-            else if (kind == MINIMUM) many_MINIMUM(a, p);
-            else many_SIXTEEN(a, p);
-        }
-        for (int64_t r = a->m & ~(int64_t)(FEW - 1); r < a->m; r++) panel_row(enc, a, r, p);
+        if (a->m == 1) panel_rows(enc, 1, a, 0, p);
+        else for (int64_t r = 0; r < a->m; r += GROUP) panel_rows(enc, 0, a, r, p);
     }
 }
 
-/* A whole panel expanded is 24 bytes an input: less than what the fp32 product wants. */
 static const ramet__scheme scheme = {"panel16_int8", RAMET__REDUCED, FN(int8_prepared_bytes), FN(int8_prepare), FN_BASE(panel16_scratch), 128, 64, NULL, NULL};
 #define PRODUCT_AS(ENC, AS) /* AS: the encoding whose panels it has */                                                              \
     const ramet__product FN(product_panel16_##ENC##_int8) = {&scheme, &ramet__packing_panel16_##ENC,                        \

@@ -70,13 +70,7 @@ static void brain_forward(int enc, int64_t bytes, const ramet__product_args *a) 
     }
 }
 
-/* Forward in int8 expands a whole panel. */
-static uint64_t scratch_bytes(int64_t m, int64_t n, int64_t k) {
-    uint64_t strip = strip_scratch(m, n, k), panel = (uint64_t)(k / 32) * sizeof(p16_block);
-    return strip > panel ? strip : panel;
-}
-
-static const ramet__scheme int8_bf16 = {"panel16_int8_bf16", RAMET__REDUCED, FN(int8_prepared_bytes), FN(int8_prepare), scratch_bytes, 128, 64, NULL, round_row};
+static const ramet__scheme int8_bf16 = {"panel16_int8_bf16", RAMET__REDUCED, FN(int8_prepared_bytes), FN(int8_prepare), strip_scratch, 128, 64, NULL, round_row};
 static const ramet__scheme brain = {"panel16_bf16", RAMET__BRAIN, brain_bytes, brain_prepare, strip_scratch, 256, 64, NULL, round_row};
 #define PRODUCT_AS(ENC, AS) /* AS: the encoding whose panels it has */                                                              \
     const ramet__product FN(product_panel16_##ENC##_int8bf16) = {&int8_bf16, &ramet__packing_panel16_##ENC, FN(panel16_int8_forward_##AS), transposed_##AS}; \

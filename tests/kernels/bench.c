@@ -105,9 +105,9 @@ static void run(const ramet__product *p, ramet__product_args a, int transposed) 
 }
 
 static void bench_product(const ramet__product *p, const limits *l, uint8_t *memory, size_t memory_bytes, int slow) {
-    static const int64_t shapes[][3] = {{1, 49152, 576}, {1, 1536, 576}, {1, 576, 1536}, {256, 576, 576}, {256, 192, 576}, {256, 1536, 576}, {256, 576, 1536}, {512, 1536, 576}};
+    static const int64_t shapes[][3] = {{1, 49152, 576}, {1, 1536, 576}, {2, 1536, 576}, {3, 1536, 576}, {4, 1536, 576}, {5, 1536, 576}, {8, 1536, 576}, {1, 576, 1536}, {256, 576, 576}, {256, 192, 576}, {256, 1536, 576}, {256, 576, 1536}, {512, 1536, 576}};
     int bf16 = strstr(p->scheme->name, "bf16") != NULL, int8 = strstr(p->scheme->name, "int8") != NULL;
-    for (int s = 0; s < 8; s++) {
+    for (size_t s = 0; s < sizeof shapes / sizeof *shapes; s++) {
         int64_t m = shapes[s][0], n = shapes[s][1], k = shapes[s][2];
         if (slow && (m > 256 || n > 2000)) continue;
         const ramet__packing *g = p->packing;
@@ -115,9 +115,9 @@ static void bench_product(const ramet__product *p, const limits *l, uint8_t *mem
         uint64_t row_bytes = (uint64_t)check_row_bytes(g->encoding, k), each = g->in_place ? (uint64_t)n * row_bytes : g->bytes(n, k);
         uint8_t *rows = malloc((size_t)((uint64_t)n * row_bytes));
         check_encode(g->encoding, rows, n, k);
-        /* one row: copies of the weight side by side, so that each comes from memory */
+        /* few rows: copies of the weight side by side, so that each comes from memory */
         each = (each + 63u) & ~(uint64_t)63u;
-        int64_t copies = m == 1 ? (int64_t)(memory_bytes / 2 / each) : 1;
+        int64_t copies = m <= 8 ? (int64_t)(memory_bytes / 2 / each) : 1;
         if (copies < 1) copies = 1;
         for (int64_t c = 0; c < copies; c++) {
             if (g->in_place) memcpy(memory + (uint64_t)c * each, rows, (size_t)((uint64_t)n * row_bytes));
@@ -135,7 +135,7 @@ static void bench_product(const ramet__product *p, const limits *l, uint8_t *mem
         ramet__product_args a = {0};
         a.m = m; a.n = n; a.k = k; a.packed = memory; a.scratch = scratch;
         a.x = px; a.x_stride = (int64_t)pb; a.y = y; a.y_stride = n; a.to = n;
-        if (m == 1) {
+        if (m <= 8) {
             TIME(seconds, 0.2, for (int64_t c = 0; c < copies; c++) { a.packed = memory + (uint64_t)c * each; p->forward(&a); });
             seconds /= (double)copies;
             double rate = (double)each / seconds * 1e-9;

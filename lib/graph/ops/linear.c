@@ -151,8 +151,9 @@ static double linear_work(const ramet__plan *p, const ramet__step *s) {
     for (int32_t i = 0; i < s->n_out; i++) n += s->out[i] ? (double)s->out[i]->cols : 0.0;
     return n * (double)s->in[0]->fixed * (double)s->in[0]->cols;
 }
-/* One row alone waits for memory, and streams of weights are the faster the longer they are: each worker has one stretch of the outputs of all parts, in
+/* Few rows wait for memory, and streams of weights are the faster the longer they are: each worker has one stretch of the outputs of all parts, in
  * blocks of BLOCK. An output's bits do not depend on the cut. */
+#define FEW_ROWS 8
 #define BLOCK 16
 static int64_t blocks_of(const ramet__step *s) {
     int64_t n = 0;
@@ -171,7 +172,7 @@ static int64_t linear_pieces(const ramet__step *s, const ramet__exec *x, int32_t
         return 0;
     }
     if (phase > 1) return -1;
-    if (rows == 1) return x->plan->workers;
+    if (rows <= FEW_ROWS) return x->plan->workers;
     for (int32_t i = 0; i < info->parts; i++)
         n += ramet__ceil_div(rows, info->part[i].rows) * ramet__ceil_div(s->out[i]->cols, info->part[i].cols);
     return n;
@@ -226,7 +227,7 @@ static void linear_run(const ramet__step *s, const ramet__exec *x, int32_t phase
         linear_prepare_rows(s, info, piece * PREPARE_ROWS, RAMET__MIN(rows, (piece + 1) * PREPARE_ROWS));
         return;
     }
-    if (rows == 1) {
+    if (rows <= FEW_ROWS) {
         from = blocks_of(s) * piece / x->plan->workers;
         to = blocks_of(s) * (piece + 1) / x->plan->workers;
         for (int32_t i = 0; i < info->parts; i++, from -= n, to -= n) {

@@ -94,12 +94,13 @@ INLINE vi block_dot(const int kind, const int G, vi start, const vi *q, const in
 /* Rows at a time: their sums stand in L1, and so do their activations unless rows are long */
 enum { GROUP = 48 };
 
-/* Few rows wait for memory. Hardware follows the stream, but not over the end of a page: what is this far ahead is fetched to L2. */
-enum { AHEAD = 8192 };
+/* Few rows wait for memory. Hardware follows the stream, but not over the end of a page: what is this far ahead is fetched, to L1 for one row,
+ * which keeps up with no more, to L2 for several, whose activations live in L1. */
+enum { NEAR = 4096, AHEAD = 8192 };
 #ifdef __GNUC__
-#define PREFETCH(p) __builtin_prefetch((const void *)(p), 0, 2)
+#define PREFETCH(p, level) __builtin_prefetch((const void *)(p), 0, level)
 #else
-#define PREFETCH(p) (void)(p)
+#define PREFETCH(p, level) (void)(p)
 #endif
 
 /* sum + block b of one row, whose parts lie `at` bytes after `first`; `which`: the place of the offset in int8_row; d1: of the second 16 inputs */
@@ -134,7 +135,10 @@ INLINE void panel_rows(const int enc, const int alone, const ramet__product_args
     vf sum[GROUP][HALVES];
     for (int64_t r = 0; r < rows; r++) UNROLL for (int h = 0; h < HALVES; h++) sum[r][h] = vzero();
     for (int64_t b = 0; b < blocks; b++) {
-        UNROLL for (int64_t i = 0; i < each; i += 64) PREFETCH((uintptr_t)panel + (uintptr_t)(b * each + i + AHEAD));
+        UNROLL for (int64_t i = 0; i < each; i += 64) {
+            if (alone) PREFETCH((uintptr_t)panel + (uintptr_t)(b * each + i + NEAR), 3);
+            else PREFETCH((uintptr_t)panel + (uintptr_t)(b * each + i + AHEAD), 2);
+        }
         const p16_place at = p16_at(enc, panel, b);
         UNROLL for (int h = 0; h < HALVES; h++) {
             vi q[8];

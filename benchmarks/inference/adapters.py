@@ -7,18 +7,16 @@
 Adapters of random numbers. Prefill: 64 tokens a sequence in one run; decode: a token a sequence, 24 runs from 32 tokens on. Every round times both works
 with and without adapters, one after the other; medians and spread (lowest to highest) are over the rounds, the loss is the median of the pairs'.
 """
-import argparse
 import json
-import os
 import pathlib
 import statistics
-import sys
 import tempfile
 import time
 
 import numpy as np
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
+from common import arguments, load, middle, show, write
+
 PREFILL, BEFORE, DECODE = 64, 32, 24
 
 
@@ -60,21 +58,12 @@ def once(session, work, sequences, ids):
 
 
 def main():
-    p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    p.add_argument("model")
+    p = arguments(__doc__, rounds=9)
     p.add_argument("--rank", type=int, default=16)
     p.add_argument("--targets", default="q_proj,v_proj")
     p.add_argument("--sequences", type=int, default=8)
-    p.add_argument("--rounds", type=int, default=9)
-    p.add_argument("--threads", type=int, default=2)
-    p.add_argument("--mode", default="balanced")
-    p.add_argument("--library", type=pathlib.Path, default=ROOT / "build/lib/libramet.so")
-    p.add_argument("-o", type=pathlib.Path)
     a = p.parse_args()
-    os.environ["RAMET_LIBRARY"] = str(a.library)
-    sys.path.insert(0, str(ROOT / "bindings/python"))
-    import ramet
-    model = ramet.load(a.model, runtime=ramet.Runtime(threads=a.threads))
+    _, model = load(a)
     random = np.random.default_rng(0)
     ids = random.integers(100, model.number("vocabulary"), PREFILL).astype(np.int32)
     options = dict(mode=a.mode, max_context=256, max_sequences=a.sequences, max_rank=a.rank, max_outputs=a.sequences)
@@ -88,14 +77,12 @@ def main():
         for work, row in speeds.items():
             for kind in list(sessions)[:: 1 if r % 2 else -1]:
                 row[kind].append(once(sessions[kind], work, a.sequences, ids))
-    result = {"model": pathlib.Path(a.model).name, **{k: v for k, v in vars(a).items() if k in ("rank", "targets", "sequences", "rounds", "threads", "mode")}, "works": {}}
+    works = {}
     for work, row in speeds.items():
-        rows = {kind: sorted(v[1:]) for kind, v in row.items()}
-        loss = statistics.median(1 - x / y for x, y in zip(row["adapters"][1:], row["none"][1:]))
-        result["works"][work] = {"tok_s": rows, "loss": loss}
-        print(f"{work:8}" + ", ".join(f"{kind} {statistics.median(v):.1f} [{v[0]:.1f}-{v[-1]:.1f}]" for kind, v in rows.items()) + f" tok/s: {100 * loss:.1f}% slower with them")
-    if a.o:
-        a.o.write_text(json.dumps(result, indent=1) + "\n")
+        works[work] = {kind: middle(v[1:]) for kind, v in row.items()}
+        loss = works[work]["loss"] = statistics.median(1 - x / y for x, y in zip(row["adapters"][1:], row["none"][1:]))
+        print(f"{work:8}" + ", ".join(f"{kind} {show(works[work][kind])}" for kind in row) + f" tok/s: {100 * loss:.1f}% slower with them")
+    write(a, {"works": works})
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The loop over domains and seeds: `ramet cycle` once a seed, then every method's candidate measured on test text.
 
-    benchmarks/loop/loop.py [-o build/loop] [--domains medicine,cooking,programming,databases] [--seeds 0,1,2] [-- options of ramet cycle]
+    benchmarks/loop/loop.py [-o build/loop] [--domains medicine,cooking,programming,databases] [--seeds 0,1,2] [--methods lift,distill] [-- options of ramet cycle]
 
 Nothing is timed; an hour or two on two cores. A seed whose folder already has its results is not run again. Writes OUT/loop.md, OUT/loop.json:
 for every method and text the change of loss from parent to candidate (nats a token, negative is better), mean and standard deviation over
@@ -50,7 +50,7 @@ def one_seed(a, seed, domains, guards):
         print(f"loop: seed {seed}", flush=True)
         turn = json.loads(run(a.ramet, *arguments, *a.options))["turns"][0]
     test = {}
-    for method in (m["method"] for m in turn["methods"] if m["made"]):
+    for method in (m["method"] for m in turn["methods"] if m["made"] and (not a.methods or m["method"] in a.methods.split(","))):
         print(f"loop: seed {seed}: {method} on test text", flush=True)
         test[method] = {text: json.loads(run(a.ramet, "eval", out / f"candidate-{method}.gguf", "--against", a.model, "--text", a.data / f"{text}.test.jsonl",
                                              "--max-tokens", a.tokens, "--json"))["difference"] for text in domains + guards}
@@ -74,6 +74,7 @@ def summary(records, texts, domains):
     for name in [m["method"] for m in records[0]["turn"]["methods"]]:
         rows = [next(m for m in r["turn"]["methods"] if m["method"] == name) for r in records]
         made = [r["test"][name] for r in records if name in r["test"]]
+        made = made if len(made) == sum(m["made"] for m in rows) else []  # not measured in every seed
         methods[name] = {"shape": rows[0]["shape"], "passed": sum(m["passed"] for m in rows), "chosen": sum(m["chosen"] for m in rows),
                          "test": {t: spread([d[t] for d in made]) for t in texts} if made else {}}
     for shape in dict.fromkeys(v["shape"] for v in records[0]["turn"]["variants"]):
@@ -89,7 +90,7 @@ def table(s, texts, domains, seeds):
     for shape, row in s["variants"].items():
         lines.append(f"| {shape} variant, born to adapted | " + " | ".join(cell(row[t]) if t in domains else "" for t in texts) + " | |")
     for name, m in s["methods"].items():
-        lines.append(f"| `{name}` from {m['shape']} variants | " + " | ".join(cell(m["test"][t]) if m["test"] else "not made" for t in texts)
+        lines.append(f"| `{name}` from {m['shape']} variants | " + " | ".join(cell(m["test"][t]) if m["test"] else "" for t in texts)
                      + f" | {m['passed']} of {n}" + (f", chosen {m['chosen']}" if m["chosen"] else "") + " |")
     return "\n".join(lines) + "\n"
 
@@ -102,6 +103,7 @@ def main():
     parser.add_argument("--domains", default="medicine,cooking,programming,databases")
     parser.add_argument("--seeds", default="0,1,2")
     parser.add_argument("--tokens", type=int, default=8192, help="scored of each test text (default 8192)")
+    parser.add_argument("--methods", help="the candidates measured on test text (default: all)")
     parser.add_argument("--cache", type=pathlib.Path, default=cache)
     parser.add_argument("--model", type=pathlib.Path, help="another parent; with --data nothing is fetched")
     parser.add_argument("--data", type=pathlib.Path, help="a folder with NAME.{train,valid,test}.jsonl")

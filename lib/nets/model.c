@@ -53,8 +53,8 @@ static ramet__val changed(ramet__graph *g, ramet__val x, ramet__val y, const cha
         if (!q) return -1;
         half[i] = ramet__graph_var(g, &q->pool.param->value);
     }
-    const ramet__val low = ramet__op_linear(g, ramet__op_linear(g, x, half[0], -1, NULL), half[1], -1, NULL);
-    return ramet__op_add(g, y, ramet__op_scale(g, low, in->o.alpha / (float)in->o.rank));
+    const ramet__val low = ramet__op_scale(g, ramet__op_linear(g, x, half[0], -1, NULL), in->o.alpha / (float)in->o.rank); /* scaled while it is narrow */
+    return ramet__op_add(g, y, ramet__op_linear(g, low, half[1], -1, NULL));
 }
 
 static ramet_status check(const inside *in) {

@@ -117,6 +117,7 @@ ramet__val ramet__op_max_pool(ramet__graph *g, ramet__val x, int64_t height, int
 ramet__val ramet__op_pool_sum(ramet__graph *g, ramet__val x, int64_t height, int64_t width, int64_t down, int64_t across, int64_t stride);
 /* The mean of the rows [R,d] of each segment [R] -> [OUTS,d]; segment: the number of the result a row belongs to. Each has a row. */
 ramet__val ramet__op_segment_mean(ramet__graph *g, ramet__val x, ramet__val segment);
+ramet__val ramet__op_experts(ramet__graph *g, ramet__val x, ramet__val w, ramet__val choice); /* x [R,k], w [E*n,k], choice [R,E] -> [R,n] */
 ramet__val ramet__op_gather(ramet__graph *g, ramet__val x, ramet__val index); /* rows index [OUTS] of x [R,d] -> [OUTS,d] */
 ramet__val ramet__op_sum(ramet__graph *g, ramet__val x);                 /* all elements -> [1] */
 ramet__val ramet__op_sum_rows(ramet__graph *g, ramet__val x);            /* [R,n] -> [n] */

@@ -41,6 +41,7 @@ void ramet__call_build(ramet__graph *g, ramet__call call, const ramet__val *in, 
     CASE(shift, ramet__op_shift(g, in[0], in[1], set[0] != 0))
     CASE(scan, ramet__op_scan(g, in[0], in[1], in[2], set[0] != 0))
     CASE(linear, ramet__op_linear(g, in[0], in[1], in[2], NULL))
+    CASE(experts, ramet__op_experts(g, in[0], in[1], in[2]))
     CASE(conv2d, ramet__op_conv2d(g, in[0], in[1], in[2], INT(0), INT(1), INT(2), INT(3), INT(4)))
     CASE(max_pool2d, ramet__op_max_pool(g, in[0], INT(0), INT(1), INT(2), INT(2), set[3] != 0 ? INT(3) : INT(2)))
     CASE(layer_norm, ramet__op_layer_norm(g, in[0], in[1], in[2], (float)set[0]))

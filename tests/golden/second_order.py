@@ -195,7 +195,7 @@ def mixture():
     rng, v, g = np.random.default_rng(4), ramet.Variables(), ramet.Graph(9)
     net, x = ramet.Layers(g, v, seed=2), g.input("x", 4)
     y, busy = net.mixture(x, "m", 3, E, H, K)
-    v["m.out.bias"], v["m.gate.weight"] = rng.normal(size=(3, E)), rng.normal(size=(E, 4))
+    v["m.in.bias"], v["m.out.bias"], v["m.gate.weight"] = rng.normal(size=(H, E)), rng.normal(size=(3, E)), rng.normal(size=(E, 4))
     loss = (y * y).sum() + busy * 0.3
     slope, = g.gradient(loss, [x])
     for name, value in (("y", y), ("busy", busy), ("slope", slope)):
@@ -210,8 +210,8 @@ def mixture():
     for r in range(9):  # only the experts that were chosen
         out = 0
         for s, e in zip(share[r], which[r].tolist()):
-            h = F.gelu(p["m.in.weight"][e * H:(e + 1) * H] @ t[r] + p["m.in.bias"][e * H:(e + 1) * H])
-            out = out + s * (p["m.out.weight"][:, e * H:(e + 1) * H] @ h + p["m.out.bias"][:, e])
+            h = F.gelu(p["m.in.weight"][e * H:(e + 1) * H] @ t[r] + p["m.in.bias"][:, e])
+            out = out + s * (p["m.out.weight"][e * 3:(e + 1) * 3] @ h + p["m.out.bias"][:, e])
         rows_.append(out)
     want = {"y": torch.stack(rows_), "busy": E * (F.one_hot(which, E).sum(1).double().mean(0) / K * gate.mean(0)).sum()}
     loss_t = (want["y"] ** 2).sum() + 0.3 * want["busy"]

@@ -147,6 +147,10 @@ static ramet__val case_edit(scene *s) {
 static ramet__val case_gather(scene *s) {
     return number(s, ramet__op_gather(s->g, rows_of(s, "a", 4), in_outs(s, "outs")), "p");
 }
+static ramet__val case_experts(scene *s) { /* rows of both experts, which is no variable's business */
+    ramet__val choice = ramet__op_slice(s->g, ramet__graph_input(s->g, "order", RAMET__TYPE_F32, RAMET__AXIS_ROWS, 40), 1, 2);
+    return number(s, ramet__op_experts(s->g, rows_of(s, "a", 4), var(s, "w", 6, 4, 1.0f), choice), "p");
+}
 static ramet__val case_fill(scene *s) {
     ramet__gshape shape = *ramet__graph_shape(s->g, rows_of(s, "a", 4));
     return number(s, ramet__op_mul(s->g, ramet__op_fill(s->g, var(s, "c", 4, 0, 1), &shape), rows_of(s, "a", 4)), "p");
@@ -343,6 +347,7 @@ static const test_case cases[] = {
     {"pick some", case_pick_some, 1, 0},
     {"edit", case_edit, 1, 0},
     {"gather", case_gather, 1, 0},
+    {"experts", case_experts, 1, 0},
     {"fill", case_fill, 1, 0},
     {"rms_norm", case_rms_norm, 1, 0},
     {"rope", case_rope, 1, 0},

@@ -22,7 +22,7 @@ static const struct { const char *op, *settings, *in; int32_t second; } cases[] 
     {"gather", "", "X:3x4 #out", 1}, {"segment_mean", "", "X:3x4 #segment", 1}, {"shift", "", "X:3x4 #seq", 1}, {"shift", "reversed=1", "X:3x4 #seq", 1},
     {"scan", "", "X:3x2 Y:3x2 #seq", 1}, {"scan", "reversed=1", "X:3x2 Y:3x2 #seq", 1}, {"dropout", "rate=.4,seed=3", "X:3x4 #step", 1},
     {"attention", "heads=2,kv_heads=1,head_dim=2", "Q:3x4 K:3x2 V:3x2 #seq", 1}, {"attention", "heads=1,kv_heads=1,head_dim=3,whole=1", "Q:3x3 K:3x3 V:3x3 #seq", 1},
-    {"cross_entropy", "", "X:3x4 #label", 1}, {"info_nce", "temperature=.7", "X:3x4 Y:3x4 #seq #place", 1}, {"top_k", "k=2", "x:3x4", 1},
+    {"cross_entropy", "", "X:3x4 #label", 1}, {"info_nce", "temperature=.7", "X:3x4 Y:3x4 #seq #place", 1}, {"top_k", "k=2", "x:3x4", 1}, {"experts", "", "x:3x4 w:6x4 c:3x3", 1},
     {"margin", "margin=.3", "x:3x4 y:3x4", 1}, {"pairwise_logistic", "", "x:3x4 y:3x4", 1},
 };
 static const char *const elsewhere[] = {"stop_gradient", "reverse_gradient"}; /* no derivatives: test_nets.c, tests/graph/test_run.c */

@@ -244,6 +244,59 @@ static void test_calls_with_indices(void **state) {
     end(&s);
 }
 
+/* Several pieces of rows and columns, an expert that nobody chose, one row alone; both arithmetics, and the same bits by any number of threads. */
+static void test_rows_by_expert(void **state) {
+    (void)state;
+    enum { ROWS = 150, E = 4, N = 200, K = 270 };
+    static float x[ROWS * K], p[ROWS * N], choice[ROWS * E], w[E * N * K];
+    static double want[ROWS * N + ROWS * K + E * N * K];
+    static float kept[RAMET__COUNT(want)];
+    static const char *const names[] = {"x", "p", "choice"}, *const outputs[] = {"y", "dx", "dw"};
+    const int64_t at[4] = {0, ROWS * N, ROWS * N + ROWS * K, RAMET__COUNT(want)};
+    double *y = want, *dx = want + at[1], *dw = want + at[2];
+    for (int64_t i = 0; i < ROWS * K; i++) x[i] = uniform(1, i);
+    for (int64_t i = 0; i < ROWS * N; i++) p[i] = uniform(2, i);
+    for (int64_t i = 0; i < E * N * K; i++) w[i] = uniform(3, i);
+    memset(want, 0, sizeof want);
+    for (int64_t r = 0; r < ROWS; r++) {
+        const int64_t e = r == 77 ? 3 : r % 7 ? 0 : 2;
+        choice[r * E + e] = 1;
+        for (int64_t i = 0; i < N; i++)
+            for (int64_t j = 0; j < K; j++) {
+                y[r * N + i] += (double)x[r * K + j] * w[(e * N + i) * K + j];
+                dx[r * K + j] += (double)p[r * N + i] * w[(e * N + i) * K + j];
+                dw[(e * N + i) * K + j] += (double)p[r * N + i] * x[r * K + j];
+            }
+    }
+    for (int32_t mode = RAMET_MODE_EXACT, t = 0; t < 4; t++, mode = t < 2 ? RAMET_MODE_EXACT : RAMET_MODE_BALANCED) {
+        scene s = begin(1 + t % 2);
+        ramet_graph *g;
+        ramet_program *program;
+        int32_t grad[2];
+        OK(ramet_graph_create(&g, s.rt, ROWS + 3, 0));
+        OK(ramet_variables_add(s.v, "w", E * N, K, "zeros", 0, 1));
+        OK(ramet_variables_write(s.v, "w", w, E * N * K));
+        const int32_t wrt[2] = {input(g, "x", RAMET_TYPE_F32, RAMET_AXIS_ROWS, K), variable(g, s.v, "w")}, probe = input(g, "p", RAMET_TYPE_F32, RAMET_AXIS_ROWS, N);
+        const int32_t found = apply(g, "experts", wrt[0], wrt[1], input(g, "choice", RAMET_TYPE_F32, RAMET_AXIS_ROWS, E), NULL);
+        OK(ramet_graph_gradient(grad, g, apply(g, "sum", apply(g, "mul", found, probe, -1, NULL), -1, -1, NULL), wrt, 2));
+        OK(ramet_graph_output(g, "y", found));
+        for (int32_t i = 0; i < 2; i++) OK(ramet_graph_output(g, outputs[1 + i], grad[i]));
+        OK(ramet_program_create(&program, g, mode));
+        OK(ramet_program_run(program, ROWS, 0, names, (const void *[]){x, p, choice}, 3, NULL, NULL));
+        for (int32_t i = 0; i < 3; i++) {
+            const float *got;
+            const int64_t n = at[i + 1] - at[i];
+            OK(ramet_program_output(&got, NULL, NULL, program, outputs[i]));
+            near(got, want + at[i], n, mode == RAMET_MODE_EXACT ? 3e-6 : 2e-2, outputs[i]);
+            if (t % 2) assert_memory_equal(got, kept + at[i], (size_t)n * sizeof *got);
+            else memcpy(kept + at[i], got, (size_t)n * sizeof *got);
+        }
+        ramet_program_free(program);
+        ramet_graph_free(g);
+        end(&s);
+    }
+}
+
 static void test_variables_go_through_a_file(void **state) {
     (void)state;
     char path[] = "/tmp/ramet-nets-XXXXXX";
@@ -369,7 +422,7 @@ static void test_wrong_use_is_answered(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_linear_regression_is_learned), cmocka_unit_test(test_a_gradient_that_is_not_finite_moves_nothing),
-        cmocka_unit_test(test_convolutions_fused_in_pairs_and_by_threads), cmocka_unit_test(test_statistics_are_written_after_they_are_read), cmocka_unit_test(test_calls_with_indices),
+        cmocka_unit_test(test_convolutions_fused_in_pairs_and_by_threads), cmocka_unit_test(test_statistics_are_written_after_they_are_read), cmocka_unit_test(test_calls_with_indices), cmocka_unit_test(test_rows_by_expert),
         cmocka_unit_test(test_variables_go_through_a_file), cmocka_unit_test(test_wrong_use_is_answered)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

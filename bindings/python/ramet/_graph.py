@@ -320,14 +320,19 @@ class Layers:
 
     def mixture(self, x: Value, name: str, outputs: int, experts: int, hidden: int, k: int, rule: str = "he") -> tuple[Value, Value]:
         """A mixture of experts (Shazeer 2017), each linear-gelu-linear: of every row the k likeliest by its gate, weighted by their shares; and the loss that keeps them equally
-        busy (Fedus 2021: 1 when they are). All experts are computed, as two wide products, and the others' rows multiplied by zero: for experts that are few and small."""
-        gate = self.linear(x, f"{name}.gate", experts, "glorot").apply("softmax")
-        chosen = gate.apply("top_k", k=k)
-        share = gate * chosen
-        share = share.apply("row_scale", share.apply("row_sum").apply("recip"))
-        wide = self.linear(x, f"{name}.in", experts * hidden, rule).apply("gelu") * share.apply("row_fill", columns=experts * hidden)
-        y = wide.apply("linear", self.variable(f"{name}.out.weight", (outputs, experts * hidden), rule)) + share.apply("linear", self.variable(f"{name}.out.bias", (outputs, experts), "zeros"))
-        return y, (chosen.apply("mean_rows") * gate.apply("mean_rows")).sum() * (experts / k)
+        busy (Fedus 2021: 1 when they are). A row costs what its k experts do. The weights of one expert follow those of another, the biases are columns."""
+        gate, y, shares, busy = self.linear(x, f"{name}.gate", experts, "glorot").apply("softmax"), None, None, None
+        wide, narrow = self.variable(f"{name}.in.weight", (experts * hidden, x.columns), rule), self.variable(f"{name}.out.weight", (experts * outputs, hidden), rule)
+        biases = [self.variable(f"{name}.{part}.bias", (size, experts), "zeros") for part, size in (("in", hidden), ("out", outputs))]
+        left = gate
+        for _ in range(k):
+            choice = left.apply("top_k", k=1)
+            left = left - choice * 2
+            share = (gate * choice).apply("row_sum")
+            h = (x.apply("experts", wide, choice) + choice.apply("linear", biases[0])).apply("gelu")
+            part = (h.apply("experts", narrow, choice) + choice.apply("linear", biases[1])).apply("row_scale", share)
+            y, shares, busy = (part, share, choice) if y is None else (y + part, shares + share, busy + choice)
+        return y.apply("row_scale", shares.apply("recip")), (busy.apply("mean_rows") * gate.apply("mean_rows")).sum() * (experts / k)
 
     def batch_norm(self, x: Value, name: str, channels: int, training: bool, momentum: float = 0.1, eps: float = 1e-5) -> Value:
         """training: by the run's statistics, which move the stored ones; else by the stored."""

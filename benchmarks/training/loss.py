@@ -1,0 +1,109 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""loss.py - what LoRA learns, ramet beside PyTorch + PEFT: the held-out loss after the same steps, over domains and seeds.
+
+    loss.py LIBRAMET.so MODEL.gguf [--data ~/.cache/ramet/data] [--domains medicine,cooking,programming] [--seeds 0,1,2] [--steps 300] [--shape 2x128]
+                        [--rate 5e-4] [--held-out 16384] [--threads 2] [--json FILE]
+
+DATA is what examples/demo/fetch.py makes. Pairs of rank 16 on all linear layers. Both begin at the same random pairs and see the same windows in the same order
+with the same learning rates (the tuner's: warm-up, then a cosine) and clipping, by AdamW. ramet trains in `balanced` on the file as it is; PyTorch in float32 on its dequantized
+weights as a Hugging Face model. The pairs of both are then measured by ramet in `exact` on the same held-out tokens. The last line says how far apart the means are;
+seeds choose windows and first pairs. Needs numpy, torch, transformers, peft, gguf, safetensors, tokenizers.
+"""
+import argparse
+import json
+import os
+import pathlib
+import statistics
+import sys
+import tempfile
+import time
+
+parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+parser.add_argument("library")
+parser.add_argument("model")
+parser.add_argument("--data", default="~/.cache/ramet/data")
+parser.add_argument("--domains", default="medicine,cooking,programming")
+parser.add_argument("--seeds", default="0,1,2")
+parser.add_argument("--steps", type=int, default=300)
+parser.add_argument("--shape", default="2x128", help="windows x tokens of a step")
+parser.add_argument("--rate", type=float, default=5e-4)
+parser.add_argument("--held-out", type=int, default=16384, help="tokens")
+parser.add_argument("--threads", type=int, default=2)
+parser.add_argument("--json", help="a line a run is appended to it")
+o = parser.parse_args()
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+os.environ["RAMET_LIBRARY"] = o.library
+sys.path[:0] = [str(ROOT / "bindings/python"), str(ROOT / "tests/golden")]
+import llama_reference  # noqa: E402
+import numpy as np  # noqa: E402
+import peft  # noqa: E402
+import ramet  # noqa: E402
+import torch  # noqa: E402
+import transformers  # noqa: E402
+
+BATCH, WINDOW = map(int, o.shape.split("x"))
+torch.set_num_threads(o.threads)
+
+
+def ours(model, data, seed, start):
+    """The adapter, and what it saw: (windows, learning rate) of every step. Its first pairs go to the folder `start`."""
+    ids, windows, seen = data.ids(), [], []
+
+    def read(at, count):
+        windows.append(ids[at:at + count])
+        return windows[-1]
+    tuner = ramet.Tuner(model, ramet.Dataset.stream(model, len(ids), read), rank=16, window=WINDOW, batch=BATCH, steps=o.steps, learning_rate=o.rate, seed=seed)
+    tuner.adapter().save(start)
+    while not tuner.done:
+        windows.clear()
+        rate = tuner.step().learning_rate
+        seen.append((np.stack(windows), rate))
+    return tuner.adapter(), seen
+
+
+def theirs(base, seen, start, end):
+    net = peft.PeftModel.from_pretrained(transformers.AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32), start, is_trainable=True)
+    trained = [p for p in net.parameters() if p.requires_grad]
+    adam = torch.optim.AdamW(trained, weight_decay=0.0)
+    for windows, rate in seen:
+        ids = torch.from_numpy(windows).long()
+        logits = net(ids[:, :-1]).logits
+        torch.nn.functional.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten()).backward()
+        torch.nn.utils.clip_grad_norm_(trained, 1.0)
+        adam.param_groups[0]["lr"] = rate
+        adam.step()
+        adam.zero_grad(set_to_none=True)
+    net.save_pretrained(end)
+
+
+def main():
+    runtime, found = ramet.Runtime(threads=o.threads), []
+    model = ramet.load(o.model, runtime=runtime)
+    with tempfile.TemporaryDirectory() as work:
+        base = f"{work}/base"
+        llama_reference.write_folder(llama_reference.Reference(o.model), o.model, base, False)
+        for domain in o.domains.split(","):
+            train, test = (ramet.Dataset(model, pathlib.Path(o.data).expanduser() / f"{domain}.{part}.jsonl") for part in ("train", "test"))
+            loss = lambda adapter: model.evaluate(test, mode="exact", window=256, max_tokens=o.held_out, adapter=adapter).loss
+            before = loss(None)
+            for seed in map(int, o.seeds.split(",")):
+                start, end = f"{work}/{domain}-{seed}-start", f"{work}/{domain}-{seed}-end"
+                times = [time.perf_counter()]
+                adapter, seen = ours(model, train, seed, start)
+                times.append(time.perf_counter())
+                theirs(base, seen, start, end)
+                times.append(time.perf_counter())
+                found.append({"domain": domain, "seed": seed, "steps": o.steps, "before": before, "ramet": loss(adapter), "peft": loss(model.adapter(end)),
+                              "seconds": [b - a for a, b in zip(times, times[1:])]})
+                f = found[-1]
+                print(f"{domain}, seed {seed}: {before:.4f} -> ramet {f['ramet']:.4f} ({f['seconds'][0]:.0f} s), PEFT {f['peft']:.4f} ({f['seconds'][1]:.0f} s), {100 * (f['ramet'] / f['peft'] - 1):+.3f}%", flush=True)
+                if o.json:
+                    with open(o.json, "a") as file:
+                        file.write(json.dumps(f) + "\n")
+    mean = {side: statistics.mean(f[side] for f in found) for side in ("ramet", "peft")}
+    print(f"all {len(found)}: ramet {mean['ramet']:.4f}, PEFT {mean['peft']:.4f}, {100 * (mean['ramet'] / mean['peft'] - 1):+.3f}%")
+
+
+if __name__ == "__main__":
+    main()

@@ -21,37 +21,51 @@ INLINE vf weight(vi q, int i, vf d, vf m) {
     return vfma(d, vcvt(i < 3 ? viand(byte, viset(255)) : byte), m);
 }
 
-/* One row: weights live in registers only. */
-NOINLINE static void forward_row(int enc, int64_t bytes, const ramet__product_args *a, int64_t p) {
-    int64_t blocks = a->k / 32;
-    const uint8_t *panel = (const uint8_t *)a->packed + p * bytes;
-    const float *x = a->x;
-    vf y[HALVES];
-    UNROLL for (int h = 0; h < HALVES; h++) y[h] = vzero();
-    for (int64_t b = 0; b < blocks;) {
-        _Alignas(64) p16_block w[DEPTH / 32];
-        int64_t end = b + DEPTH / 32 < blocks ? b + DEPTH / 32 : blocks, first = b == 0;
-        FN(panel16_expand)(enc, w, panel, b, end);
-        vf sum[HALVES];
-        UNROLL for (int h = 0; h < HALVES; h++) sum[h] = vzero();
-        for (int64_t i = 0; b < end; b++, i++, x += 32)
-            for (int part = 0; part < 2; part++)
+/* Up to FEW rows against `panels` of PAIR panels: VL weights at a time become floats, once for all rows; chains of two panels hide each other's latency. */
+enum { FEW = 8, PAIR = 2 };
+NOINLINE static void forward_few(int enc, int64_t bytes, const ramet__product_args *a, int64_t p, int64_t panels) {
+    const int64_t blocks = a->k / 32, each = DEPTH / 32;
+    const uint8_t *first = (const uint8_t *)a->packed + p * bytes;
+    vf y[PAIR][FEW][HALVES];
+    for (int64_t b = 0; b < blocks; b += each) {
+        _Alignas(64) p16_block w[PAIR][DEPTH / 32];
+        const int64_t end = b + each < blocks ? b + each : blocks;
+        vf sum[PAIR][FEW][HALVES];
+        for (int64_t c = 0; c < panels; c++) {
+            FN(panel16_expand)(enc, w[c], first + c * bytes, b, end);
+            const uint8_t *next = first + (end < blocks ? c * bytes + end * bytes / blocks : (c + panels) * bytes); /* two streams: hardware loses them */
+            for (int64_t i = 0; i < each * bytes / blocks; i += 64) PREFETCH((uintptr_t)next + (uintptr_t)i, 2);
+            for (int64_t r = 0; r < a->m; r++) UNROLL for (int h = 0; h < HALVES; h++) sum[c][r][h] = vzero();
+        }
+        for (int64_t i = 0; i < 32 * (end - b); i += VL)
+            for (int64_t c = 0; c < panels; c++)
                 UNROLL for (int h = 0; h < HALVES; h++) {
-                    vf d = vload(w[i].d[part] + h * VL), m = vload(w[i].m[part] + h * VL);
-                    UNROLL for (int g = 0; g < 4; g++) {
-                        vi q = viload(w[i].q[4 * part + g] + h * VL * 4);
-                        UNROLL for (int j = 0; j < 4; j++) sum[h] = vfma(vset(x[16 * part + 4 * g + j]), weight(q, j, d, m), sum[h]);
+                    const p16_block *at = &w[c][i / 32];
+                    const float *x = (const float *)a->x + 32 * b + i;
+                    vf d = vload(at->d[i / 16 % 2] + h * VL), m = vload(at->m[i / 16 % 2] + h * VL), v[VL];
+                    UNROLL for (int g = 0; g < VL / 4; g++) {
+                        vi q = viload(at->q[i % 32 / 4 + g] + h * VL * 4);
+                        UNROLL for (int j = 0; j < 4; j++) v[4 * g + j] = weight(q, j, d, m);
+                    }
+                    for (int64_t r = 0; r < a->m; r++, x += a->x_stride / 4) {
+                        vf s = sum[c][r][h];
+                        UNROLL for (int j = 0; j < VL; j++) s = vfma(vset(x[j]), v[j], s);
+                        sum[c][r][h] = s;
                     }
                 }
-        UNROLL for (int h = 0; h < HALVES; h++) {
-            int64_t n = p * 16 + h * VL;
-            if (!first) sum[h] = vadd(sum[h], y[h]);
-            else if (a->bias) sum[h] = vadd(sum[h], vget(a->bias + n, a->to - n));
-            if (first && a->accumulate) sum[h] = vadd(sum[h], vget(a->y + n, a->to - n));
-            y[h] = sum[h];
-        }
+        for (int64_t c = 0; c < panels; c++)
+            for (int64_t r = 0; r < a->m; r++)
+                UNROLL for (int h = 0; h < HALVES; h++) {
+                    const int64_t n = (p + c) * 16 + h * VL;
+                    float *out = a->y + r * a->y_stride + n;
+                    vf s = sum[c][r][h];
+                    if (b) s = vadd(s, y[c][r][h]);
+                    else if (a->bias) s = vadd(s, vget(a->bias + n, a->to - n));
+                    if (!b && a->accumulate) s = vadd(s, vget(out, a->to - n));
+                    if (end < blocks) y[c][r][h] = s;
+                    else vput(out, s, a->to - n);
+                }
     }
-    UNROLL for (int h = 0; h < HALVES; h++) vput(a->y + p * 16 + h * VL, y[h], a->to - p * 16 - h * VL);
 }
 
 /* dst[k][TILE_N]: the panel's 16 columns */
@@ -70,8 +84,8 @@ static void decode_panel(int enc, float *dst, const uint8_t *panel, int64_t bloc
 
 NOINLINE static void forward(int enc, int64_t bytes, const ramet__product_args *a) {
     int64_t p = a->from / 16, end = (a->to + 15) / 16;
-    if (a->m == 1) {
-        for (; p < end; p++) forward_row(enc, bytes, a, p);
+    if (a->m <= FEW) {
+        for (; p < end; p += PAIR) forward_few(enc, bytes, a, p, end - p < PAIR ? end - p : PAIR);
         return;
     }
     float *w = a->scratch;

@@ -97,11 +97,6 @@ enum { GROUP = 48 };
 /* Few rows wait for memory. Hardware follows the stream, but not over the end of a page: what is this far ahead is fetched, to L1 for one row,
  * which keeps up with no more, to L2 for several, whose activations live in L1. */
 enum { NEAR = 4096, AHEAD = 8192 };
-#ifdef __GNUC__
-#define PREFETCH(p, level) __builtin_prefetch((const void *)(p), 0, level)
-#else
-#define PREFETCH(p, level) (void)(p)
-#endif
 
 /* sum + block b of one row, whose parts lie `at` bytes after `first`; `which`: the place of the offset in int8_row; d1: of the second 16 inputs */
 INLINE vf add_block(const int kind, int which, vf sum, const vi q[8], vf d, vf d1, vf m, const int8_row *first, int64_t blocks, int64_t b, int64_t at) {

@@ -19,9 +19,11 @@
 #ifdef __GNUC__
 #define INLINE static inline __attribute__((always_inline, unused))
 #define NOINLINE __attribute__((noinline))
+#define PREFETCH(p, level) __builtin_prefetch((const void *)(p), 0, level) /* 3: to L1, 2: to L2 */
 #else
 #define INLINE static inline
 #define NOINLINE
+#define PREFETCH(p, level) (void)(p)
 #endif
 #if defined(__GNUC__) && (defined(__AVX2__) || defined(__ARM_NEON))
 #define UNROLL _Pragma("GCC unroll 32")

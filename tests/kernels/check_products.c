@@ -84,10 +84,13 @@ static double forward_bound(const world *t, const float *x, const float *w, doub
     double loss = 0;
     if ((t->p->scheme->arithmetic == RAMET__EXACT)) return size * ULP * (double)(t->k + 8);
     if (is_int8(t->p)) {
+        double squares = 0;
+        for (int64_t i = 0; i < t->k; i++) squares += (double)x[i] * (double)x[i];
         for (int64_t b = 0; b < t->k; b += 32) {
             double top = 0, weight = 0;
             for (int64_t i = b; i < b + 32; i++) top = fmax(top, fabs((double)x[i])), weight += fabs((double)w[i]);
-            loss += top / 127 * 0.501 * weight;
+            int twice = top * top * (double)t->k > 20.001 * squares; /* a block that stands out of its row is rounded twice */
+            loss += top / 127 * 0.501 * weight / (twice ? 254 : 1);
             size += top * weight; /* offsets cancel within a block */
         }
     } else loss = BF16 * size;
@@ -115,6 +118,7 @@ static void forward(const world *t, int64_t m, int with_bias, int accumulate, in
     check_fill(x, (m - 1) * ldx + t->k, 3);
     check_fill(y, (m - 1) * ldy + t->n, 1);
     check_fill(bias, t->n, 1);
+    for (int64_t r = 0; r < m && t->k >= 64; r += 3) x[r * ldx + 37] = r % 2 ? 40.0f : -40.0f;
     if (integers) /* every block holds +-127: quantizing to int8 loses nothing */
         for (int64_t r = 0; r < m; r++)
             for (int64_t i = 0; i < t->k; i++) x[r * ldx + i] = (float)(i % 32 == 5 ? (r % 2 ? -127 : 127) : check_range(-127, 127)) * 0.125f;

@@ -49,6 +49,7 @@ torch.set_num_threads(o.threads)
 def ours(model, data, seed, start):
     """The adapter, and what it saw: (windows, learning rate) of every step. Its first pairs go to the folder `start`."""
     ids, windows, seen = data.ids(), [], []
+    ids = ids[:(len(ids) - 1) // WINDOW * WINDOW + 1]  # whole windows
 
     def read(at, count):
         windows.append(ids[at:at + count])

@@ -4,9 +4,9 @@
 #define RAMET__PANEL16_INT8_H
 #include "simd/panel16_exact.h"
 
-/* A prepared row is two of the following: x rounded, and what rounding left of it in the blocks that stand out (d of the others is 0). int8 q[k], padded to 64; then per block, each an array of k/32: float d, x = d * q; float s = d * sum(q);
- * int32 -8, -16 and -128 times sum(q), where the sum of an encoding with that offset starts, and -32 times the sums of the first and the second
- * 16 of q. */
+/* A prepared row is two of the following: x rounded, then what rounding left of it in the blocks that stand out (d is 0 in the others).
+ * int8 q[k], padded to 64; then per block, each an array of k/32: float d, x = d * q; float s = d * sum(q); int32 -8, -16 and -128 times sum(q), where
+ * the sum of an encoding with that offset starts, and -32 times the sums of the first and the second 16 of q. */
 typedef struct int8_row { const int8_t *q; const float *d, *s; const int32_t *start[5]; } int8_row;
 static inline int8_row int8_row_at(const void *prepared, int64_t k) {
     int64_t b = k / 32;

@@ -59,6 +59,9 @@ def main():
     p.add_argument("--library", type=pathlib.Path, default=ROOT / "build/lib/libramet.so")
     p.add_argument("-o", type=pathlib.Path)
     a = p.parse_args()
+    for path in a.texts:
+        if not path.exists():
+            sys.exit(f"accuracy: {path} is not there")
     model = load(a)[1]
     room = dict(max_context=WINDOW, max_rows=WINDOW, max_outputs=WINDOW, max_sequences=TOGETHER)
     sessions = {mode: model.session(mode=mode, **room) for mode in ("exact", "balanced")}

@@ -194,7 +194,7 @@ def race(a, work, seed, kinds):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder")
     parser.add_argument("--work", default="frozen,lora,full")
     parser.add_argument("--texts", type=int, default=2000, help="to learn from")
@@ -215,6 +215,8 @@ def main():
         return worker(a)
     if not (a.build / "lib/libramet.so").exists():
         sys.exit(f"classify: {a.build}/lib/libramet.so is not there; build with meson setup build && ninja -C build, or give --build")
+    if not pathlib.Path(a.folder, "config.json").exists():
+        sys.exit(f"classify: {a.folder} is no model's folder, it has no config.json; --help says where one comes from")
     a.set = dictionary(a.cache)
     kinds = ["ramet", *filter(None, a.peers.split(","))]
     for work in a.work.split(","):

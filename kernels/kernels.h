@@ -45,6 +45,9 @@ typedef struct ramet__product_args {
  * Reduced: what is fastest, int8 activations where weights are quantized. */
 enum { RAMET__REDUCED, RAMET__EXACT, RAMET__BRAIN };
 
+/* int8 products round a block of activations twice when its largest value's square exceeds so many mean squares of its row; in mode fast, none. */
+#define RAMET__STANDS_OUT 20
+
 /* What the products of one arithmetic over one layout of weights share, whatever the encoding. */
 typedef struct ramet__scheme {
     char name[20];            /* "panel16_int8" */
@@ -58,6 +61,7 @@ typedef struct ramet__scheme {
     void (*outer)(float *c, int64_t ldc, const float *a, int64_t lda, const float *b, int64_t ldb, int64_t m, int64_t n, int64_t k, int32_t accumulate, void *scratch);
     /* A row of dy as transposed would round it each time it is asked: at most 2 n + 30 bytes, also in place of its floats. NULL: it does not round. */
     void (*round)(uint16_t *dst, const float *dy, int64_t n);
+    void (*prepare_fast)(void *dst, const float *x, int64_t k);  /* coarser than prepare, for mode fast, read by the same forward. NULL: there is none. */
 } ramet__scheme;
 
 /* One way to multiply: a scheme and a packing. */

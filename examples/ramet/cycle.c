@@ -164,25 +164,29 @@ out:
 /* Which updates a method gets: those of variants of the parent's own shape, or of the pruned ones. */
 static const struct { const char *method; int shape; } plans[] = {{"average", 0}, {"task_arithmetic", 0}, {"ties", 0}, {"lift", 1}, {"distill", 1}};
 
-static int try_method(cycle *y, verdict *v) {
+static int make_candidate(cycle *y, verdict *v) {
     const char *args[40];
-    char *out = NULL, named[MAX_TEXTS][600];
+    char *out = NULL;
     int n = 0, code;
     args[n++] = "feed";
     args[n++] = y->store;
     for (int i = 0; i < y->n_children; i++) if (y->children[i].shape == v->shape) args[n++] = y->children[i].update;
     const char *tail[] = {"--method", v->method, "-o", v->path, NULL};
     memcpy(args + n, tail, sizeof tail);
-    if ((code = cycle_run(y, &out, args))) {
-        snprintf(v->why, sizeof v->why, "not made");
-        free(out);
-        return code;
+    v->ran = !(code = cycle_run(y, &out, args));
+    if (code) snprintf(v->why, sizeof v->why, "not made");
+    else {
+        j_number(&v->bytes, out, "bytes");
+        j_number(&v->rounding, out, "rounding_norm");
     }
-    v->ran = 1;
-    j_number(&v->bytes, out, "bytes");
-    j_number(&v->rounding, out, "rounding_norm");
     free(out);
-    n = 0;
+    return code;
+}
+
+static int pass_gate(cycle *y, verdict *v) {
+    const char *args[40];
+    char *out = NULL, named[MAX_TEXTS][600];
+    int n = 0, code;
     const char *gate[] = {"gate", y->store, v->path, "--max-tokens", limit(y), "--eval"};
     for (; n < (int)(sizeof gate / sizeof gate[0]); n++) args[n] = gate[n];
     for (int i = 0; i < y->n_texts; i++) {
@@ -227,7 +231,7 @@ static int absorb(cycle *y) {
         else snprintf(v->path, sizeof v->path, "%s/candidate-%s-%d.gguf", y->dir, v->method, y->turn); /* a turn's parent stays as it is */
         snprintf(line, sizeof line, "the parent absorbs the %s variants' updates: %s", y->shapes[v->shape].name, v->method);
         stage(y, line);
-        code = try_method(y, v);
+        if (!(code = make_candidate(y, v))) code = pass_gate(y, v);
         tried += !code;
         if (v->passed && (y->chosen < 0 || v->gain > y->verdicts[y->chosen].gain)) y->chosen = y->n_verdicts - 1;
     }
@@ -262,7 +266,7 @@ static int conclude(cycle *y) {
         code = speed(y, &y->new_tok_s, v->path);
         y->new_bytes = v->bytes;
         verdict again = *v;
-        if (!code) code = try_method(y, &again);
+        if (!code) code = pass_gate(y, &again);
         const char *commit[] = {"commit", y->store, NULL};
         if (!code) code = cycle_run(y, NULL, commit);
         snprintf(y->head, sizeof y->head, "%s", v->path);

@@ -1,14 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* panel16_int8.c - products of panel16 with activations quantized to int8 by blocks of 32: integer dot products inside a block, fp32
  * between blocks. One dot of a block per ISA: dpbusd on AVX-512 VNNI, maddubs on AVX2, sdot on NEON. A row's bits do not depend on the others.
- * A block of a panel is unpacked into registers once for as many rows as fit L1. The transposed product stays in fp32. */
+ * A block of activations that stands out of its row carries most of the row's rounding noise: what rounding left of it is rounded as well, and
+ * multiplied like a block of its own; what that costs and gains: benchmarks/inference/accuracy.py. A block of a panel is unpacked into registers once
+ * for as many rows as fit L1. The transposed product stays in fp32. */
 #include "simd/panel16_int8.h"
 #include "simd/tile.h"
 #include "simd/panel16.h"
-
-/* A block whose largest value is over 4.5 times the row's root mean square carries most of the row's rounding noise: its remainder is rounded to int8
- * as well, and multiplied like a block of its own. What it costs and gains: benchmarks/inference/accuracy.py. */
-#define STANDS_OUT 20.0f
 
 static uint64_t one_row(int64_t k) { return ramet__round64((uint64_t)((k + 63) / 64 * 64 + k / 32 * 28)); }
 uint64_t FN(int8_prepared_bytes)(int64_t k) { return 2 * one_row(k); }
@@ -36,7 +34,8 @@ static void round_block(uint8_t *row, int64_t blocks, int64_t b, vf *v, float to
     start[4 * blocks] = -32 * high;
 }
 
-void FN(int8_prepare)(void *dst, const float *x, int64_t k) {
+/* least: the square from which on a largest value stands out, in mean squares of the row */
+static void prepare(void *dst, const float *x, int64_t k, float least) {
     int64_t blocks = k / 32;
     uint8_t *row = dst, *rest = row + one_row(k);
     vf squares[32 / VL];
@@ -46,7 +45,7 @@ void FN(int8_prepare)(void *dst, const float *x, int64_t k) {
         squares[i] = vfma(v, v, squares[i]);
     }
     for (int i = 1; i < 32 / VL; i++) squares[0] = vadd(squares[0], squares[i]);
-    float out = STANDS_OUT / (float)k * vsum(squares[0]);
+    float out = least / (float)k * vsum(squares[0]);
     for (int64_t b = 0; b < blocks; b++, x += 32) {
         vf v[32 / VL], top = vzero();
         UNROLL for (int i = 0; i < 32 / VL; i++) {
@@ -59,6 +58,8 @@ void FN(int8_prepare)(void *dst, const float *x, int64_t k) {
         else ((float *)(void *)(rest + (blocks + 1) / 2 * 64))[b] = 0.0f;
     }
 }
+void FN(int8_prepare)(void *dst, const float *x, int64_t k) { prepare(dst, x, k, (float)RAMET__STANDS_OUT); }
+void FN(int8_prepare_fast)(void *dst, const float *x, int64_t k) { prepare(dst, x, k, (float)k); } /* none exceeds the sum of all squares */
 
 /* What encodings differ in here: offsets of quants up to five bits, the offset of quants of eight, minimums, two scales a block. */
 enum { OFFSET, BYTE, MINIMUM, SIXTEEN };
@@ -186,7 +187,8 @@ INLINE void forward(const int enc, const ramet__product_args *a) {
     }
 }
 
-static const ramet__scheme scheme = {"panel16_int8", RAMET__REDUCED, FN(int8_prepared_bytes), FN(int8_prepare), FN_BASE(panel16_scratch), 128, 64, NULL, NULL};
+static const ramet__scheme scheme = {"panel16_int8", RAMET__REDUCED, FN(int8_prepared_bytes), FN(int8_prepare), FN_BASE(panel16_scratch), 128, 64, NULL, NULL,
+                                      FN(int8_prepare_fast)};
 #define PRODUCT_AS(ENC, AS) /* AS: the encoding whose panels it has */                                                              \
     const ramet__product FN(product_panel16_##ENC##_int8) = {&scheme, &ramet__packing_panel16_##ENC,                        \
                                                              FN(panel16_int8_forward_##AS), FN_BASE(panel16_transposed_##AS)};

@@ -17,6 +17,7 @@ static inline int8_row int8_row_at(const void *prepared, int64_t k) {
 }
 uint64_t FN(int8_prepared_bytes)(int64_t k);
 void FN(int8_prepare)(void *dst, const float *x, int64_t k);
+void FN(int8_prepare_fast)(void *dst, const float *x, int64_t k);
 void FN(panel16_int8_forward_Q4_0)(const ramet__product_args *a);
 void FN(panel16_int8_forward_Q4_1)(const ramet__product_args *a);
 void FN(panel16_int8_forward_Q5_0)(const ramet__product_args *a);

@@ -70,8 +70,8 @@ static void brain_forward(int enc, int64_t bytes, const ramet__product_args *a) 
     }
 }
 
-static const ramet__scheme int8_bf16 = {"panel16_int8_bf16", RAMET__REDUCED, FN(int8_prepared_bytes), FN(int8_prepare), strip_scratch, 128, 64, NULL, round_row};
-static const ramet__scheme brain = {"panel16_bf16", RAMET__BRAIN, brain_bytes, brain_prepare, strip_scratch, 256, 64, NULL, round_row};
+static const ramet__scheme int8_bf16 = {"panel16_int8_bf16", RAMET__REDUCED, FN(int8_prepared_bytes), FN(int8_prepare), strip_scratch, 128, 64, NULL, round_row, FN(int8_prepare_fast)};
+static const ramet__scheme brain = {"panel16_bf16", RAMET__BRAIN, brain_bytes, brain_prepare, strip_scratch, 256, 64, NULL, round_row, NULL};
 #define PRODUCT_AS(ENC, AS) /* AS: the encoding whose panels it has */                                                              \
     const ramet__product FN(product_panel16_##ENC##_int8bf16) = {&int8_bf16, &ramet__packing_panel16_##ENC, FN(panel16_int8_forward_##AS), transposed_##AS}; \
     const ramet__product FN(product_panel16_##ENC##_bf16) = {&brain, &ramet__packing_panel16_##ENC, forward_##AS, transposed_##AS};

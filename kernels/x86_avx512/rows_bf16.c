@@ -159,7 +159,7 @@ static void decode_F16(uint16_t *dst, const ramet__product_args *a, int64_t n, i
 #define PRODUCT(ENC, decode, scratch, outer)                                                                                                       \
     static void forward_##ENC(const ramet__product_args *a) { forward(ENC, a); }                                                            \
     static void transposed_##ENC(const ramet__product_args *a) { strip_transposed(decode, a); }                                             \
-    static const ramet__scheme scheme_##ENC = {"rows_bf16", RAMET__REDUCED, prepared_bytes, prepare, scratch, 256, 64, outer, round_row};   \
+    static const ramet__scheme scheme_##ENC = {"rows_bf16", RAMET__REDUCED, prepared_bytes, prepare, scratch, 256, 64, outer, round_row, NULL};   \
     const ramet__product FN(product_rows_##ENC##_bf16) = {&scheme_##ENC, &ramet__packing_rows_##ENC, forward_##ENC, transposed_##ENC};
 PRODUCT(BF16, decode_strip, strip_scratch, NULL)
 PRODUCT(F32, decode_F32, rounded_scratch, outer)

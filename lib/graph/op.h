@@ -221,6 +221,12 @@ struct ramet__plan {
 static inline int32_t ramet__plan_arithmetic(const ramet__plan *p) {
     return p->mode == RAMET__MODE_EXACT ? RAMET__EXACT : p->mode == RAMET__MODE_BALANCED && p->training ? RAMET__BRAIN : RAMET__REDUCED;
 }
+/* A row of activations as the product wants it */
+static inline void ramet__prepare(const ramet__plan *p, const ramet__product *product, void *to, const float *x, int64_t k) {
+    const ramet__scheme *scheme = product->scheme;
+    if (p->mode == RAMET__MODE_FAST && scheme->prepare_fast) scheme->prepare_fast(to, x, k);
+    else scheme->prepare(to, x, k);
+}
 static inline int32_t ramet__overwrites(const ramet__op *op, int32_t out, int32_t in) {
     return out < RAMET__OVERWRITING && (op->overwrites[out] >> in & 1);
 }

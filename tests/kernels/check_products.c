@@ -51,7 +51,7 @@ typedef struct world { /* one weight with its packing and operands */
     uint8_t *rows;
     const void *packed;
     float *w; /* [n][k] decoded */
-    void *scratch;
+    int fast; /* activations prepared for mode fast */
 } world;
 
 static void pack(world *t) {
@@ -89,7 +89,7 @@ static double forward_bound(const world *t, const float *x, const float *w, doub
         for (int64_t b = 0; b < t->k; b += 32) {
             double top = 0, weight = 0;
             for (int64_t i = b; i < b + 32; i++) top = fmax(top, fabs((double)x[i])), weight += fabs((double)w[i]);
-            int twice = top * top * (double)t->k > 20.001 * squares; /* a block that stands out of its row is rounded twice */
+            int twice = !t->fast && top * top * (double)t->k > 1.0001 * RAMET__STANDS_OUT * squares;
             loss += top / 127 * 0.501 * weight / (twice ? 254 : 1);
             size += top * weight; /* offsets cancel within a block */
         }
@@ -101,7 +101,7 @@ static void *prepared(const world *t, const float *x, int64_t ldx, int64_t m) {
     uint64_t bytes = t->p->scheme->prepared_bytes(t->k);
     uint8_t *rows = check_memory((size_t)(bytes * (uint64_t)m));
     CHECK(bytes % 64 == 0, "prepared_bytes is %llu", (unsigned long long)bytes);
-    for (int64_t r = 0; r < m; r++) t->p->scheme->prepare(rows + (uint64_t)r * bytes, x + r * ldx, t->k);
+    for (int64_t r = 0; r < m; r++) (t->fast ? t->p->scheme->prepare_fast : t->p->scheme->prepare)(rows + (uint64_t)r * bytes, x + r * ldx, t->k);
     return rows;
 }
 
@@ -118,7 +118,7 @@ static void forward(const world *t, int64_t m, int with_bias, int accumulate, in
     check_fill(x, (m - 1) * ldx + t->k, 3);
     check_fill(y, (m - 1) * ldy + t->n, 1);
     check_fill(bias, t->n, 1);
-    for (int64_t r = 0; r < m && t->k >= 64; r += 3) x[r * ldx + 37] = r % 2 ? 40.0f : -40.0f;
+    for (int64_t r = 0; r < m && t->k >= 64; r += 3) x[r * ldx + 37] = x[r * ldx + t->k - 1] = r % 2 ? 40.0f : -40.0f;
     if (integers) /* every block holds +-127: quantizing to int8 loses nothing */
         for (int64_t r = 0; r < m; r++)
             for (int64_t i = 0; i < t->k; i++) x[r * ldx + i] = (float)(i % 32 == 5 ? (r % 2 ? -127 : 127) : check_range(-127, 127)) * 0.125f;
@@ -247,7 +247,7 @@ static void check_product(const ramet__product *p, int thorough) {
     static const int64_t rows[] = {1, 2, 3, 5, 13, 50};
     int64_t block = check_block(p->packing->encoding);
     for (int s = 0; s < 9; s++) {
-        world t = {p, sizes[s][0], block == 1 ? odd[s] : (sizes[s][1] + block - 1) / block * block, NULL, NULL, NULL, NULL};
+        world t = {p, sizes[s][0], block == 1 ? odd[s] : (sizes[s][1] + block - 1) / block * block, NULL, NULL, NULL, 0};
         int64_t row_bytes = check_row_bytes(p->packing->encoding, t.k);
         t.rows = check_memory((size_t)(t.n * row_bytes));
         t.w = check_floats(t.n * t.k);
@@ -258,6 +258,9 @@ static void check_product(const ramet__product *p, int thorough) {
             if (t.n > 500 && !thorough && r != s % 5) continue;
             forward(&t, rows[r], r & 1, r == 2 || r == 5, 0);
             if (block > 1) forward(&t, rows[r], 0, 0, 1);
+            t.fast = p->scheme->prepare_fast != NULL;
+            if (t.fast) forward(&t, rows[r], 0, 0, 0);
+            t.fast = 0;
             transposed(&t, rows[r], r == 1 || r == 4);
             if (p->scheme->outer) outer(&t, rows[r] + (s == 4 ? 1030 : 0), r == 1 || r == 4);
         }

@@ -314,7 +314,7 @@ static void head_run(const ramet__step *s, const ramet__exec *x, int32_t phase, 
           *row = (float *)s->out[1]->data + r0;
     void *inner = at + info->prepared + info->logits + info->saved;
     for (int64_t r = 0; r < m; r++)
-        info->product->scheme->prepare(at + (uint64_t)r * info->stride, ramet__row(s->in[0], r0 + r), k);
+        ramet__prepare(x->plan, info->product, at + (uint64_t)r * info->stride, ramet__row(s->in[0], r0 + r), k);
     ramet__product_args a = {.m = m,
                              .n = n,
                              .k = k,

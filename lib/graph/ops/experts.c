@@ -117,7 +117,7 @@ static void run(const ramet__step *s, const ramet__exec *x, int32_t phase, int64
     if (phase == 1) {
         for (int64_t i = piece * GATHER; i < RAMET__MIN(rows, (piece + 1) * GATHER); i++) {
             void *to = (char *)s->shared + f->a + (uint64_t)i * f->stride;
-            if (f->product && form == NT) f->product->scheme->prepare(to, ramet__row(s->in[0], order(s)[i]), in);
+            if (f->product && form == NT) ramet__prepare(x->plan, f->product, to, ramet__row(s->in[0], order(s)[i]), in);
             else memcpy(to, ramet__row(s->in[0], order(s)[i]), (size_t)in * sizeof(float));
             if (form == TN) memcpy(ordered(s, f->b, i, k), ramet__row(s->in[1], order(s)[i]), (size_t)k * sizeof(float));
         }

@@ -177,14 +177,13 @@ static int64_t linear_pieces(const ramet__step *s, const ramet__exec *x, int32_t
         n += ramet__ceil_div(rows, info->part[i].rows) * ramet__ceil_div(s->out[i]->cols, info->part[i].cols);
     return n;
 }
-static void linear_prepare_rows(const ramet__step *s, const linear_info *info, int64_t r0, int64_t r1) {
+static void linear_prepare_rows(const ramet__step *s, const ramet__exec *x, const linear_info *info, int64_t r0, int64_t r1) {
     for (int32_t i = 0; i < info->parts; i++) {
         const linear_part *part = &info->part[i];
         const ramet__pval *base = s->in[3 + 3 * i];
         if (part->prepares)
             for (int64_t r = r0; r < r1; r++)
-                part->product->scheme->prepare((char *)s->shared + part->at + (uint64_t)r * part->stride,
-                                       ramet__row(s->in[0], r), s->in[0]->cols);
+                ramet__prepare(x->plan, part->product, (char *)s->shared + part->at + (uint64_t)r * part->stride, ramet__row(s->in[0], r), s->in[0]->cols);
         if (base && base->data != s->out[i]->data)
             memcpy(ramet__row(s->out[i], r0), ramet__row(base, r0), (size_t)((r1 - r0) * base->cols) * sizeof(float));
     }
@@ -224,7 +223,7 @@ static void linear_run(const ramet__step *s, const ramet__exec *x, int32_t phase
     const linear_info *info = s->extra;
     int64_t rows = ramet__count(x, s->in[0]), from, to, n;
     if (phase == 0) {
-        linear_prepare_rows(s, info, piece * PREPARE_ROWS, RAMET__MIN(rows, (piece + 1) * PREPARE_ROWS));
+        linear_prepare_rows(s, x, info, piece * PREPARE_ROWS, RAMET__MIN(rows, (piece + 1) * PREPARE_ROWS));
         return;
     }
     if (rows <= FEW_ROWS) {

@@ -12,13 +12,20 @@ enum { KEYS = 64, ROWS = 96, GRAD_ROWS = 64, FETCH_ROWS = 16 };
 static int64_t padded(int64_t hd) { return (hd + TILE_N - 1) / TILE_N * TILE_N; }
 static const tile_out fresh = {1.0f, NULL, 0, 0}, onward = {1.0f, NULL, 0, 1};
 
-/* What is read soon, asked for a little at a time beside the arithmetic: a cache's blocks lie far apart, so the hardware does not see
- * them coming. */
-typedef struct ahead { const char *next, *end; } ahead;
+/* What is read soon, asked for a little at a time beside the arithmetic, LEAD lines before it is used: a cache's blocks lie far apart, so the hardware
+ * does not see them coming. Parts are keys and values of block after block. To L2, which has more reads under way than L1. */
+enum { LEAD = 128 };
+typedef struct ahead { const void *const *k, *const *v; int64_t part, parts, bytes; const char *next, *end; } ahead;
 INLINE void ask(ahead *f, int lines) {
-#ifdef __GNUC__
-    for (; lines-- && f->next < f->end; f->next += 64) __builtin_prefetch(f->next);
-#endif
+    for (; lines-- > 0; f->next += 64) {
+        if (f->next == f->end) {
+            if (f->part == f->parts) return;
+            f->next = (f->part % 2 ? f->v : f->k)[f->part / 2];
+            f->end = f->next + f->bytes;
+            f->part++;
+        }
+        PREFETCH(f->next, 2);
+    }
 }
 
 /* c[m, n] (+)= a . b, all of n */
@@ -129,7 +136,6 @@ void FN(attention)(float *o, int64_t o_row, float *lse, int64_t lse_row, const f
     float *kt = scratch, *vp = kt + hd * KEYS, *qs = vp + KEYS * wide, *acc = qs + ROWS * wide, *s = acc + ROWS * wide, *top = s + ROWS * KEYS, *total = top + ROWS;
     for (int64_t first = 0; first < all; first += ROWS) {
         int64_t count = all - first < ROWS ? all - first : ROWS, most = 0;
-        ahead k_next = {NULL, NULL}, v_next = k_next;
         for (int64_t i = 0; i < count; i++) {
             int64_t r = (first + i) / group, h = (first + i) % group;
             const float *src = q + r * q_row + h * hd;
@@ -141,15 +147,13 @@ void FN(attention)(float *o, int64_t o_row, float *lse, int64_t lse_row, const f
             total[i] = 0.0f;
             if (limit[r] > most) most = limit[r];
         }
+        const int cached = layout != RAMET__KV_ROWS && block == KEYS, as_read = cached && count <= FEW && hd % VL == 0;
+        ahead soon = {k_block, v_block, 0, cached && count <= FETCH_ROWS ? (most + KEYS - 1) / KEYS * 2 : 0, KEYS * hd * size, NULL, NULL};
+        ask(&soon, LEAD);
         for (int64_t key = 0; key < most; key += KEYS) {
             int64_t here = most - key < KEYS ? most - key : KEYS;
             const float *keys = kt;
-            const int cached = layout != RAMET__KV_ROWS && block == KEYS, as_read = cached && count <= FEW && hd % VL == 0;
-            if (count <= FETCH_ROWS && cached && key + KEYS < most) {
-                k_next = (ahead){k_block[key / KEYS + 1], (const char *)k_block[key / KEYS + 1] + KEYS * hd * size};
-                v_next = (ahead){v_block[key / KEYS + 1], (const char *)v_block[key / KEYS + 1] + KEYS * hd * size};
-            }
-            if (as_read) few(size, &k_next, s, KEYS, count, KEYS, qs, wide, k_block[key / KEYS], hd, 0);
+            if (as_read) few(size, &soon, s, KEYS, count, KEYS, qs, wide, k_block[key / KEYS], hd, 0);
             else if (cached && size == 4) keys = k_block[key / KEYS];
             else {
                 if (here < KEYS) memset(kt, 0, (size_t)(hd * KEYS) * 4);
@@ -160,12 +164,12 @@ void FN(attention)(float *o, int64_t o_row, float *lse, int64_t lse_row, const f
                     else
                         for (int64_t d = 0; d < hd; d++) {
                             widen(kt + d * KEYS + j, k + d * block * size, run, size);
-                            ask(&k_next, 1);
+                            ask(&soon, 1);
                         }
                     j += run;
                 }
             }
-            if (!as_read) product(&k_next, s, KEYS, count, here, qs, wide, 1, keys, KEYS, hd, &fresh);
+            if (!as_read) product(&soon, s, KEYS, count, here, qs, wide, 1, keys, KEYS, hd, &fresh);
             for (int64_t i = 0; i < count; i++) {
                 int64_t seen = (int64_t)limit[(first + i) / group] - key;
                 float shrink;
@@ -178,7 +182,7 @@ void FN(attention)(float *o, int64_t o_row, float *lse, int64_t lse_row, const f
                 if (shrink != 1.0f)
                     for (int64_t d = 0; d < wide; d += VL) vstore(acc + i * wide + d, vmul(vload(acc + i * wide + d), vset(shrink)));
             }
-            if (as_read) few(size, &v_next, acc, wide, count, hd, s, KEYS, v_block[key / KEYS], here, 1);
+            if (as_read) few(size, &soon, acc, wide, count, hd, s, KEYS, v_block[key / KEYS], here, 1);
             for (int64_t j = 0; !as_read && j < here;) {
                 int64_t at = (key + j) % block, run = block - at < here - j ? block - at : here - j;
                 int64_t row = layout == RAMET__KV_ROWS ? kv_row : hd;
@@ -187,11 +191,11 @@ void FN(attention)(float *o, int64_t o_row, float *lse, int64_t lse_row, const f
                 if (size == 2)
                     for (int64_t r = 0; r < run; r++) {
                         widen(vp + r * wide, (const uint16_t *)values + r * hd, hd, size);
-                        ask(&v_next, 1);
+                        ask(&soon, 1);
                     }
                 else if (wide != hd) copy_rows(vp, wide, v, row, run, hd);
                 if (size == 2 || wide != hd) v = vp, row = wide;
-                product(&v_next, acc, wide, count, wide, s + j, KEYS, 1, v, row, run, &onward);
+                product(&soon, acc, wide, count, wide, s + j, KEYS, 1, v, row, run, &onward);
                 j += run;
             }
         }
@@ -215,7 +219,7 @@ void FN(attention_grad)(float *dq, float *dk, float *dv, const float *q, const f
                         int32_t causal, float scale, void *scratch) {
     int64_t wide = padded(hd);
     float *kt = scratch, *vt = kt + hd * KEYS, *kp = vt + hd * KEYS, *dks = kp + KEYS * wide, *dvs = dks + KEYS * wide, *qp = dvs + KEYS * wide;
-    ahead none = {NULL, NULL};
+    ahead none = {NULL, NULL, 0, 0, 0, NULL, NULL};
     float *dop = qp + GRAD_ROWS * wide, *p = dop + GRAD_ROWS * wide, *ds = p + GRAD_ROWS * KEYS, *delta = ds + GRAD_ROWS * KEYS;
     for (int64_t r = 0; r < rows; r++)
         for (int64_t h = 0; h < group; h++) {

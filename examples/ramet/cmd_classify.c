@@ -30,7 +30,10 @@ static int tokens_of(const classifier *k, sample *s, const char *text, size_t si
     if (ramet_tokenize(&s->n, NULL, 0, k->m, text, size, RAMET_TOKENIZE_BOS) || !(s->ids = malloc((size_t)(s->n + 1) * sizeof *s->ids)) ||
         ramet_tokenize(&s->n, s->ids, s->n, k->m, text, size, RAMET_TOKENIZE_BOS))
         return 0;
-    if (s->n > most) s->n = most;
+    if (s->n > most) {
+        if (!strcmp(ramet_model_architecture(k->m), "bert")) s->ids[most - 1] = s->ids[s->n - 1]; /* the closing [SEP] */
+        s->n = most;
+    }
     return 1;
 }
 static int add(const classifier *k, samples *all, const char *text, const char *label) {

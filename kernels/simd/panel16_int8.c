@@ -144,47 +144,59 @@ INLINE void finish(const ramet__product_args *a, int64_t row, int64_t n, vf bias
     vput(y, sum, a->to - n);
 }
 
-/* Rows row.. against panel p where it lies; alone: it is one, whose sum stays in registers */
-INLINE void panel_rows(const int enc, const int alone, const ramet__product_args *a, int64_t row, int64_t p) {
-    const int kind = kind_of(enc), which = which_of(enc);
-    const int64_t blocks = a->k / 32, each = p16_unit_bytes(enc) / p16_unit(enc), rows = alone ? 1 : a->m - row < GROUP ? a->m - row : GROUP;
-    const uint8_t *panel = (const uint8_t *)a->packed + p * p16_bytes(enc, a->k);
-    const int64_t rest = (int64_t)one_row(a->k);
-    int8_row first = int8_row_at((const uint8_t *)a->x + row * a->x_stride, a->k);
-    vf sum[GROUP][HALVES];
-    for (int64_t r = 0; r < rows; r++) UNROLL for (int h = 0; h < HALVES; h++) sum[r][h] = vzero();
-    for (int64_t b = 0; b < blocks; b++) {
-        UNROLL for (int64_t i = 0; i < each; i += 64) {
-            if (alone) PREFETCH((uintptr_t)panel + (uintptr_t)(b * each + i + NEAR), 3);
-            else PREFETCH((uintptr_t)panel + (uintptr_t)(b * each + i + AHEAD), 2);
-        }
-        const p16_place at = p16_at(enc, panel, b);
-        UNROLL for (int h = 0; h < HALVES; h++) {
-            vi q[8];
-            vf d, d1, m, unused;
-            p16_load(enc, q, &at, h);
-            p16_scale(enc, 0, &d, &m, &at, h);
-            p16_scale(enc, 1, &d1, &unused, &at, h);
-            for (int64_t r = 0; r < rows; r++) {
-                int64_t at_x = r * a->x_stride;
-                const float *left = (const float *)(const void *)((const uint8_t *)(const void *)(first.d + b) + at_x + rest);
-                for (int64_t last = *left != 0.0f ? at_x + rest : at_x; at_x <= last; at_x += rest)
-                    sum[r][h] = add_block(kind, which, sum[r][h], q, d, d1, m, &first, blocks, b, at_x);
-            }
-        }
-    }
-    UNROLL for (int h = 0; h < HALVES; h++) {
-        int64_t n = p * 16 + h * VL;
-        vf bias = a->bias ? vget(a->bias + n, a->to - n) : vzero();
-        for (int64_t r = 0; r < rows; r++) finish(a, row + r, n, bias, sum[r][h]);
+/* sum[r] of `rows` rows += vector h of block b of a panel, whose parts lie `at` */
+INLINE void add_rows(const int enc, vf *sum, const p16_place *at, int h, const int8_row *first, int64_t rows, int64_t stride, int64_t rest, int64_t blocks, int64_t b) {
+    vi q[8];
+    vf d, d1, m, unused;
+    p16_load(enc, q, at, h);
+    p16_scale(enc, 0, &d, &m, at, h);
+    p16_scale(enc, 1, &d1, &unused, at, h);
+    for (int64_t r = 0; r < rows; r++) {
+        int64_t at_x = r * stride;
+        const float *left = (const float *)(const void *)((const uint8_t *)(const void *)(first->d + b) + at_x + rest);
+        for (int64_t last = *left != 0.0f ? at_x + rest : at_x; at_x <= last; at_x += rest)
+            sum[r] = add_block(kind_of(enc), which_of(enc), sum[r], q, d, d1, m, first, blocks, b, at_x);
     }
 }
 
-INLINE void forward(const int enc, const ramet__product_args *a) {
-    for (int64_t p = a->from / 16; p * 16 < a->to; p++) {
-        if (a->m == 1) panel_rows(enc, 1, a, 0, p);
-        else for (int64_t r = 0; r < a->m; r += GROUP) panel_rows(enc, 0, a, r, p);
+/* One row against panel p where it lies; its sums stay in registers. */
+INLINE void one(const int enc, const ramet__product_args *a, int64_t p) {
+    const int64_t blocks = a->k / 32, each = p16_unit_bytes(enc) / p16_unit(enc), rest = (int64_t)one_row(a->k);
+    const uint8_t *panel = (const uint8_t *)a->packed + p * p16_bytes(enc, a->k);
+    const int8_row first = int8_row_at(a->x, a->k);
+    vf sum[HALVES];
+    UNROLL for (int h = 0; h < HALVES; h++) sum[h] = vzero();
+    for (int64_t b = 0; b < blocks; b++) {
+        UNROLL for (int64_t i = 0; i < each; i += 64) PREFETCH((uintptr_t)panel + (uintptr_t)(b * each + i + NEAR), 3);
+        const p16_place at = p16_at(enc, panel, b);
+        UNROLL for (int h = 0; h < HALVES; h++) add_rows(enc, &sum[h], &at, h, &first, 1, 0, rest, blocks, b);
     }
+    UNROLL for (int h = 0; h < HALVES; h++) {
+        const int64_t n = p * 16 + h * VL;
+        finish(a, 0, n, a->bias ? vget(a->bias + n, a->to - n) : vzero(), sum[h]);
+    }
+}
+
+/* Rows row.. against a vector of outputs, n.. */
+INLINE void many(const int enc, const ramet__product_args *a, int64_t row, int64_t n) {
+    const int64_t blocks = a->k / 32, each = p16_unit_bytes(enc) / p16_unit(enc), rest = (int64_t)one_row(a->k), rows = a->m - row < GROUP ? a->m - row : GROUP;
+    const uint8_t *panel = (const uint8_t *)a->packed + n / 16 * p16_bytes(enc, a->k);
+    const int8_row first = int8_row_at((const uint8_t *)a->x + row * a->x_stride, a->k);
+    vf sum[GROUP];
+    for (int64_t r = 0; r < rows; r++) sum[r] = vzero();
+    for (int64_t b = 0; b < blocks; b++) {
+        UNROLL for (int64_t i = 0; i < each; i += 64) PREFETCH((uintptr_t)panel + (uintptr_t)(b * each + i + AHEAD), 2);
+        const p16_place at = p16_at(enc, panel, b);
+        add_rows(enc, sum, &at, (int)(n % 16 / VL), &first, rows, a->x_stride, rest, blocks, b);
+    }
+    const vf bias = a->bias ? vget(a->bias + n, a->to - n) : vzero();
+    for (int64_t r = 0; r < rows; r++) finish(a, row + r, n, bias, sum[r]);
+}
+
+INLINE void forward(const int enc, const ramet__product_args *a) {
+    if (a->m == 1) for (int64_t p = a->from / 16; p * 16 < a->to; p++) one(enc, a, p);
+    else for (int64_t n = a->from; n < a->to; n += VL)
+        for (int64_t r = 0; r < a->m; r += GROUP) many(enc, a, r, n);
 }
 
 static const ramet__scheme scheme = {"panel16_int8", RAMET__REDUCED, FN(int8_prepared_bytes), FN(int8_prepare), FN_BASE(panel16_scratch), 128, 64, NULL, NULL,

@@ -80,6 +80,10 @@ class Looking(Case):
         self.fails("RAMET_E_UNSUPPORTED", "bert", self.model.embed, lines)
         self.fails("RAMET_E_UNSUPPORTED", "bert", model.session)
         self.fails("RAMET_E_ARGUMENT", "48", embedder, [[1] * 49])
+        whole = model.tokenizer.encode(lines[2], bos=True)
+        cut = ramet.text_rows(model, [lines[2], lines[1], whole], 4)  # a text keeps its [SEP], ids are cut as they are
+        self.assertEqual(cut["tokens"].tolist(), [*whole[:3], whole[-1], *model.tokenizer.encode(lines[1], bos=True), *whole[:4]])
+        self.assertNotEqual(whole[3], whole[-1])
 
     def test_names(self):
         self.assertIn("llama", ramet.names("archs"))

@@ -243,11 +243,14 @@ class Graph(L.Handle):
 
 
 def text_rows(model: Model, texts: Sequence[Any], max_tokens: Optional[int] = None) -> dict[str, npt.NDArray[np.int32]]:
-    """Inputs of Graph.model for texts or lists of ids, each cut at max_tokens (default: the model's context): seq is the number of a row's text."""
+    """Inputs of Graph.model for texts or lists of ids, each cut at max_tokens (default: the model's context), an encoder's text before its closing [SEP]: seq is
+    the number of a row's text."""
     limit = min(max_tokens or model.number("context"), model.number("context"))
-    parts = [(model.tokenizer.encode(t, bos=True) if isinstance(t, str) else as_ids(t))[:limit] for t in texts]
+    bert = model.architecture == "bert"
+    parts = [model.tokenizer.encode(t, bos=True) if isinstance(t, str) else as_ids(t) for t in texts]
+    parts = [p if len(p) <= limit else np.append(p[:limit - 1], p[-1]) if bert and isinstance(t, str) else p[:limit] for t, p in zip(texts, parts)]
     found = {"tokens": np.concatenate(parts), "pos": np.concatenate([np.arange(len(p)) for p in parts]), "seq": np.repeat(np.arange(len(parts)), [len(p) for p in parts])}
-    if model.architecture == "bert":
+    if bert:
         found["type"] = np.zeros(len(found["tokens"]))
     return {name: np.ascontiguousarray(x, np.int32) for name, x in found.items()}
 

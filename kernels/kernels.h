@@ -172,7 +172,7 @@ typedef struct ramet__kernels {
     uint32_t table; /* which products it has: ramet__kernels_products */
 } ramet__kernels;
 
-/* The table for a level (RAMET_ISA_* number) and CPU flags (RAMET__CPU_*). Static storage. Levels not built: the next lower. */
+/* The table for a level (RAMET_ISA_* number) and the CPU flags allowed there (RAMET__CPU_*). Static storage. Levels not built: the next lower. */
 const ramet__kernels *ramet__kernels_get(int32_t isa, uint32_t cpu);
 /* The best product for an encoding in the wanted arithmetic; brain falls back to reduced, reduced to exact. Never NULL for an encoding
  * that ref has. The answers for one encoding share one packing, so one packed copy serves all. */

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* registry.c - the tables of kernels and the list of products, generated from registry.def: ref fills a table, each level overwrites
  * what it does better (of two initializers of a field the later wins). Everything is static const. The build defines RAMET__BUILD_SIMD,
- * RAMET__BUILD_AVX2, RAMET__BUILD_AVX512 and RAMET__BUILD_DOTPROD for the libraries it links. */
+ * RAMET__BUILD_AVX2, _AVXVNNI, _AVX512, _DOTPROD and _I8MM for the libraries it links. */
 #include "registry.h"
 #include <string.h>
 
@@ -50,13 +50,14 @@
 #define dotprod_bf16(f, x)
 
 /* ---- lists: an entry for every level that a line is compiled for; each table reads one list of products under its bit */
-enum { IN_REF = 1, IN_SIMD = 2, IN_DOTPROD = 4, IN_AVX2 = 8, IN_AVX512 = 16, IN_AVX512_VNNI = 32, IN_AVX512_BF16 = 64, IN_ALL = 127 };
+enum { IN_REF = 1, IN_SIMD = 2, IN_DOTPROD = 4, IN_AVX2 = 8, IN_AVX512 = 16, IN_AVX512_VNNI = 32, IN_AVX512_BF16 = 64, IN_AVXVNNI = 128, IN_I8MM = 256, IN_ALL = 511 };
+enum { ALL_AVX2 = IN_AVX2 | IN_AVXVNNI, ALL_SIMD = IN_SIMD | IN_DOTPROD | IN_I8MM };
 #define IN_base (IN_AVX512 | IN_AVX512_VNNI | IN_AVX512_BF16)
 #define IN_vnni (IN_AVX512_VNNI | IN_AVX512_BF16)
 #define IN_bf16 IN_AVX512_BF16
 #define NONE(level, ...)
 #ifdef RAMET__BUILD_SIMD
-#define SIMD(f, ...) f(simd, IN_SIMD | IN_DOTPROD, __VA_ARGS__)
+#define SIMD(f, ...) f(simd, ALL_SIMD, __VA_ARGS__)
 #else
 #define SIMD(f, ...)
 #endif
@@ -71,16 +72,28 @@ enum { IN_REF = 1, IN_SIMD = 2, IN_DOTPROD = 4, IN_AVX2 = 8, IN_AVX512 = 16, IN_
 #define AVX512(f, in, ...)
 #endif
 #ifdef RAMET__BUILD_DOTPROD
-#define DOTPROD(f, ...) f(dotprod, IN_DOTPROD, __VA_ARGS__)
+#define DOTPROD(f, ...) f(dotprod, IN_DOTPROD | IN_I8MM, __VA_ARGS__)
 #else
 #define DOTPROD(f, ...)
 #endif
+#ifdef RAMET__BUILD_AVXVNNI
+#define AVXVNNI(f, ...) f(avxvnni, IN_AVXVNNI, __VA_ARGS__)
+#else
+#define AVXVNNI(f, ...)
+#endif
+#ifdef RAMET__BUILD_I8MM
+#define I8MM(f, ...) f(i8mm, IN_I8MM, __VA_ARGS__)
+#else
+#define I8MM(f, ...)
+#endif
 #define EACH_ref(f, needs, ...) f(ref, IN_ALL, __VA_ARGS__)
-#define EACH_simd(f, needs, ...) SIMD(f, __VA_ARGS__) AVX2(f, IN_AVX2 | IN_base, __VA_ARGS__)
-#define EACH_vec(f, needs, ...) SIMD(f, __VA_ARGS__) AVX2(f, IN_AVX2, __VA_ARGS__) AVX512(f, IN_##needs, __VA_ARGS__)
-#define EACH_avx2(f, needs, ...) AVX2(f, IN_AVX2 | IN_base, __VA_ARGS__)
+#define EACH_simd(f, needs, ...) SIMD(f, __VA_ARGS__) AVX2(f, ALL_AVX2 | IN_base, __VA_ARGS__)
+#define EACH_vec(f, needs, ...) SIMD(f, __VA_ARGS__) AVX2(f, ALL_AVX2, __VA_ARGS__) AVX512(f, IN_##needs, __VA_ARGS__)
+#define EACH_avx2(f, needs, ...) AVX2(f, ALL_AVX2 | IN_base, __VA_ARGS__)
+#define EACH_avxvnni(f, needs, ...) AVXVNNI(f, __VA_ARGS__)
 #define EACH_avx512(f, needs, ...) AVX512(f, IN_##needs, __VA_ARGS__)
 #define EACH_dotprod(f, needs, ...) DOTPROD(f, __VA_ARGS__)
+#define EACH_i8mm(f, needs, ...) I8MM(f, __VA_ARGS__)
 #define EACH_bf16(f, needs, ...) AVX512(f, IN_bf16, __VA_ARGS__)
 
 #define RAMET__KERNEL(level, op, types)
@@ -91,7 +104,7 @@ static const ramet__product *const products[] = {
 };
 #undef ITEM
 #define ITEM(level, in, name) in,
-static const uint8_t product_in[] = {
+static const uint16_t product_in[] = {
 #include "registry.def"
 };
 #undef RAMET__PRODUCT
@@ -129,6 +142,11 @@ static const ramet__kernels table_simd = {
 static const ramet__kernels table_dotprod = {
 #include "registry.def"
     .isa = "dotprod", .table = IN_DOTPROD};
+#ifdef RAMET__BUILD_I8MM
+static const ramet__kernels table_i8mm = {
+#include "registry.def"
+    .isa = "i8mm", .table = IN_I8MM};
+#endif
 #undef RAMET__KERNEL
 #endif
 #ifdef RAMET__BUILD_AVX2
@@ -136,6 +154,11 @@ static const ramet__kernels table_dotprod = {
 static const ramet__kernels table_avx2 = {
 #include "registry.def"
     .isa = "avx2", .table = IN_AVX2};
+#ifdef RAMET__BUILD_AVXVNNI
+static const ramet__kernels table_avxvnni = {
+#include "registry.def"
+    .isa = "avxvnni", .table = IN_AVXVNNI};
+#endif
 #undef RAMET__KERNEL
 #endif
 #ifdef RAMET__BUILD_AVX512
@@ -157,14 +180,20 @@ static const ramet__kernels table_avx512_bf16 = {
 
 const ramet__kernels *ramet__kernels_get(int32_t isa, uint32_t cpu) {
 #ifdef RAMET__BUILD_AVX512
-    if (isa >= RAMET__LEVEL_AVX512 && cpu & RAMET__HAS_AVX512)
+    if (cpu & RAMET__HAS_AVX512)
         return !(cpu & RAMET__HAS_VNNI) ? &table_avx512 : cpu & RAMET__HAS_BF16 ? &table_avx512_bf16 : &table_avx512_vnni;
 #endif
+#ifdef RAMET__BUILD_AVXVNNI
+    if (cpu & RAMET__HAS_AVXVNNI) return &table_avxvnni;
+#endif
 #ifdef RAMET__BUILD_AVX2
-    if (isa >= RAMET__LEVEL_AVX2 && cpu & RAMET__HAS_AVX2) return &table_avx2;
+    if (cpu & RAMET__HAS_AVX2) return &table_avx2;
+#endif
+#ifdef RAMET__BUILD_I8MM
+    if (cpu & RAMET__HAS_I8MM) return &table_i8mm;
 #endif
 #ifdef RAMET__BUILD_DOTPROD
-    if (isa >= RAMET__LEVEL_DOTPROD && cpu & RAMET__HAS_DOTPROD) return &table_dotprod;
+    if (cpu & RAMET__HAS_DOTPROD) return &table_dotprod;
 #endif
 #ifdef RAMET__BUILD_SIMD
     if (isa >= RAMET__LEVEL_SIMD) return &table_simd;
@@ -173,7 +202,7 @@ const ramet__kernels *ramet__kernels_get(int32_t isa, uint32_t cpu) {
 }
 
 const ramet__product *ramet__kernels_products(const ramet__kernels *k, int32_t *i) {
-    for (; *i < (int32_t)sizeof product_in; ++*i)
+    for (; *i < (int32_t)(sizeof product_in / sizeof *product_in); ++*i)
         if (product_in[*i] & k->table) return products[(*i)++];
     return NULL;
 }

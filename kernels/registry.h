@@ -6,8 +6,8 @@
 #include "kernels.h"
 
 /* RAMET_ISA_* and RAMET__CPU_*, repeated because kernels include nothing above themselves; the checker compares them. */
-enum { RAMET__LEVEL_REF, RAMET__LEVEL_SIMD, RAMET__LEVEL_AVX2, RAMET__LEVEL_AVX512, RAMET__LEVEL_AMX, RAMET__LEVEL_DOTPROD };
-enum { RAMET__HAS_AVX2 = 1, RAMET__HAS_AVX512 = 2, RAMET__HAS_VNNI = 4, RAMET__HAS_BF16 = 8, RAMET__HAS_AMX = 16, RAMET__HAS_DOTPROD = 32 };
+enum { RAMET__LEVEL_REF, RAMET__LEVEL_SIMD, RAMET__LEVEL_AVX2, RAMET__LEVEL_AVX512, RAMET__LEVEL_AMX, RAMET__LEVEL_DOTPROD, RAMET__LEVEL_AVXVNNI, RAMET__LEVEL_I8MM };
+enum { RAMET__HAS_AVX2 = 1, RAMET__HAS_AVX512 = 2, RAMET__HAS_VNNI = 4, RAMET__HAS_BF16 = 8, RAMET__HAS_AMX = 16, RAMET__HAS_DOTPROD = 32, RAMET__HAS_AVXVNNI = 64, RAMET__HAS_I8MM = 128 };
 
 #define RAMET__DECLARE(op, level) extern __typeof__(*((ramet__kernels *)0)->op) ramet__##op##_##level;
 #define RAMET__DECLARE_ref(op) RAMET__DECLARE(op, ref)
@@ -22,7 +22,9 @@ enum { RAMET__HAS_AVX2 = 1, RAMET__HAS_AVX512 = 2, RAMET__HAS_VNNI = 4, RAMET__H
 #define RAMET__DECLARE_PRODUCT_vec(name) RAMET__DECLARE_PRODUCT_simd(name) RAMET__DECLARE_PRODUCT(name, avx512)
 #define RAMET__DECLARE_PRODUCT_avx2(name) RAMET__DECLARE_PRODUCT(name, avx2)
 #define RAMET__DECLARE_PRODUCT_avx512(name) RAMET__DECLARE_PRODUCT(name, avx512)
+#define RAMET__DECLARE_PRODUCT_avxvnni(name) RAMET__DECLARE_PRODUCT(name, avxvnni)
 #define RAMET__DECLARE_PRODUCT_dotprod(name) RAMET__DECLARE_PRODUCT(name, dotprod)
+#define RAMET__DECLARE_PRODUCT_i8mm(name) RAMET__DECLARE_PRODUCT(name, i8mm)
 #define RAMET__KERNEL(level, op, types) RAMET__DECLARE_##level(op)
 #define RAMET__PRODUCT(level, needs, packing, encoding, arithmetic) RAMET__DECLARE_PRODUCT_##level(packing##_##encoding##_##arithmetic)
 #include "registry.def"

@@ -110,7 +110,8 @@ typedef void (*ramet_executor_fn)(int64_t pieces, ramet_piece_fn piece, void *co
 typedef struct ramet_runtime ramet_runtime;
 
 /** Instruction-set levels, in rising order; a level includes those below it that its processor family has. Names: ref simd avx2 avx512 amx;
- * on aarch64 dotprod (the int8 dot product of ARMv8.2) stands directly above simd. */
+ * avxvnni (AVX2 with its int8 dot product) stands between avx2 and avx512; on aarch64 dotprod (the int8 dot product of ARMv8.2) stands directly above
+ * simd, i8mm (the int8 matrix product of ARMv8.6) above dotprod. */
 #define RAMET_ISA_AUTO (-1)
 #define RAMET_ISA_REF 0
 #define RAMET_ISA_SIMD 1
@@ -118,6 +119,8 @@ typedef struct ramet_runtime ramet_runtime;
 #define RAMET_ISA_AVX512 3
 #define RAMET_ISA_AMX 4
 #define RAMET_ISA_DOTPROD 5
+#define RAMET_ISA_AVXVNNI 6
+#define RAMET_ISA_I8MM 7
 
 typedef struct ramet_runtime_options {
     uint32_t struct_size;

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* panel16_int8.c - products of panel16 with activations quantized to int8 by blocks of 32: integer dot products inside a block, fp32
- * between blocks. One dot of a block per ISA: dpbusd on AVX-512 VNNI, maddubs on AVX2, sdot on NEON. A row's bits do not depend on the others.
+ * between blocks. One dot of a block per ISA: dpbusd on AVX-512 VNNI and AVX-VNNI, maddubs on AVX2, sdot on NEON, and smmla for pairs of rows. A row's bits do not depend on the others.
  * A block of activations that stands out of its row carries most of the row's rounding noise: what rounding left of it is rounded as well, and
  * multiplied like a block of its own; what that costs and gains: benchmarks/inference/accuracy.py. A block of a panel is unpacked into registers once
  * for as many rows as fit L1. The transposed product stays in fp32. */
@@ -9,6 +9,8 @@
 #include "simd/panel16.h"
 
 static uint64_t one_row(int64_t k) { return ramet__round64((uint64_t)((k + 63) / 64 * 64 + k / 32 * 28)); }
+
+#ifndef RAMET__ONE_ROW
 uint64_t FN(int8_prepared_bytes)(int64_t k) { return 2 * one_row(k); }
 
 /* Block b of v, none of it over `top`; v becomes what is left. */
@@ -60,6 +62,7 @@ static void prepare(void *dst, const float *x, int64_t k, float least) {
 }
 void FN(int8_prepare)(void *dst, const float *x, int64_t k) { prepare(dst, x, k, (float)RAMET__STANDS_OUT); }
 void FN(int8_prepare_fast)(void *dst, const float *x, int64_t k) { prepare(dst, x, k, (float)k); } /* none exceeds the sum of all squares */
+#endif
 
 /* What encodings differ in here: offsets of quants up to five bits, the offset of quants of eight, minimums, two scales a block. */
 enum { OFFSET, BYTE, MINIMUM, SIXTEEN };
@@ -73,6 +76,9 @@ INLINE vi four(const int8_t *x) { int32_t v; memcpy(&v, x, 4); return viset(v); 
 INLINE vi block_dot(const int kind, const int G, vi start, const vi *q, const int8_t *x) {
 #ifdef RAMET__VEC512
     UNROLL for (int g = 0; g < G; g++) start = _mm512_dpbusd_epi32(start, q[g], four(x + 4 * g));
+    return start;
+#elif defined(__AVXVNNI__)
+    UNROLL for (int g = 0; g < G; g++) start = _mm256_dpbusd_avx_epi32(start, q[g], four(x + 4 * g));
     return start;
 #elif defined(__ARM_FEATURE_DOTPROD)
     const int8x16_t x0 = vld1q_s8(x), x1 = G > 4 ? vld1q_s8(x + 16) : x0;
@@ -159,6 +165,7 @@ INLINE void add_rows(const int enc, vf *sum, const p16_place *at, int h, const i
     }
 }
 
+#ifndef RAMET__ONE_ROW
 /* One row against panel p where it lies; its sums stay in registers. */
 INLINE void one(const int enc, const ramet__product_args *a, int64_t p) {
     const int64_t blocks = a->k / 32, each = p16_unit_bytes(enc) / p16_unit(enc), rest = (int64_t)one_row(a->k);
@@ -176,7 +183,9 @@ INLINE void one(const int enc, const ramet__product_args *a, int64_t p) {
         finish(a, 0, n, a->bias ? vget(a->bias + n, a->to - n) : vzero(), sum[h]);
     }
 }
+#endif
 
+#ifndef __ARM_FEATURE_MATMUL_INT8
 /* Rows row.. against a vector of outputs, n.. */
 INLINE void many(const int enc, const ramet__product_args *a, int64_t row, int64_t n) {
     const int64_t blocks = a->k / 32, each = p16_unit_bytes(enc) / p16_unit(enc), rest = (int64_t)one_row(a->k), rows = a->m - row < GROUP ? a->m - row : GROUP;
@@ -192,20 +201,127 @@ INLINE void many(const int enc, const ramet__product_args *a, int64_t row, int64
     const vf bias = a->bias ? vget(a->bias + n, a->to - n) : vzero();
     for (int64_t r = 0; r < rows; r++) finish(a, row + r, n, bias, sum[r]);
 }
+#else
+/* smmla: the four sums of 8 products of two rows and two outputs. Two rows' parts of a block, zeros where a row has none: */
+typedef struct pair { const int8_t *x[2]; float d[2], s[2]; int32_t start[2], high[2]; } pair;
 
-INLINE void forward(const int enc, const ramet__product_args *a) {
-    if (a->m == 1) for (int64_t p = a->from / 16; p * 16 < a->to; p++) one(enc, a, p);
-    else for (int64_t n = a->from; n < a->to; n += VL)
-        for (int64_t r = 0; r < a->m; r += GROUP) many(enc, a, r, n);
+INLINE void take(const int enc, pair *p, int i, const int8_row *first, int64_t blocks, int64_t b, int64_t at, int32_t there) {
+#define PART(array) ((const void *)((const uint8_t *)(const void *)((array) + b) + at))
+    static const int8_t none[32] = {0};
+    const int kind = kind_of(enc);
+    const float *d = PART(first->d);
+    p->x[i] = there ? first->q + b * 32 + at : none;
+    p->d[i] = there ? d[0] : 0.0f;
+    p->s[i] = there ? d[blocks] : 0.0f;
+    p->start[i] = !there || kind == MINIMUM || kind == BYTE ? 0 : *(const int32_t *)PART(first->start[kind == SIXTEEN ? 3 : which_of(enc)]);
+    p->high[i] = there && kind == SIXTEEN ? *(const int32_t *)PART(first->start[4]) : 0;
+#undef PART
 }
 
-static const ramet__scheme scheme = {"panel16_int8", RAMET__REDUCED, FN(int8_prepared_bytes), FN(int8_prepare), FN_BASE(panel16_scratch), 128, 64, NULL, NULL,
-                                      FN(int8_prepare_fast)};
+/* sum[o] += two rows times outputs 2o and 2o + 1: lanes (row, output) 00 01 10 11 */
+INLINE void add_pair(const int kind, float32x4_t sum[4], int8x16_t w[4][4], const float32x4_t d[4], const float32x4_t d1[4], const float32x4_t m[4], const pair *p) {
+    int8x16_t x[4];
+    const float32x4_t scale = vcombine_f32(vdup_n_f32(p->d[0]), vdup_n_f32(p->d[1])), s = vcombine_f32(vdup_n_f32(p->s[0]), vdup_n_f32(p->s[1]));
+    const int32x4_t start = vcombine_s32(vdup_n_s32(p->start[0]), vdup_n_s32(p->start[1])), high = vcombine_s32(vdup_n_s32(p->high[0]), vdup_n_s32(p->high[1]));
+    UNROLL for (int j = 0; j < 4; j++) x[j] = vcombine_s8(vld1_s8(p->x[0] + 8 * j), vld1_s8(p->x[1] + 8 * j));
+    UNROLL for (int o = 0; o < 4; o++) {
+        int32x4_t low = vmmlaq_s32(vmmlaq_s32(start, x[0], w[o][0]), x[1], w[o][1]), rest = vmmlaq_s32(vmmlaq_s32(kind == SIXTEEN ? high : low, x[2], w[o][2]), x[3], w[o][3]);
+        if (kind == SIXTEEN) sum[o] = vfmaq_f32(sum[o], vfmaq_f32(vmulq_f32(vcvtq_f32_s32(low), d[o]), vcvtq_f32_s32(rest), d1[o]), scale);
+        else sum[o] = vfmaq_f32(sum[o], vcvtq_f32_s32(rest), vmulq_f32(d[o], scale));
+        if (kind == MINIMUM) sum[o] = vfmaq_f32(sum[o], m[o], s);
+    }
+}
+INLINE void by_twos(float32x4_t to[4], vf v) {
+    const float32x4_t lo = simde__m128_to_neon_f32(simde_mm256_castps256_ps128(v)), hi = simde__m128_to_neon_f32(simde_mm256_extractf128_ps(v, 1));
+    to[0] = vcombine_f32(vget_low_f32(lo), vget_low_f32(lo));
+    to[1] = vcombine_f32(vget_high_f32(lo), vget_high_f32(lo));
+    to[2] = vcombine_f32(vget_low_f32(hi), vget_low_f32(hi));
+    to[3] = vcombine_f32(vget_high_f32(hi), vget_high_f32(hi));
+}
+INLINE vf one_of(const float32x4_t sum[4], const int second) {
+    float32x2_t part[4];
+    UNROLL for (int o = 0; o < 4; o++) part[o] = second ? vget_high_f32(sum[o]) : vget_low_f32(sum[o]);
+    return simde_mm256_set_m128(simde__m128_from_neon_f32(vcombine_f32(part[2], part[3])), simde__m128_from_neon_f32(vcombine_f32(part[0], part[1])));
+}
+
+/* As above, in pairs of rows; the last of an odd number is a pair with itself. */
+INLINE void many(const int enc, const ramet__product_args *a, int64_t row, int64_t n) {
+    const int64_t blocks = a->k / 32, rest = (int64_t)one_row(a->k), rows = a->m - row < GROUP ? a->m - row : GROUP;
+    const uint8_t *panel = (const uint8_t *)a->packed + n / 16 * p16_bytes(enc, a->k);
+    const int8_row first = int8_row_at((const uint8_t *)a->x + row * a->x_stride, a->k);
+    float32x4_t sum[GROUP / 2][4];
+    for (int64_t r = 0; r < rows; r += 2) UNROLL for (int o = 0; o < 4; o++) sum[r / 2][o] = vdupq_n_f32(0.0f);
+    for (int64_t b = 0; b < blocks; b++) {
+        const p16_place at = p16_at(enc, panel, b);
+        const int h = (int)(n % 16 / VL);
+        vi q[8];
+        vf v, v1, vm, unused;
+        float32x4_t d[4], d1[4], m[4];
+        int8x16_t w[4][4];
+        p16_load(enc, q, &at, h);
+        p16_scale(enc, 0, &v, &vm, &at, h);
+        p16_scale(enc, 1, &v1, &unused, &at, h);
+        by_twos(d, v);
+        by_twos(d1, v1);
+        by_twos(m, vm);
+        UNROLL for (int j = 0; j < 4; j++) UNROLL for (int half = 0; half < 2; half++) {
+            int32x4_t s[2];
+            UNROLL for (int i = 0; i < 2; i++) {
+                const vi all = kind_of(enc) == BYTE ? vixor(q[2 * j + i], viset8((int8_t)0x80)) : q[2 * j + i];
+                s[i] = simde__m128i_to_neon_i32(half ? simde_mm256_extracti128_si256(all, 1) : simde_mm256_castsi256_si128(all));
+            }
+            w[2 * half][j] = vreinterpretq_s8_s32(vzip1q_s32(s[0], s[1]));
+            w[2 * half + 1][j] = vreinterpretq_s8_s32(vzip2q_s32(s[0], s[1]));
+        }
+        for (int64_t r = 0; r < rows; r += 2) {
+            const int64_t at_x[2] = {r * a->x_stride, (r + 1 < rows ? r + 1 : r) * a->x_stride};
+            int32_t left[2];
+            pair p;
+            UNROLL for (int i = 0; i < 2; i++) {
+                take(enc, &p, i, &first, blocks, b, at_x[i], 1);
+                left[i] = *(const float *)(const void *)((const uint8_t *)(const void *)(first.d + b) + at_x[i] + rest) != 0.0f;
+            }
+            add_pair(kind_of(enc), sum[r / 2], w, d, d1, m, &p);
+            if (!(left[0] | left[1])) continue;
+            UNROLL for (int i = 0; i < 2; i++) take(enc, &p, i, &first, blocks, b, at_x[i] + rest, left[i]);
+            add_pair(kind_of(enc), sum[r / 2], w, d, d1, m, &p);
+        }
+    }
+    const vf bias = a->bias ? vget(a->bias + n, a->to - n) : vzero();
+    for (int64_t r = 0; r < rows; r += 2) {
+        finish(a, row + r, n, bias, one_of(sum[r / 2], 0));
+        if (r + 1 < rows) finish(a, row + r + 1, n, bias, one_of(sum[r / 2], 1));
+    }
+}
+#endif
+
+INLINE void forward(const int enc, const ramet__product_args *a) {
+    for (int64_t n = a->from; n < a->to; n += VL)
+        for (int64_t r = 0; r < a->m; r += GROUP) many(enc, a, r, n);
+}
+#ifdef RAMET__ONE_ROW
+#define FORWARD(ENC)                                                                                                                \
+    static void forward_##ENC(const ramet__product_args *a) {                                                                       \
+        if (a->m == 1) FN_ONE(panel16_int8_forward_##ENC)(a);                                                                       \
+        else forward(P16_##ENC, a);                                                                                                 \
+    }
+#define OF(ENC) forward_##ENC
+#else
+#define FORWARD(ENC)                                                                                                                \
+    void FN(panel16_int8_forward_##ENC)(const ramet__product_args *a) {                                                             \
+        if (a->m == 1) for (int64_t p = a->from / 16; p * 16 < a->to; p++) one(P16_##ENC, a, p);                                    \
+        else forward(P16_##ENC, a);                                                                                                 \
+    }
+#define OF(ENC) FN(panel16_int8_forward_##ENC)
+#endif
+
+static const ramet__scheme scheme = {"panel16_int8", RAMET__REDUCED, FN_ONE(int8_prepared_bytes), FN_ONE(int8_prepare), FN_BASE(panel16_scratch), 128, 64, NULL, NULL,
+                                      FN_ONE(int8_prepare_fast)};
 #define PRODUCT_AS(ENC, AS) /* AS: the encoding whose panels it has */                                                              \
     const ramet__product FN(product_panel16_##ENC##_int8) = {&scheme, &ramet__packing_panel16_##ENC,                        \
-                                                             FN(panel16_int8_forward_##AS), FN_BASE(panel16_transposed_##AS)};
+                                                             OF(AS), FN_BASE(panel16_transposed_##AS)};
 #define PRODUCT(ENC)                                                                                                                \
-    void FN(panel16_int8_forward_##ENC)(const ramet__product_args *a) { forward(P16_##ENC, a); }                                    \
+    FORWARD(ENC)                                                                                                                    \
     PRODUCT_AS(ENC, ENC)
 PRODUCT(Q4_0)
 PRODUCT(Q4_1)

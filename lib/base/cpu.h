@@ -9,6 +9,9 @@
 #define RAMET__CPU_AVX512_BF16 (1u << 3)
 #define RAMET__CPU_AMX (1u << 4)        /* int8 and bf16, permission granted */
 #define RAMET__CPU_DOTPROD (1u << 5)    /* aarch64: sdot, udot */
+#define RAMET__CPU_AVXVNNI (1u << 6)    /* vpdpbusd beside AVX2 */
+#define RAMET__CPU_I8MM (1u << 7)       /* aarch64: smmla */
+#define RAMET__ISA_LAST RAMET_ISA_I8MM                             /* of the numbers */
 uint32_t ramet__cpu_detect(void);                                 /* what is there */
 int32_t ramet__cpu_level(uint32_t flags);                         /* highest RAMET_ISA_* these flags give */
 uint32_t ramet__cpu_mask(uint32_t flags, int32_t isa);            /* flags allowed at a level */

@@ -60,7 +60,7 @@ static ramet_status choose_isa(ramet_runtime *r, int32_t wanted) {
     const uint32_t flags = ramet__cpu_detect();
     const int32_t level = ramet__cpu_level(flags);
     r->isa = level;
-    if (wanted < RAMET_ISA_AUTO || wanted > RAMET_ISA_DOTPROD)
+    if (wanted < RAMET_ISA_AUTO || wanted > RAMET__ISA_LAST)
         return ramet__fail(RAMET_E_ARGUMENT, "ramet_runtime_create: isa %d is none of RAMET_ISA_*", wanted);
     if (wanted != RAMET_ISA_AUTO && wanted != ramet__cpu_reach(flags, wanted))
         return ramet__fail(RAMET_E_UNSUPPORTED, "ramet_runtime_create: isa %s is asked for, but this CPU has %s; ask for auto (RAMET_ISA_AUTO)",
@@ -72,7 +72,7 @@ static ramet_status choose_isa(ramet_runtime *r, int32_t wanted) {
         if (name && *name) {
             const int32_t asked = ramet__cpu_isa_from_name(name);
             if (asked < 0)
-                ramet__log(r, RAMET_LOG_WARNING, "RAMET_ISA=%.40s is ignored: it is none of ref simd avx2 avx512 amx dotprod", name);
+                ramet__log(r, RAMET_LOG_WARNING, "RAMET_ISA=%.40s is ignored: it is none of ref simd avx2 avxvnni avx512 amx dotprod i8mm", name);
             else if (asked != ramet__cpu_reach(flags, asked))
                 ramet__log(r, RAMET_LOG_WARNING, "RAMET_ISA=%s is beyond this CPU; %s is used", name, ramet__cpu_isa_name(ramet__cpu_reach(flags, asked)));
             if (asked >= 0) r->isa = ramet__cpu_reach(flags, asked);

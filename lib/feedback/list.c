@@ -13,7 +13,7 @@ static int32_t encodings(int32_t i, const char **name, const char **detail) {
 }
 
 static int32_t isas(int32_t i, const char **name, const char **detail) {
-    if (i < RAMET_ISA_REF || i > RAMET_ISA_DOTPROD) return 0;
+    if (i < RAMET_ISA_REF || i > RAMET__ISA_LAST) return 0;
     *name = ramet__cpu_isa_name(i);
     *detail = ramet__cpu_reach(ramet__cpu_detect(), i) == i ? "this machine has it" : "not on this machine";
     return 1;

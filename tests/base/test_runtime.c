@@ -156,7 +156,7 @@ static void test_isa_choice(void **state) {
     const int32_t level = ramet__cpu_level(ramet__cpu_detect());
     assert_true(level >= RAMET_ISA_SIMD);
     assert_string_equal(create_with(NULL, RAMET_ISA_AUTO, &l, &st), ramet__cpu_isa_name(level));
-    for (int32_t isa = 0; isa <= RAMET_ISA_DOTPROD; isa++) {
+    for (int32_t isa = 0; isa <= RAMET__ISA_LAST; isa++) {
         const int32_t reach = ramet__cpu_reach(ramet__cpu_detect(), isa);
         l.count = 0;
         const char *name = ramet__cpu_isa_name(isa), *env = create_with(name, RAMET_ISA_AUTO, &l, &st);
@@ -174,8 +174,8 @@ static void test_isa_choice(void **state) {
 }
 
 static void test_cpu_names_levels_and_masks(void **state) {
-    const uint32_t all = RAMET__CPU_AVX2 | RAMET__CPU_AVX512 | RAMET__CPU_AVX512_VNNI | RAMET__CPU_AVX512_BF16 | RAMET__CPU_AMX | RAMET__CPU_DOTPROD;
-    for (int32_t isa = 0; isa <= RAMET_ISA_DOTPROD; isa++) {
+    const uint32_t all = RAMET__CPU_AVX2 | RAMET__CPU_AVX512 | RAMET__CPU_AVX512_VNNI | RAMET__CPU_AVX512_BF16 | RAMET__CPU_AMX | RAMET__CPU_DOTPROD | RAMET__CPU_AVXVNNI | RAMET__CPU_I8MM;
+    for (int32_t isa = 0; isa <= RAMET__ISA_LAST; isa++) {
         assert_int_equal(ramet__cpu_isa_from_name(ramet__cpu_isa_name(isa)), isa);
         assert_int_equal(ramet__cpu_level(ramet__cpu_mask(all, isa)), isa < RAMET_ISA_SIMD ? RAMET_ISA_SIMD : isa);
     }
@@ -183,6 +183,7 @@ static void test_cpu_names_levels_and_masks(void **state) {
     assert_string_equal(ramet__cpu_isa_name(-1), "unknown");
     assert_int_equal(ramet__cpu_mask(all, RAMET_ISA_SIMD), 0);
     assert_int_equal(ramet__cpu_mask(all, RAMET_ISA_AVX2), RAMET__CPU_AVX2);
+    assert_int_equal(ramet__cpu_mask(all, RAMET_ISA_DOTPROD), RAMET__CPU_DOTPROD);
 #if defined(__x86_64__)
     const uint32_t have = ramet__cpu_detect(); /* the compiler's own detection is the second opinion */
     assert_int_equal(!!(have & RAMET__CPU_AVX2), __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"));

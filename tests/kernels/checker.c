@@ -13,9 +13,11 @@
 #include <unistd.h>
 
 _Static_assert((int)RAMET__LEVEL_REF == RAMET_ISA_REF && (int)RAMET__LEVEL_SIMD == RAMET_ISA_SIMD && (int)RAMET__LEVEL_AVX2 == RAMET_ISA_AVX2 &&
-                   (int)RAMET__LEVEL_AVX512 == RAMET_ISA_AVX512 && (int)RAMET__LEVEL_AMX == RAMET_ISA_AMX && (int)RAMET__LEVEL_DOTPROD == RAMET_ISA_DOTPROD, "levels of kernels and of the API");
+                   (int)RAMET__LEVEL_AVX512 == RAMET_ISA_AVX512 && (int)RAMET__LEVEL_AMX == RAMET_ISA_AMX && (int)RAMET__LEVEL_DOTPROD == RAMET_ISA_DOTPROD && (int)RAMET__LEVEL_AVXVNNI == RAMET_ISA_AVXVNNI &&
+                   (int)RAMET__LEVEL_I8MM == RAMET_ISA_I8MM, "levels of kernels and of the API");
 _Static_assert(RAMET__HAS_AVX2 == RAMET__CPU_AVX2 && RAMET__HAS_AVX512 == RAMET__CPU_AVX512 && RAMET__HAS_VNNI == RAMET__CPU_AVX512_VNNI &&
-                   RAMET__HAS_BF16 == RAMET__CPU_AVX512_BF16 && RAMET__HAS_AMX == RAMET__CPU_AMX && RAMET__HAS_DOTPROD == RAMET__CPU_DOTPROD, "flags of kernels and of base");
+                   RAMET__HAS_BF16 == RAMET__CPU_AVX512_BF16 && RAMET__HAS_AMX == RAMET__CPU_AMX && RAMET__HAS_DOTPROD == RAMET__CPU_DOTPROD &&
+                   RAMET__HAS_AVXVNNI == RAMET__CPU_AVXVNNI && RAMET__HAS_I8MM == RAMET__CPU_I8MM, "flags of kernels and of base");
 
 static uint64_t state;
 static int failures, shown;
@@ -79,11 +81,11 @@ int main(int argc, char **argv) {
     }
     /* Every table there is for this CPU: the levels, and AVX-512 without what may be missing beside it. */
     uint32_t cpu = ramet__cpu_detect();
-    const ramet__kernels *tables[8], *ref = ramet__kernels_get(RAMET__LEVEL_REF, cpu);
+    const ramet__kernels *tables[10], *ref = ramet__kernels_get(RAMET__LEVEL_REF, 0);
     int count = 0;
-    for (int32_t level = RAMET__LEVEL_REF; level <= RAMET__LEVEL_DOTPROD; level++)
+    for (int32_t level = RAMET__LEVEL_REF; level <= RAMET__LEVEL_I8MM; level++)
         for (uint32_t drop = 0; drop < 3; drop++) {
-            uint32_t flags = cpu & ~(drop == 1 ? RAMET__HAS_BF16 : drop == 2 ? RAMET__HAS_BF16 | RAMET__HAS_VNNI : 0u);
+            uint32_t flags = ramet__cpu_mask(cpu, level) & ~(drop == 1 ? RAMET__HAS_BF16 : drop == 2 ? RAMET__HAS_BF16 | RAMET__HAS_VNNI : 0u);
             const ramet__kernels *k = ramet__kernels_get(level, flags);
             int seen = wanted >= 0 && strcmp(k->isa, ramet__cpu_isa_name(wanted));
             for (int i = 0; i < count; i++) seen |= tables[i] == k;

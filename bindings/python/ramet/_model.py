@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 Path = Union[str, "os.PathLike[str]"]
 ProgressFn = Callable[[float, str], Optional[bool]]
 MODES = {"exact": 0, "balanced": 1, "fast": 2}
-ISAS = {"auto": -1, "ref": 0, "simd": 1, "avx2": 2, "avx512": 3, "amx": 4, "dotprod": 5}
+ISAS = {"auto": -1, "ref": 0, "simd": 1, "avx2": 2, "avx512": 3, "amx": 4, "dotprod": 5, "avxvnni": 6, "i8mm": 7}
 
 
 def _path(path: Path) -> bytes:

@@ -58,7 +58,7 @@ INLINE void widen(float *dst, const void *src, int64_t n, int64_t size) {
  * vectors; b: halves or floats [depth][n]. */
 #ifdef RAMET__VEC512
 enum { ACROSS = 4, FEW = 8 };
-#elif defined(__AVX2__)
+#elif defined(__AVX2__) || defined(RAMET__NEON)
 enum { ACROSS = 2, FEW = 8 };
 #else
 enum { ACROSS = 2, FEW = 0 }; /* the floor shares tile_rows */

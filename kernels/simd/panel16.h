@@ -68,7 +68,7 @@ INLINE void p16_load(const int enc, vi q[8], const p16_place *at, int h) {
     UNROLL for (int j = 0; j < 4; j++) {
         vi v = viload(p + 64 * j);
         q[j] = viand(v, low);
-        q[j + 4] = viand(visrl(v, 4), low);
+        q[j + 4] = vupper(v);
     }
     if (!p16_high(enc)) return;
 #define P16_OR(g, shifted) q[g] = vior(q[g], viand(shifted, high))

@@ -82,19 +82,18 @@ INLINE vi block_dot(const int kind, const int G, vi start, const vi *q, const in
     return start;
 #elif defined(__ARM_FEATURE_DOTPROD)
     const int8x16_t x0 = vld1q_s8(x), x1 = G > 4 ? vld1q_s8(x + 16) : x0;
-    int32x4_t s[2];
-    UNROLL for (int h = 0; h < 2; h++) {
-        /* both factors are signed: what reaches 128 is turned into q - 128 and starts from zero */
-        const int big = kind == BYTE;
-        s[h] = big ? vdupq_n_s32(0) : simde__m128i_to_neon_i32(h ? simde_mm256_extracti128_si256(start, 1) : simde_mm256_castsi256_si128(start));
+    const int big = kind == BYTE; /* both factors are signed: what reaches 128 is turned into q - 128 and starts from zero */
+    if (big) start = viset(0);
 #define SDOT(g, from, lane)                                                                                                          \
-        s[h] = vdotq_laneq_s32(s[h], veorq_s8(simde__m128i_to_neon_i8(h ? simde_mm256_extracti128_si256(q[g], 1) : simde_mm256_castsi256_si128(q[g])), \
-                                              vdupq_n_s8(big ? -128 : 0)), from, lane)
-        SDOT(0, x0, 0); SDOT(1, x0, 1); SDOT(2, x0, 2); SDOT(3, x0, 3);
-        if (G > 4) { SDOT(4, x1, 0); SDOT(5, x1, 1); SDOT(6, x1, 2); SDOT(7, x1, 3); }
-#undef SDOT
+    {                                                                                                                               \
+        const vi w = big ? vixor(q[g], viset8((int8_t)0x80)) : q[g];                                                                \
+        start.lo = vdotq_laneq_s32(start.lo, vreinterpretq_s8_s32(w.lo), from, lane);                                               \
+        start.hi = vdotq_laneq_s32(start.hi, vreinterpretq_s8_s32(w.hi), from, lane);                                               \
     }
-    return simde_mm256_set_m128i(simde__m128i_from_neon_i32(s[1]), simde__m128i_from_neon_i32(s[0]));
+    SDOT(0, x0, 0) SDOT(1, x0, 1) SDOT(2, x0, 2) SDOT(3, x0, 3)
+    if (G > 4) { SDOT(4, x1, 0) SDOT(5, x1, 1) SDOT(6, x1, 2) SDOT(7, x1, 3) }
+#undef SDOT
+    return start;
 #else
     const vi one = simde_mm256_set1_epi16(1);
     vi s[8];
@@ -232,16 +231,15 @@ INLINE void add_pair(const int kind, float32x4_t sum[4], int8x16_t w[4][4], cons
     }
 }
 INLINE void by_twos(float32x4_t to[4], vf v) {
-    const float32x4_t lo = simde__m128_to_neon_f32(simde_mm256_castps256_ps128(v)), hi = simde__m128_to_neon_f32(simde_mm256_extractf128_ps(v, 1));
-    to[0] = vcombine_f32(vget_low_f32(lo), vget_low_f32(lo));
-    to[1] = vcombine_f32(vget_high_f32(lo), vget_high_f32(lo));
-    to[2] = vcombine_f32(vget_low_f32(hi), vget_low_f32(hi));
-    to[3] = vcombine_f32(vget_high_f32(hi), vget_high_f32(hi));
+    to[0] = vcombine_f32(vget_low_f32(v.lo), vget_low_f32(v.lo));
+    to[1] = vcombine_f32(vget_high_f32(v.lo), vget_high_f32(v.lo));
+    to[2] = vcombine_f32(vget_low_f32(v.hi), vget_low_f32(v.hi));
+    to[3] = vcombine_f32(vget_high_f32(v.hi), vget_high_f32(v.hi));
 }
 INLINE vf one_of(const float32x4_t sum[4], const int second) {
     float32x2_t part[4];
     UNROLL for (int o = 0; o < 4; o++) part[o] = second ? vget_high_f32(sum[o]) : vget_low_f32(sum[o]);
-    return simde_mm256_set_m128(simde__m128_from_neon_f32(vcombine_f32(part[2], part[3])), simde__m128_from_neon_f32(vcombine_f32(part[0], part[1])));
+    return (vf){vcombine_f32(part[0], part[1]), vcombine_f32(part[2], part[3])};
 }
 
 /* As above, in pairs of rows; the last of an odd number is a pair with itself. */
@@ -268,7 +266,7 @@ INLINE void many(const int enc, const ramet__product_args *a, int64_t row, int64
             int32x4_t s[2];
             UNROLL for (int i = 0; i < 2; i++) {
                 const vi all = kind_of(enc) == BYTE ? vixor(q[2 * j + i], viset8((int8_t)0x80)) : q[2 * j + i];
-                s[i] = simde__m128i_to_neon_i32(half ? simde_mm256_extracti128_si256(all, 1) : simde_mm256_castsi256_si128(all));
+                s[i] = half ? all.hi : all.lo;
             }
             w[2 * half][j] = vreinterpretq_s8_s32(vzip1q_s32(s[0], s[1]));
             w[2 * half + 1][j] = vreinterpretq_s8_s32(vzip2q_s32(s[0], s[1]));

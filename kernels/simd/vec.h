@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* vec.h - the vector that the sources of this folder are written in: 8 floats over SIMDe (levels simd and avx2), or 16 floats of
+/* vec.h - the vector that the sources of this folder are written in: 8 floats over SIMDe (levels simd and avx2) or NEON, or 16 floats of
  * AVX-512 when RAMET__VEC512 is defined. RAMET__SUFFIX is the level's name; FN(x) is a function's name at this level. */
 #ifndef RAMET__VEC_H
 #define RAMET__VEC_H
@@ -105,6 +105,100 @@ INLINE float vsum(vf a) {
     return _mm_cvtss_f32(_mm_add_ss(q, _mm_movehdup_ps(q)));
 }
 INLINE float vtop(vf a) { return _mm512_reduce_max_ps(a); }
+#elif defined(__aarch64__) && defined(__ARM_NEON)
+/* SIMDe's 256-bit types are unions, which GCC keeps in memory here: 8 floats as two registers */
+#include <arm_neon.h>
+#define RAMET__NEON
+#define VL 8
+typedef struct vf { float32x4_t lo, hi; } vf;
+typedef struct vi { int32x4_t lo, hi; } vi;
+#define RAMET__HALVES(t, f, ...) ((t){f(lo, __VA_ARGS__), f(hi, __VA_ARGS__)})
+#define RAMET__ONE(part, f, a) f((a).part)
+#define RAMET__TWO(part, f, a, b) f((a).part, (b).part)
+#define RAMET__THREE(part, f, a, b, c) f((a).part, (b).part, (c).part)
+#define RAMET__OP(part, op, a, b) ((a).part op (b).part)
+INLINE vf vset(float x) { return (vf){vdupq_n_f32(x), vdupq_n_f32(x)}; }
+INLINE vf vzero(void) { return vset(0.0f); }
+INLINE vf vload(const float *p) { return (vf){vld1q_f32(p), vld1q_f32(p + 4)}; }
+INLINE void vstore(float *p, vf a) {
+    vst1q_f32(p, a.lo);
+    vst1q_f32(p + 4, a.hi);
+}
+INLINE vf vadd(vf a, vf b) { return RAMET__HALVES(vf, RAMET__OP, +, a, b); }
+INLINE vf vsub(vf a, vf b) { return RAMET__HALVES(vf, RAMET__OP, -, a, b); }
+INLINE vf vmul(vf a, vf b) { return RAMET__HALVES(vf, RAMET__OP, *, a, b); }
+INLINE vf vdiv(vf a, vf b) { return RAMET__HALVES(vf, RAMET__OP, /, a, b); }
+INLINE vf vsqrt(vf a) { return RAMET__HALVES(vf, RAMET__ONE, vsqrtq_f32, a); }
+INLINE vf vfma(vf a, vf b, vf c) { return RAMET__HALVES(vf, RAMET__THREE, vfmaq_f32, c, a, b); }
+INLINE vf vfnma(vf a, vf b, vf c) { return RAMET__HALVES(vf, RAMET__THREE, vfmsq_f32, c, a, b); }
+INLINE vf vabs(vf a) { return RAMET__HALVES(vf, RAMET__ONE, vabsq_f32, a); }
+INLINE vf vround(vf a) { return RAMET__HALVES(vf, RAMET__ONE, vrndnq_f32, a); }
+/* as x86 has them: the second operand when one is NaN */
+INLINE float32x4_t vmax4(float32x4_t a, float32x4_t b) { return vbslq_f32(vcgtq_f32(a, b), a, b); }
+INLINE float32x4_t vmin4(float32x4_t a, float32x4_t b) { return vbslq_f32(vcltq_f32(a, b), a, b); }
+INLINE vf vmax(vf a, vf b) { return RAMET__HALVES(vf, RAMET__TWO, vmax4, a, b); }
+INLINE vf vmin(vf a, vf b) { return RAMET__HALVES(vf, RAMET__TWO, vmin4, a, b); }
+INLINE vf vwhere(vf a, vf b, vf yes, vf no) { return (vf){vbslq_f32(vcgtq_f32(a.lo, b.lo), yes.lo, no.lo), vbslq_f32(vcgtq_f32(a.hi, b.hi), yes.hi, no.hi)}; }
+INLINE vi viset(int32_t x) { return (vi){vdupq_n_s32(x), vdupq_n_s32(x)}; }
+INLINE vi viset8(int8_t x) { return (vi){vreinterpretq_s32_s8(vdupq_n_s8(x)), vreinterpretq_s32_s8(vdupq_n_s8(x))}; }
+INLINE vi viload(const void *p) { return (vi){vreinterpretq_s32_u8(vld1q_u8(p)), vreinterpretq_s32_u8(vld1q_u8((const uint8_t *)p + 16))}; }
+INLINE void vistore(void *p, vi a) {
+    vst1q_u8(p, vreinterpretq_u8_s32(a.lo));
+    vst1q_u8((uint8_t *)p + 16, vreinterpretq_u8_s32(a.hi));
+}
+INLINE vi viand(vi a, vi b) { return RAMET__HALVES(vi, RAMET__OP, &, a, b); }
+INLINE vi vior(vi a, vi b) { return RAMET__HALVES(vi, RAMET__OP, |, a, b); }
+INLINE vi vixor(vi a, vi b) { return RAMET__HALVES(vi, RAMET__OP, ^, a, b); }
+INLINE vi viadd(vi a, vi b) { return RAMET__HALVES(vi, RAMET__TWO, vaddq_s32, a, b); }
+INLINE vi visub(vi a, vi b) { return RAMET__HALVES(vi, RAMET__TWO, vsubq_s32, a, b); }
+INLINE vi visrl(vi a, const int n) { return (vi){vreinterpretq_s32_u32(vreinterpretq_u32_s32(a.lo) >> n), vreinterpretq_s32_u32(vreinterpretq_u32_s32(a.hi) >> n)}; }
+INLINE vi visll(vi a, const int n) { return (vi){vreinterpretq_s32_u32(vreinterpretq_u32_s32(a.lo) << n), vreinterpretq_s32_u32(vreinterpretq_u32_s32(a.hi) << n)}; }
+INLINE vi visra(vi a, const int n) { return (vi){a.lo >> n, a.hi >> n}; }
+INLINE vf vcvt(vi a) { return RAMET__HALVES(vf, RAMET__ONE, vcvtq_f32_s32, a); }
+INLINE vi vtoi(vf a) { return RAMET__HALVES(vi, RAMET__ONE, vcvtnq_s32_f32, a); }
+INLINE vf vcast(vi a) { return RAMET__HALVES(vf, RAMET__ONE, vreinterpretq_f32_s32, a); }
+INLINE vi vicast(vf a) { return RAMET__HALVES(vi, RAMET__ONE, vreinterpretq_s32_f32, a); }
+INLINE vf vhalf(const void *p) {
+    const uint16x8_t h = vreinterpretq_u16_u8(vld1q_u8(p));
+    return (vf){vcvt_f32_f16(vreinterpret_f16_u16(vget_low_u16(h))), vcvt_f32_f16(vreinterpret_f16_u16(vget_high_u16(h)))};
+}
+INLINE vf vbrain(const void *p) {
+    const uint16x8_t h = vreinterpretq_u16_u8(vld1q_u8(p));
+    return (vf){vreinterpretq_f32_u32(vshll_n_u16(vget_low_u16(h), 16)), vreinterpretq_f32_u32(vshll_n_u16(vget_high_u16(h), 16))};
+}
+INLINE vf vu8(const void *p) {
+    const uint16x8_t h = vmovl_u8(vld1_u8(p));
+    return (vf){vcvtq_f32_u32(vmovl_u16(vget_low_u16(h))), vcvtq_f32_u32(vmovl_u16(vget_high_u16(h)))};
+}
+INLINE vf vi8(const void *p) {
+    const int16x8_t h = vmovl_s8(vld1_s8(p));
+    return (vf){vcvtq_f32_s32(vmovl_s16(vget_low_s16(h))), vcvtq_f32_s32(vmovl_s16(vget_high_s16(h)))};
+}
+INLINE void vstore_i8(int8_t *p, vi a) { vst1_s8(p, vqmovn_s16(vcombine_s16(vqmovn_s32(a.lo), vqmovn_s32(a.hi)))); }
+INLINE vf vlanes(const float *const p[VL / 4]) { return (vf){vld1q_f32(p[0]), vld1q_f32(p[1])}; }
+INLINE vf vswap(vf a) { return RAMET__HALVES(vf, RAMET__ONE, vrev64q_f32, a); }
+#define RAMET__ZIP64(f, a, b) vreinterpretq_s32_s64(f(vreinterpretq_s64_s32(a), vreinterpretq_s64_s32(b)))
+INLINE vi vilo32(vi a, vi b) { return RAMET__HALVES(vi, RAMET__TWO, vzip1q_s32, a, b); }
+INLINE vi vihi32(vi a, vi b) { return RAMET__HALVES(vi, RAMET__TWO, vzip2q_s32, a, b); }
+INLINE vi vilo64(vi a, vi b) { return (vi){RAMET__ZIP64(vzip1q_s64, a.lo, b.lo), RAMET__ZIP64(vzip1q_s64, a.hi, b.hi)}; }
+INLINE vi vihi64(vi a, vi b) { return (vi){RAMET__ZIP64(vzip2q_s64, a.lo, b.lo), RAMET__ZIP64(vzip2q_s64, a.hi, b.hi)}; }
+typedef struct vd { float64x2_t lo0, lo1, hi0, hi1; } vd;
+INLINE vd vd_zero(void) { return (vd){vdupq_n_f64(0), vdupq_n_f64(0), vdupq_n_f64(0), vdupq_n_f64(0)}; }
+INLINE float64x2_t vd_one(float64x2_t s, float64x2_t x) { return vfmaq_f64(s, x, x); }
+INLINE vd vd_square(vd s, vf x) {
+    return (vd){vd_one(s.lo0, vcvt_f64_f32(vget_low_f32(x.lo))), vd_one(s.lo1, vcvt_high_f64_f32(x.lo)), vd_one(s.hi0, vcvt_f64_f32(vget_low_f32(x.hi))),
+                vd_one(s.hi1, vcvt_high_f64_f32(x.hi))};
+}
+INLINE double vd_sum(vd s) {
+    const float64x2_t a = s.lo0 + s.hi0, b = s.lo1 + s.hi1, t = a + b;
+    return t[0] + t[1];
+}
+INLINE float vsum(vf a) {
+    const float32x4_t q = a.lo + a.hi;
+    const float32x2_t d = vget_low_f32(q) + vget_high_f32(q);
+    return d[0] + d[1];
+}
+INLINE float vtop(vf a) { return vmaxnmvq_f32(vmaxnmq_f32(a.lo, a.hi)); }
 #else
 #include <simde/x86/avx2.h>
 #include <simde/x86/f16c.h>
@@ -116,16 +210,6 @@ INLINE vf vzero(void) { return simde_mm256_setzero_ps(); }
 INLINE vf vset(float x) { return simde_mm256_set1_ps(x); }
 INLINE vf vload(const float *p) { return simde_mm256_loadu_ps(p); }
 INLINE void vstore(float *p, vf a) { simde_mm256_storeu_ps(p, a); }
-INLINE vf vload_n(const float *p, int64_t n) {
-    float t[VL] = {0};
-    for (int64_t i = 0; i < n; i++) t[i] = p[i];
-    return vload(t);
-}
-INLINE void vstore_n(float *p, vf a, int64_t n) {
-    float t[VL];
-    vstore(t, a);
-    for (int64_t i = 0; i < n; i++) p[i] = t[i];
-}
 INLINE vf vadd(vf a, vf b) { return simde_mm256_add_ps(a, b); }
 INLINE vf vsub(vf a, vf b) { return simde_mm256_sub_ps(a, b); }
 INLINE vf vmul(vf a, vf b) { return simde_mm256_mul_ps(a, b); }
@@ -203,6 +287,24 @@ INLINE float vtop(vf a) {
     q = simde_mm_max_ps(q, simde_mm_movehl_ps(q, q));
     return simde_mm_cvtss_f32(simde_mm_max_ss(q, simde_mm_movehdup_ps(q)));
 }
+#endif
+#ifndef RAMET__VEC512
+INLINE vf vload_n(const float *p, int64_t n) {
+    float t[VL] = {0};
+    for (int64_t i = 0; i < n; i++) t[i] = p[i];
+    return vload(t);
+}
+INLINE void vstore_n(float *p, vf a, int64_t n) {
+    float t[VL];
+    vstore(t, a);
+    for (int64_t i = 0; i < n; i++) p[i] = t[i];
+}
+#endif
+/* upper halves of bytes */
+#ifdef RAMET__NEON
+INLINE vi vupper(vi a) { return (vi){vreinterpretq_s32_u8(vshrq_n_u8(vreinterpretq_u8_s32(a.lo), 4)), vreinterpretq_s32_u8(vshrq_n_u8(vreinterpretq_u8_s32(a.hi), 4))}; }
+#else
+INLINE vi vupper(vi a) { return viand(visrl(a, 4), viset8(15)); }
 #endif
 #define HALVES (16 / VL) /* vectors in 16 floats */
 /* up to VL elements of which n are left */

@@ -111,12 +111,12 @@ static const uint16_t product_in[] = {
 #undef RAMET__KERNEL
 
 #define NEEDS_base ""
-#define NEEDS_vnni " with VNNI"
-#define NEEDS_bf16 " with BF16"
+#define NEEDS_vnni "needs VNNI"
+#define NEEDS_bf16 "needs BF16"
 #define ENTRY(level, in, name, detail) #level "/" name "\0" detail "\0"
 #define RAMET__KERNEL(level, op, types) EACH_##level(ENTRY, base, #op, types)
 #define RAMET__PRODUCT(level, needs, packing, encoding, arithmetic) \
-    EACH_##level(ENTRY, needs, "linear/" #encoding "/" #packing "/" #arithmetic, "product" NEEDS_##needs)
+    EACH_##level(ENTRY, needs, "linear/" #encoding "/" #packing "/" #arithmetic, NEEDS_##needs)
 static const char listing[] = /* name, detail, name ...: one string wants no pointers that a loader would have to set */
 #include "registry.def"
     ;

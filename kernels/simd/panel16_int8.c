@@ -159,8 +159,9 @@ INLINE void add_rows(const int enc, vf *sum, const p16_place *at, int h, const i
     for (int64_t r = 0; r < rows; r++) {
         int64_t at_x = r * stride;
         const float *left = (const float *)(const void *)((const uint8_t *)(const void *)(first->d + b) + at_x + rest);
-        for (int64_t last = *left != 0.0f ? at_x + rest : at_x; at_x <= last; at_x += rest)
-            sum[r] = add_block(kind_of(enc), which_of(enc), sum[r], q, d, d1, m, first, blocks, b, at_x);
+        const int64_t last = *left != 0.0f ? at_x + rest : at_x;
+        do sum[r] = add_block(kind_of(enc), which_of(enc), sum[r], q, d, d1, m, first, blocks, b, at_x);
+        while ((at_x += rest) <= last);
     }
 }
 

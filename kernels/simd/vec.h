@@ -151,9 +151,10 @@ INLINE vi vior(vi a, vi b) { return RAMET__HALVES(vi, RAMET__OP, |, a, b); }
 INLINE vi vixor(vi a, vi b) { return RAMET__HALVES(vi, RAMET__OP, ^, a, b); }
 INLINE vi viadd(vi a, vi b) { return RAMET__HALVES(vi, RAMET__TWO, vaddq_s32, a, b); }
 INLINE vi visub(vi a, vi b) { return RAMET__HALVES(vi, RAMET__TWO, vsubq_s32, a, b); }
-INLINE vi visrl(vi a, const int n) { return (vi){vreinterpretq_s32_u32(vreinterpretq_u32_s32(a.lo) >> n), vreinterpretq_s32_u32(vreinterpretq_u32_s32(a.hi) >> n)}; }
-INLINE vi visll(vi a, const int n) { return (vi){vreinterpretq_s32_u32(vreinterpretq_u32_s32(a.lo) << n), vreinterpretq_s32_u32(vreinterpretq_u32_s32(a.hi) << n)}; }
-INLINE vi visra(vi a, const int n) { return (vi){a.lo >> n, a.hi >> n}; }
+#define RAMET__SHIFT(part, op, a, n) vreinterpretq_s32_u32(vreinterpretq_u32_s32((a).part) op vdupq_n_u32((uint32_t)(n)))
+INLINE vi visrl(vi a, const int n) { return RAMET__HALVES(vi, RAMET__SHIFT, >>, a, n); }
+INLINE vi visll(vi a, const int n) { return RAMET__HALVES(vi, RAMET__SHIFT, <<, a, n); }
+INLINE vi visra(vi a, const int n) { return (vi){a.lo >> vdupq_n_s32(n), a.hi >> vdupq_n_s32(n)}; }
 INLINE vf vcvt(vi a) { return RAMET__HALVES(vf, RAMET__ONE, vcvtq_f32_s32, a); }
 INLINE vi vtoi(vf a) { return RAMET__HALVES(vi, RAMET__ONE, vcvtnq_s32_f32, a); }
 INLINE vf vcast(vi a) { return RAMET__HALVES(vf, RAMET__ONE, vreinterpretq_f32_s32, a); }

@@ -15,7 +15,7 @@ demo:
 	$(BUILD)/examples/ramet/ramet cycle "$(CACHE)/models/SmolLM2-135M-Instruct.Q4_1.gguf" -o $(BUILD)/demo \
 	  --domain medicine="$$(parts medicine)" --domain cooking="$$(parts cooking)" \
 	  --topic medicine="signs and symptoms of diseases" --topic cooking="the preparation of dishes" \
-	  --general "$$data/general.valid.jsonl,$$data/general.test.jsonl" --chat "$$data/chat.valid.jsonl,$$data/chat.test.jsonl"
+	  --general "$$data/general.valid.jsonl,$$data/general.test.jsonl" --chat "$$data/chat.valid.jsonl,$$data/chat.test.jsonl" --eval-tokens 3060
 
 test:
 	tests/bootstrap.sh $(BUILD)

@@ -52,8 +52,10 @@ def one_seed(a, seed, domains, guards):
     test = {}
     for method in (m["method"] for m in turn["methods"] if m["made"] and (not a.methods or m["method"] in a.methods.split(","))):
         print(f"loop: seed {seed}: {method} on test text", flush=True)
-        test[method] = {text: json.loads(run(a.ramet, "eval", out / f"candidate-{method}.gguf", "--against", a.model, "--text", a.data / f"{text}.test.jsonl",
-                                             "--max-tokens", a.tokens, "--json"))["difference"] for text in domains + guards}
+        test[method] = {}
+        for text in domains + guards:
+            told = json.loads(run(a.ramet, "eval", out / f"candidate-{method}.gguf", "--against", a.model, "--text", a.data / f"{text}.test.jsonl", "--max-tokens", a.tokens, "--json"))
+            test[method][text] = {"difference": told["difference"], "interval": told["interval"]}
     record = {"turn": turn, "test": test}
     part = found.with_suffix(".part")
     part.write_text(json.dumps(record))
@@ -76,7 +78,7 @@ def summary(records, texts, domains):
         made = [r["test"][name] for r in records if name in r["test"]]
         made = made if len(made) == sum(m["made"] for m in rows) else []  # not measured in every seed
         methods[name] = {"shape": rows[0]["shape"], "passed": sum(m["passed"] for m in rows), "chosen": sum(m["chosen"] for m in rows),
-                         "test": {t: spread([d[t] for d in made]) for t in texts} if made else {}}
+                         "test": {t: dict(spread([d[t]["difference"] for d in made]), intervals=[d[t]["interval"] for d in made]) for t in texts} if made else {}}
     for shape in dict.fromkeys(v["shape"] for v in records[0]["turn"]["variants"]):
         variants[shape] = {d: spread([v["adapted"]["difference"] for r in records for v in r["turn"]["variants"] if (v["shape"], v["domain"]) == (shape, d)]) for d in domains}
     return {"parent": {t: records[0]["turn"]["test"][t]["parent"] for t in texts}, "methods": methods, "variants": variants}
@@ -92,6 +94,11 @@ def table(s, texts, domains, seeds):
     for name, m in s["methods"].items():
         lines.append(f"| `{name}` from {m['shape']} variants | " + " | ".join(cell(m["test"][t]) if m["test"] else "" for t in texts)
                      + f" | {m['passed']} of {n}" + (f", chosen {m['chosen']}" if m["chosen"] else "") + " |")
+    for name, m in s["methods"].items():
+        if m["test"]:
+            better = [(t, i is not None and i[1] < 0) for t in domains for i in m["test"][t]["intervals"]]
+            lines.append(f"\n`{name}`: the 95% interval of the change lies below zero in {sum(b for _, b in better)} of {len(better)} (domains and seeds)"
+                         + ("" if all(b for _, b in better) else ", not on " + ", ".join(t for t, b in better if not b)) + ".")
     return "\n".join(lines) + "\n"
 
 

@@ -198,7 +198,7 @@ static void wait_done(ramet__threads *pool, slot *s, int64_t claimed) {
     }
     if (atomic_load(&s->done) >= claimed) return;
     pthread_mutex_lock(&pool->lock);
-    atomic_store(&s->waiting, 1);
+    (void)atomic_exchange(&s->waiting, 1); /* a store would do, but qemu lets a load pass an aarch64 store-release: a worker's news was lost there */
     while (atomic_load(&s->done) < claimed) pthread_cond_wait(&pool->finished, &pool->lock);
     atomic_store(&s->waiting, 0);
     pthread_mutex_unlock(&pool->lock);

@@ -15,7 +15,7 @@ typedef struct ramet_session ramet_session;
 
 #define RAMET_MODE_EXACT 0    /**< fp32 arithmetic; a row's bits do not depend on its neighbours */
 #define RAMET_MODE_BALANCED 1 /**< default: reduced-precision products where the loss does not show; caches in IEEE halves */
-#define RAMET_MODE_FAST 2     /**< as balanced, but int8 products round all activations once: many rows are faster, the error is some three times as large */
+#define RAMET_MODE_FAST 2     /**< as balanced, but int8 products round all activations once: many rows are faster, at some loss of accuracy (README, "Speed") */
 
 typedef struct ramet_session_options {
     uint32_t struct_size;

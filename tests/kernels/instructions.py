@@ -13,9 +13,9 @@ import argparse
 import json
 import os
 import pathlib
+import shutil
 import subprocess
 import sys
-import tarfile
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 VERSION, GCC = "0.3.36", "aarch64-linux-gnu-"
@@ -36,8 +36,7 @@ def peer(cache, level):
         source = next(cache.glob("llama_cpp_python-*/vendor/llama.cpp"), None)
         if not source:
             run(sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--no-binary", ":all:", "-d", cache, f"llama-cpp-python=={VERSION}")
-            with tarfile.open(next(cache.glob("*.tar.gz"))) as t:
-                t.extractall(cache, filter="data")
+            run("tar", "xzf", next(cache.glob("*.tar.gz")), "-C", cache)
             source = next(cache.glob("llama_cpp_python-*/vendor/llama.cpp"))
         print(f"instructions: building ggml for {LEVELS[level]}", flush=True)
         options = {"CMAKE_SYSTEM_NAME": "Linux", "CMAKE_SYSTEM_PROCESSOR": "aarch64", "CMAKE_C_COMPILER": GCC + "gcc", "CMAKE_CXX_COMPILER": GCC + "g++", "CMAKE_BUILD_TYPE": "Release",
@@ -74,11 +73,14 @@ def main():
     a = parser.parse_args()
     if not (a.build / "lib/libramet_core.a").exists():
         sys.exit(f"instructions: {a.build}/lib/libramet_core.a is not there; tests/hosts/aarch64.sh {ROOT} {a.build} makes it")
+    for tool in (GCC + "gcc", GCC + "g++", "qemu-aarch64", "cmake"):
+        if not shutil.which(tool):
+            sys.exit(f"instructions: there is no {tool}; --help names the packages")
     a.cache.mkdir(parents=True, exist_ok=True)
     ours = a.cache / "ramet"
     run(GCC + "gcc", "-O2", "-static", ROOT / "tests/kernels/instructions.c", "-I", ROOT / "kernels", "-I", ROOT / "lib", "-I", ROOT / "include", a.build / "lib/libramet_core.a", "-lm", "-lpthread", "-o", ours)
     found = []
-    print(f"instructions a multiplication, {a.out} outputs of {a.width} inputs\n\n| level | encoding | rows | ramet | llama.cpp | |\n|---|---|---|---|---|---|")
+    print(f"instructions a multiplication, {a.out} outputs of {a.width} inputs\n\n| level | encoding | rows | ramet | llama.cpp | llama.cpp / ramet |\n|---|---|---|---|---|---|")
     for level in LEVELS:
         other = peer(a.cache, level)
         for encoding in a.encodings.split(","):
@@ -91,7 +93,7 @@ def main():
                 if abs(each[0]["last"] - each[1]["last"]) > 0.1 * abs(each[0]["last"]) + 1:
                     sys.exit(f"instructions: {encoding}: the last output is {each[0]['last']} here and {each[1]['last']} there: not the same product")
                 found.append({"level": level, "encoding": encoding, "rows": rows, "ramet": each[0]["instructions"], "peer": each[1]["instructions"]})
-                print(f"| {level} | {encoding} | {rows} | {each[0]['instructions'] / work:.4f} | {each[1]['instructions'] / work:.4f} | {each[1]['instructions'] / each[0]['instructions']:.2f}x fewer |", flush=True)
+                print(f"| {level} | {encoding} | {rows} | {each[0]['instructions'] / work:.4f} | {each[1]['instructions'] / work:.4f} | {each[1]['instructions'] / each[0]['instructions']:.2f} |", flush=True)
     if a.json:
         a.json.write_text(json.dumps({"out": a.out, "width": a.width, "rows": found}, indent=1) + "\n")
 

@@ -229,6 +229,84 @@ static void test_two_turns_of_the_loop(void **state) {
     ramet_store_free(s);
 }
 
+/* What of `change` arrived in b over a: 1 is all of it. */
+static double arrived(const ramet__weight *a, const ramet__weight *b, const float *change, float *va, float *vb) {
+    const ramet__shape *shape = ramet__weight_shape(a);
+    double along = 0, all = 0;
+    ramet__weight_decode(va, a, 0, ramet__shape_rows(shape));
+    ramet__weight_decode(vb, b, 0, ramet__shape_rows(shape));
+    for (int64_t i = 0; i < ramet__shape_count(shape); i++) {
+        along += ((double)vb[i] - va[i]) * change[i];
+        all += (double)change[i] * change[i];
+    }
+    return along / all;
+}
+
+static void test_a_parent_in_q8_0_takes_small_changes_without_growing(void **state) {
+    (void)state;
+    ramet_quantize_options q;
+    ramet_model *parent = NULL, *variant = NULL, *nearest = NULL, *chosen = NULL, *again = NULL;
+    ramet_store *s = new_store("small");
+    ramet_candidate *c = NULL;
+    ramet_feed_options o;
+    int64_t version;
+    ramet_quantize_options_init(&q, sizeof q);
+    q.encoding = "Q8_0";
+    ok(ramet_quantize(&variant, tiny, &q));
+    brief(s, at("sb"), NULL);
+    ramet_adapter *a = tuned(variant, at("one.jsonl"), 24);
+    ok(update(at("su"), variant, at("sb"), a, RAMET_UPDATE_DELTA));
+    const char *u = at("su");
+    ramet_feed_options_init(&o, sizeof o);
+    o.encoding = "Q8_0";
+    ok(ramet_feed(&c, s, "average", &u, 1, &o));
+    assert_int_equal(gate(s, c, at("one.jsonl"), NULL), 1);
+    ok(ramet_commit(&version, s, c));
+    ramet_candidate_free(c);
+    ramet_adapter_free(a);
+    ramet_model_free(variant);
+
+    ok(ramet_store_head(NULL, &parent, s)); /* in Q8_0 now */
+    ok(ramet_quantize(&variant, parent, &q));
+    brief(s, at("sb2"), NULL);
+    a = tuned(variant, at("two.jsonl"), 2);
+    ok(update(at("su2"), variant, at("sb2"), a, RAMET_UPDATE_DELTA));
+    u = at("su2");
+    o.options = "scale=.12"; /* what is left is below half a step of the encoding */
+    ok(ramet_feed(&c, s, "task_arithmetic", &u, 1, &o));
+    ok(ramet_candidate_model(&nearest, c));
+    ramet_candidate_free(c);
+    o.encoding = "auto";
+    ok(ramet_feed(&c, s, "task_arithmetic", &u, 1, &o));
+    ok(ramet_candidate_model(&chosen, c));
+    ramet_candidate_free(c);
+    ok(ramet_feed(&c, s, "task_arithmetic", &u, 1, &o));
+    ok(ramet_candidate_model(&again, c));
+    ramet_candidate_free(c);
+    assert_string_equal(ramet_model_digest(chosen), ramet_model_digest(again)); /* chance is counted, not drawn */
+    for (int64_t i = 0; i < parent->n_weights; i++) {
+        const ramet__weight *w = parent->weights[i];
+        if (!ramet__adapter_find(a, ramet__weight_name(w))) continue;
+        int64_t count = ramet__shape_count(ramet__weight_shape(w));
+        float *room = malloc((size_t)count * 3 * sizeof *room), scale = .12f;
+        const ramet_adapter *const adapters[1] = {a};
+        assert_non_null(room);
+        ramet__adapter_delta(room, adapters, &scale, 1, w);
+        double kept = arrived(w, chosen->weights[i], room, room + count, room + 2 * count), lost = 1 - arrived(w, nearest->weights[i], room, room + count, room + 2 * count);
+        assert_int_equal(ramet__weight_enc(chosen->weights[i]), RAMET__ENC_Q8_0);
+        assert_true(fabs(kept - 1) <= .1);
+        assert_true(lost > .5); /* to the nearest, the change is lost */
+        free(room);
+    }
+    ramet_model_free(parent);
+    ramet_model_free(variant);
+    ramet_model_free(nearest);
+    ramet_model_free(chosen);
+    ramet_model_free(again);
+    ramet_adapter_free(a);
+    ramet_store_free(s);
+}
+
 static void test_lift_and_distill_from_a_pruned_variant(void **state) {
     (void)state;
     ramet_store *s = new_store("pruned");
@@ -699,7 +777,8 @@ static void test_list_names_everything_once(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_two_turns_of_the_loop), cmocka_unit_test(test_lift_and_distill_from_a_pruned_variant), cmocka_unit_test(test_topics), cmocka_unit_test(test_merges_follow_their_formulas),
+        cmocka_unit_test(test_two_turns_of_the_loop), cmocka_unit_test(test_a_parent_in_q8_0_takes_small_changes_without_growing),
+        cmocka_unit_test(test_lift_and_distill_from_a_pruned_variant), cmocka_unit_test(test_topics), cmocka_unit_test(test_merges_follow_their_formulas),
         cmocka_unit_test(test_bad_updates_are_refused_and_entered_in_the_ledger), cmocka_unit_test(test_every_truncation_of_an_update_is_an_error),
         cmocka_unit_test(test_failed_gate_leaves_head), cmocka_unit_test(test_store_and_files_describe_themselves), cmocka_unit_test(test_tasks_come_from_callbacks),
         cmocka_unit_test(test_slot_exchanges_the_live_model), cmocka_unit_test(test_list_names_everything_once),

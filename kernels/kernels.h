@@ -76,7 +76,7 @@ enum { RAMET__KV_ROWS, RAMET__KV_CACHE, RAMET__KV_CACHE_F16 }; /* how attention 
 
 /* ---- the table ------------------------------------------------------------------------------------------------- */
 typedef struct ramet__kernels {
-    const char *isa;          /* "ref", "simd", "avx2", "avx512" */
+    const char *isa;          /* "ref", "simd", "avx2", "avx512", "amx" ... */
 
     /* y = a + b; y = a * b; y += s * x; y = s * x; sums in double-free fixed order of 16 lanes */
     void (*add)(float *y, const float *a, const float *b, int64_t n);
@@ -169,6 +169,7 @@ typedef struct ramet__kernels {
      * c1 = 1/(1-beta1^t), c2 = 1/(1-beta2^t). */
     void (*adamw)(float *p, float *m, float *v, float *g, int64_t n, float lr, float beta1, float beta2, float eps, float decay, float c1, float c2, float g_scale);
 
+    int32_t brain_rows; /* from so many rows on, its bf16 products are faster than the reduced ones; 0: never */
     uint32_t table; /* which products it has: ramet__kernels_products */
 } ramet__kernels;
 

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* registry.c - the tables of kernels and the list of products, generated from registry.def: ref fills a table, each level overwrites
  * what it does better (of two initializers of a field the later wins). Everything is static const. The build defines RAMET__BUILD_SIMD,
- * RAMET__BUILD_AVX2, _AVXVNNI, _AVX512, _DOTPROD and _I8MM for the libraries it links. */
+ * RAMET__BUILD_AVX2, _AVXVNNI, _AVX512, _AMX, _DOTPROD and _I8MM for the libraries it links. */
 #include "registry.h"
 #include <string.h>
 
@@ -50,11 +50,11 @@
 #define dotprod_bf16(f, x)
 
 /* ---- lists: an entry for every level that a line is compiled for; each table reads one list of products under its bit */
-enum { IN_REF = 1, IN_SIMD = 2, IN_DOTPROD = 4, IN_AVX2 = 8, IN_AVX512 = 16, IN_AVX512_VNNI = 32, IN_AVX512_BF16 = 64, IN_AVXVNNI = 128, IN_I8MM = 256, IN_ALL = 511 };
+enum { IN_REF = 1, IN_SIMD = 2, IN_DOTPROD = 4, IN_AVX2 = 8, IN_AVX512 = 16, IN_AVX512_VNNI = 32, IN_AVX512_BF16 = 64, IN_AVXVNNI = 128, IN_I8MM = 256, IN_AMX = 512, IN_ALL = 1023 };
 enum { ALL_AVX2 = IN_AVX2 | IN_AVXVNNI, ALL_SIMD = IN_SIMD | IN_DOTPROD | IN_I8MM };
-#define IN_base (IN_AVX512 | IN_AVX512_VNNI | IN_AVX512_BF16)
-#define IN_vnni (IN_AVX512_VNNI | IN_AVX512_BF16)
-#define IN_bf16 IN_AVX512_BF16
+#define IN_base (IN_AVX512 | IN_vnni)
+#define IN_vnni (IN_AVX512_VNNI | IN_bf16)
+#define IN_bf16 (IN_AVX512_BF16 | IN_AMX)
 #define NONE(level, ...)
 #ifdef RAMET__BUILD_SIMD
 #define SIMD(f, ...) f(simd, ALL_SIMD, __VA_ARGS__)
@@ -70,6 +70,11 @@ enum { ALL_AVX2 = IN_AVX2 | IN_AVXVNNI, ALL_SIMD = IN_SIMD | IN_DOTPROD | IN_I8M
 #define AVX512(f, in, ...) f(avx512, in, __VA_ARGS__)
 #else
 #define AVX512(f, in, ...)
+#endif
+#ifdef RAMET__BUILD_AMX
+#define AMX(f, ...) f(amx, IN_AMX, __VA_ARGS__)
+#else
+#define AMX(f, ...)
 #endif
 #ifdef RAMET__BUILD_DOTPROD
 #define DOTPROD(f, ...) f(dotprod, IN_DOTPROD | IN_I8MM, __VA_ARGS__)
@@ -92,6 +97,7 @@ enum { ALL_AVX2 = IN_AVX2 | IN_AVXVNNI, ALL_SIMD = IN_SIMD | IN_DOTPROD | IN_I8M
 #define EACH_avx2(f, needs, ...) AVX2(f, ALL_AVX2 | IN_base, __VA_ARGS__)
 #define EACH_avxvnni(f, needs, ...) AVXVNNI(f, __VA_ARGS__)
 #define EACH_avx512(f, needs, ...) AVX512(f, IN_##needs, __VA_ARGS__)
+#define EACH_amx(f, needs, ...) AMX(f, __VA_ARGS__)
 #define EACH_dotprod(f, needs, ...) DOTPROD(f, __VA_ARGS__)
 #define EACH_i8mm(f, needs, ...) I8MM(f, __VA_ARGS__)
 #define EACH_bf16(f, needs, ...) AVX512(f, IN_bf16, __VA_ARGS__)
@@ -174,11 +180,19 @@ static const ramet__kernels table_avx512_vnni = {
 static const ramet__kernels table_avx512_bf16 = {
 #include "registry.def"
     .isa = "avx512", .table = IN_AVX512_BF16};
+#ifdef RAMET__BUILD_AMX
+static const ramet__kernels table_amx = {
+#include "registry.def"
+    .isa = "amx", .table = IN_AMX, .brain_rows = 32};
+#endif
 #undef RAMET__KERNEL
 #endif
 #undef RAMET__PRODUCT
 
 const ramet__kernels *ramet__kernels_get(int32_t isa, uint32_t cpu) {
+#ifdef RAMET__BUILD_AMX
+    if (cpu & RAMET__HAS_AMX && cpu & RAMET__HAS_VNNI && cpu & RAMET__HAS_BF16) return &table_amx;
+#endif
 #ifdef RAMET__BUILD_AVX512
     if (cpu & RAMET__HAS_AVX512)
         return !(cpu & RAMET__HAS_VNNI) ? &table_avx512 : cpu & RAMET__HAS_BF16 ? &table_avx512_bf16 : &table_avx512_vnni;

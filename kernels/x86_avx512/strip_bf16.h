@@ -6,8 +6,9 @@
 #include "kernels.h"
 #include "simd/vec.h"
 #include "x86_avx512/pairs_bf16.h"
+#include "x86_avx512/strip_tiles.h"
 
-enum { STRIP = 64, CHUNK = 1024, ROWS = 12, GROUP = 96 }; /* columns and outputs of a strip of W; rows of a tile; of dy rounded at a time */
+enum { CHUNK = 1024, ROWS = 12, GROUP = 96 }; /* outputs of a strip of W; rows of a tile; of dy rounded at a time */
 
 static uint64_t strip_scratch(int64_t m, int64_t n, int64_t k) { return CHUNK * STRIP * 2 + GROUP * CHUNK * 2; }
 
@@ -53,7 +54,7 @@ static void round_row(uint16_t *dst, const float *x, int64_t depth) {
 /* Writes dst[8 pairs][STRIP][2]: outputs n..n+16 (zeros past the last) x inputs k..k+32 (anything past the last). */
 typedef void strip_decoder(uint16_t *dst, const ramet__product_args *a, int64_t n, int64_t k);
 
-NOINLINE static void strip_transposed(strip_decoder *decode, const ramet__product_args *a) {
+NOINLINE static void strip_transposed(strip_decoder *decode, strip_tiles *multiply, const ramet__product_args *a) {
     uint16_t *w = a->scratch, *dy = w + CHUNK * STRIP;
     for (int64_t n = 0; n < a->n; n += CHUNK) {
         int64_t depth = a->n - n < CHUNK ? a->n - n : CHUNK, pairs = (depth + 1) / 2;
@@ -64,13 +65,13 @@ NOINLINE static void strip_transposed(strip_decoder *decode, const ramet__produc
                 for (int64_t i = 0; i < width; i += 32)
                     decode(w + (o / 2 * STRIP + i) * 2, a, n + o, k + i);
             if (a->rounded) {
-                tiles(a->y + k, a->y_stride, a->m, width, start, (const uint32_t *)a->x + n / 2, a->x_stride / 4, w, pairs);
+                multiply(a->y + k, a->y_stride, a->m, width, start, (const uint32_t *)a->x + n / 2, a->x_stride / 4, w, pairs);
                 continue;
             }
             for (int64_t r0 = 0; r0 < a->m; r0 += GROUP) {
                 int64_t rows = a->m - r0 < GROUP ? a->m - r0 : GROUP;
                 for (int64_t r = 0; r < rows; r++) round_row(dy + r * CHUNK, (const float *)a->x + (r0 + r) * a->x_stride + n, depth);
-                tiles(a->y + r0 * a->y_stride + k, a->y_stride, rows, width, start, (const uint32_t *)(const void *)dy, CHUNK / 2, w, pairs);
+                multiply(a->y + r0 * a->y_stride + k, a->y_stride, rows, width, start, (const uint32_t *)(const void *)dy, CHUNK / 2, w, pairs);
             }
         }
     }

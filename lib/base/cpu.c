@@ -46,6 +46,9 @@ uint32_t ramet__cpu_detect(void) {
     flags |= RAMET__CPU_AVX512;
     if (has(c7, 1u << 11)) flags |= RAMET__CPU_AVX512_VNNI;
     if (has(more, 1u << 5)) flags |= RAMET__CPU_AVX512_BF16;
+#ifdef RAMET__EMULATE_AMX
+    if (flags & RAMET__CPU_AVX512_BF16) return flags | RAMET__CPU_AMX;
+#endif
     if (has(d7, 1u << 22 | 1u << 24 | 1u << 25) && (state & 0x60000) == 0x60000 && amx_permitted()) flags |= RAMET__CPU_AMX;
     return flags;
 }

@@ -221,6 +221,11 @@ struct ramet__plan {
 static inline int32_t ramet__plan_arithmetic(const ramet__plan *p) {
     return p->mode == RAMET__MODE_EXACT ? RAMET__EXACT : p->mode == RAMET__MODE_BALANCED && p->training ? RAMET__BRAIN : RAMET__REDUCED;
 }
+/* of a product of so many rows at once */
+static inline int32_t ramet__plan_arithmetic_of(const ramet__plan *p, int64_t rows) {
+    const int32_t arithmetic = ramet__plan_arithmetic(p), from = p->rt->kernels->brain_rows;
+    return arithmetic == RAMET__REDUCED && from && rows >= from ? RAMET__BRAIN : arithmetic;
+}
 /* A row of activations as the product wants it */
 static inline void ramet__prepare(const ramet__plan *p, const ramet__product *product, void *to, const float *x, int64_t k) {
     const ramet__scheme *scheme = product->scheme;

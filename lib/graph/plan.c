@@ -401,7 +401,7 @@ char *ramet__plan_text(const ramet__plan *p) {
                 ramet__text_add(&t, " %s", ramet__weight_name(s->in[j]->weight));
                 if (s->op->encoded >> j & 1 && s->op != &ramet__opdef_embed)
                     ramet__text_add(&t, ":%s",
-                                    ramet__weight_product(s->in[j]->weight, ramet__plan_arithmetic(p))->scheme->name);
+                                    ramet__weight_product(s->in[j]->weight, ramet__plan_arithmetic_of(p, s->op == &ramet__opdef_linear ? s->out[0]->fixed : 0))->scheme->name);
             }
         for (int32_t j = 0; j < s->n_in; j++)
             if (s->in[j] && s->in[j]->leaf == RAMET__LEAF_SLOT)

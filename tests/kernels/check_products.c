@@ -274,14 +274,14 @@ static void check_product(const ramet__product *p, int thorough) {
 
 void check_products(const ramet__kernels *ref, const ramet__kernels *k, int thorough) {
     static char name[96];
-    static const ramet__product *done[160];
+    static const ramet__product *done[256];
     static int count;
     const ramet__product *p;
     for (int32_t at = 0; (p = ramet__kernels_products(k, &at));) {
         int seen = 0;
         for (int i = 0; i < count; i++) seen |= done[i] == p;
         if (seen) continue; /* tables of higher levels list those of lower ones too */
-        if (count < 160) done[count++] = p;
+        if (count < 256) done[count++] = p;
         snprintf(name, sizeof name, "%s/linear/%s/%s", k->isa, p->packing->encoding, p->scheme->name);
         check_name = name;
         check_product(p, thorough);

@@ -97,15 +97,19 @@ typedef struct linear_part {
 } linear_part;
 typedef struct linear_info {
     int32_t parts;
-    linear_part part[PARTS];
+    linear_part few[PARTS], many[PARTS]; /* many: where so many rows are multiplied otherwise, else the same */
 } linear_info;
+static const linear_part *parts_of(const ramet__step *s, const ramet__exec *x, int64_t rows) {
+    const linear_info *info = s->extra;
+    return ramet__plan_arithmetic_of(x->plan, rows) == ramet__plan_arithmetic(x->plan) ? info->few : info->many;
+}
 
 /* A variable's floats are rounded as an encoded weight's where the plan's arithmetic is not exact and the CPU has what that takes. */
-static const ramet__product *product_of(const ramet__plan *p, const ramet__pval *w) {
+static const ramet__product *product_of(const ramet__plan *p, const ramet__pval *w, int32_t arithmetic) {
     const ramet__product *product;
-    if (w->leaf == RAMET__LEAF_WEIGHT) return ramet__weight_product(w->weight, ramet__plan_arithmetic(p));
+    if (w->leaf == RAMET__LEAF_WEIGHT) return ramet__weight_product(w->weight, arithmetic);
     if (w->leaf != RAMET__LEAF_VAR || p->mode == RAMET__MODE_EXACT) return NULL;
-    product = ramet__kernels_product(p->rt->kernels, "F32", ramet__plan_arithmetic(p));
+    product = ramet__kernels_product(p->rt->kernels, "F32", arithmetic);
     return product->packing->in_place && product->scheme->outer ? product : NULL;
 }
 static const void *packed_of(const ramet__pval *w) { return w->leaf == RAMET__LEAF_WEIGHT ? ramet__weight_packed(w->weight) : w->data; }
@@ -115,34 +119,40 @@ static void cut(linear_part *part, const ramet__product *product) {
     part->rows = product ? product->scheme->row_step : DENSE_ROWS;
     part->cols = product ? product->scheme->col_step : DENSE_COLS;
 }
+/* The parts of a step that has at most so many rows; their prepared activations take `bytes` of shared room. */
+static void cut_parts(linear_part *part, ramet__plan *p, ramet__step *s, int64_t rows, int32_t arithmetic) {
+    uint64_t bytes = 0;
+    const int64_t k = s->in[0]->cols;
+    for (int32_t i = 0; i < s->attr.i[0]; i++) {
+        const ramet__pval *w = s->in[1 + 3 * i];
+        cut(&part[i], product_of(p, w, arithmetic));
+        const ramet__product *product = part[i].product;
+        if (!product) continue;
+        s->scratch_bytes = RAMET__MAX(s->scratch_bytes, product->scheme->scratch_bytes(RAMET__MIN(rows, part[i].rows), w->fixed, k));
+        part[i].prepares = 1;
+        for (int32_t j = 0; j < i && part[i].prepares; j++) {
+            const linear_part *other = &part[j];
+            if (!other->product || other->product->scheme->prepare != product->scheme->prepare || other->product->scheme->prepared_bytes != product->scheme->prepared_bytes) continue;
+            part[i].prepares = 0;
+            part[i].at = other->at;
+            part[i].stride = other->stride;
+        }
+        if (!part[i].prepares) continue;
+        part[i].at = bytes;
+        part[i].stride = product->scheme->prepared_bytes(k);
+        bytes += ramet__align(part[i].stride * (uint64_t)rows);
+    }
+    s->shared_bytes = RAMET__MAX(s->shared_bytes, bytes);
+}
 static ramet_status linear_prepare(ramet__plan *p, ramet__step *s) {
     linear_info *info = ramet__arena_alloc(&p->names, sizeof *info);
     if (!info) return ramet__alloc_status();
     s->extra = info;
     info->parts = (int32_t)s->attr.i[0];
-    int64_t rows = s->in[0]->fixed, k = s->in[0]->cols;
-    for (int32_t i = 0; i < info->parts; i++) {
-        linear_part *part = &info->part[i];
-        const ramet__pval *w = s->in[1 + 3 * i];
-        cut(part, product_of(p, w));
-        if (!part->product) continue;
-        s->scratch_bytes =
-            RAMET__MAX(s->scratch_bytes, part->product->scheme->scratch_bytes(RAMET__MIN(rows, part->rows), w->fixed, k));
-        part->prepares = 1;
-        for (int32_t j = 0; j < i && part->prepares; j++) {
-            const linear_part *other = &info->part[j];
-            if (!other->product || other->product->scheme->prepare != part->product->scheme->prepare ||
-                other->product->scheme->prepared_bytes != part->product->scheme->prepared_bytes)
-                continue;
-            part->prepares = 0;
-            part->at = other->at;
-            part->stride = other->stride;
-        }
-        if (!part->prepares) continue;
-        part->at = s->shared_bytes;
-        part->stride = part->product->scheme->prepared_bytes(k);
-        s->shared_bytes += ramet__align(part->stride * (uint64_t)rows);
-    }
+    const int64_t rows = s->in[0]->fixed;
+    const int32_t few = ramet__plan_arithmetic(p), many = ramet__plan_arithmetic_of(p, rows);
+    cut_parts(info->few, p, s, many == few ? rows : p->rt->kernels->brain_rows - 1, few);
+    if (many != few) cut_parts(info->many, p, s, rows, many);
     return RAMET_OK;
 }
 static double linear_work(const ramet__plan *p, const ramet__step *s) {
@@ -161,25 +171,24 @@ static int64_t blocks_of(const ramet__step *s) {
     return n;
 }
 static int64_t linear_pieces(const ramet__step *s, const ramet__exec *x, int32_t phase) {
-    const linear_info *info = s->extra;
+    const int32_t parts = ((const linear_info *)s->extra)->parts;
     int64_t rows = ramet__count(x, s->in[0]), n = 0;
+    const linear_part *part = parts_of(s, x, rows);
     if (phase == 0) {
-        for (int32_t i = 0; i < info->parts; i++) {
+        for (int32_t i = 0; i < parts; i++) {
             const ramet__pval *base = s->in[3 + 3 * i];
-            if (info->part[i].prepares || (base && base->data != s->out[i]->data))
+            if (part[i].prepares || (base && base->data != s->out[i]->data))
                 return ramet__ceil_div(rows, PREPARE_ROWS);
         }
         return 0;
     }
     if (phase > 1) return -1;
     if (rows <= FEW_ROWS) return x->plan->workers;
-    for (int32_t i = 0; i < info->parts; i++)
-        n += ramet__ceil_div(rows, info->part[i].rows) * ramet__ceil_div(s->out[i]->cols, info->part[i].cols);
+    for (int32_t i = 0; i < parts; i++) n += ramet__ceil_div(rows, part[i].rows) * ramet__ceil_div(s->out[i]->cols, part[i].cols);
     return n;
 }
-static void linear_prepare_rows(const ramet__step *s, const ramet__exec *x, const linear_info *info, int64_t r0, int64_t r1) {
-    for (int32_t i = 0; i < info->parts; i++) {
-        const linear_part *part = &info->part[i];
+static void linear_prepare_rows(const ramet__step *s, const ramet__exec *x, const linear_part *part, int64_t r0, int64_t r1) {
+    for (int32_t i = 0; i < ((const linear_info *)s->extra)->parts; i++, part++) {
         const ramet__pval *base = s->in[3 + 3 * i];
         if (part->prepares)
             for (int64_t r = r0; r < r1; r++)
@@ -189,8 +198,7 @@ static void linear_prepare_rows(const ramet__step *s, const ramet__exec *x, cons
     }
 }
 /* Rows r0..r1, outputs c0..c1 of part i */
-static void block(const ramet__step *s, const ramet__exec *x, int32_t i, int64_t r0, int64_t r1, int64_t c0, int64_t c1, void *scratch) {
-    const linear_part *part = &((const linear_info *)s->extra)->part[i];
+static void block(const ramet__step *s, const ramet__exec *x, const linear_part *part, int32_t i, int64_t r0, int64_t r1, int64_t c0, int64_t c1, void *scratch) {
     const ramet__pval *w = s->in[1 + 3 * i], *bias = s->in[2 + 3 * i], *base = s->in[3 + 3 * i];
     int64_t n = s->out[i]->cols, k = s->in[0]->cols;
     float *y = ramet__row(s->out[i], r0);
@@ -220,28 +228,27 @@ static void block(const ramet__step *s, const ramet__exec *x, int32_t i, int64_t
         }
 }
 static void linear_run(const ramet__step *s, const ramet__exec *x, int32_t phase, int64_t piece, void *scratch) {
-    const linear_info *info = s->extra;
     int64_t rows = ramet__count(x, s->in[0]), from, to, n;
+    const linear_part *part = parts_of(s, x, rows);
     if (phase == 0) {
-        linear_prepare_rows(s, x, info, piece * PREPARE_ROWS, RAMET__MIN(rows, (piece + 1) * PREPARE_ROWS));
+        linear_prepare_rows(s, x, part, piece * PREPARE_ROWS, RAMET__MIN(rows, (piece + 1) * PREPARE_ROWS));
         return;
     }
     if (rows <= FEW_ROWS) {
         from = blocks_of(s) * piece / x->plan->workers;
         to = blocks_of(s) * (piece + 1) / x->plan->workers;
-        for (int32_t i = 0; i < info->parts; i++, from -= n, to -= n) {
+        for (int32_t i = 0; i < ((const linear_info *)s->extra)->parts; i++, part++, from -= n, to -= n) {
             n = ramet__ceil_div(s->out[i]->cols, BLOCK);
             if (from < n && to > 0 && from < to)
-                block(s, x, i, 0, rows, RAMET__MAX(0, from) * BLOCK, RAMET__MIN(s->out[i]->cols, to * BLOCK), scratch);
+                block(s, x, part, i, 0, rows, RAMET__MAX(0, from) * BLOCK, RAMET__MIN(s->out[i]->cols, to * BLOCK), scratch);
         }
         return;
     }
-    for (int32_t i = 0;; i++, piece -= n) { /* which part this piece belongs to */
-        const linear_part *part = &info->part[i];
+    for (int32_t i = 0;; i++, part++, piece -= n) { /* which part this piece belongs to */
         int64_t across = ramet__ceil_div(s->out[i]->cols, part->cols), r0 = piece / across * part->rows, c0 = piece % across * part->cols;
         n = ramet__ceil_div(rows, part->rows) * across;
         if (piece >= n) continue;
-        block(s, x, i, r0, RAMET__MIN(rows, r0 + part->rows), c0, RAMET__MIN(s->out[i]->cols, c0 + part->cols), scratch);
+        block(s, x, part, i, r0, RAMET__MIN(rows, r0 + part->rows), c0, RAMET__MIN(s->out[i]->cols, c0 + part->cols), scratch);
         return;
     }
 }
@@ -261,7 +268,7 @@ static ramet_status dx_prepare(ramet__plan *p, ramet__step *s) {
     if (!part) return ramet__alloc_status();
     s->extra = part;
     const ramet__pval *w = s->in[1];
-    cut(part, product_of(p, w));
+    cut(part, product_of(p, w, ramet__plan_arithmetic(p)));
     if (!part->product) return RAMET_OK;
     s->scratch_bytes = part->product->scheme->scratch_bytes(RAMET__MIN(s->in[0]->fixed, part->rows), w->fixed, w->cols);
     if (part->product->scheme->round) {

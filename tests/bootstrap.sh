@@ -1,7 +1,7 @@
 #!/bin/sh
 # SPDX-License-Identifier: Apache-2.0
 # bootstrap.sh BUILD: from git, make, a C compiler and python3 to a configured build folder. Called by the Makefile.
-# What the system lacks (venv, SIMDe, cmocka, pkg-config) comes from its package manager; Meson and Ninja go into .venv.
+# What the system lacks (C headers, venv, SIMDe, cmocka, pkg-config) comes from its package manager; Meson and Ninja go into .venv.
 set -eu
 build=${1:-build}
 cd "$(dirname "$0")/.."
@@ -17,6 +17,7 @@ missing() {
   list=
   python3 -c 'import venv, ensurepip' 2>/dev/null || [ -x .venv/bin/meson ] || list="$list python3-venv"
   command -v pkg-config >/dev/null || list="$list pkg-config"
+  finds '#include <stdio.h>' || list="$list libc6-dev" # gcc only recommends it
   finds '#include <simde/x86/avx2.h>' || list="$list libsimde-dev"
   finds '#include <stdarg.h>
 #include <stddef.h>
@@ -39,7 +40,7 @@ fi
 if [ -n "$packages" ]; then
   say "missing, under their Debian names:$packages"
   say "as root: apt-get install$packages"
-  say "elsewhere: the python venv module, pkg-config, the SIMDe headers and cmocka; then run this again"
+  say "elsewhere: the C library's headers, the python venv module, pkg-config, the SIMDe headers and cmocka; then run this again"
   exit 1
 fi
 

@@ -97,7 +97,7 @@ typedef struct linear_part {
 } linear_part;
 typedef struct linear_info {
     int32_t parts;
-    linear_part few[PARTS], many[PARTS]; /* many: where so many rows are multiplied otherwise, else the same */
+    linear_part few[PARTS], many[PARTS]; /* many: used where so many rows are multiplied otherwise */
 } linear_info;
 static const linear_part *parts_of(const ramet__step *s, const ramet__exec *x, int64_t rows) {
     const linear_info *info = s->extra;

@@ -148,6 +148,15 @@ static ramet_model *prune(ramet_model *m) {
     return out;
 }
 
+static ramet_model *in_q8_0(ramet_model *m) {
+    ramet_quantize_options o;
+    ramet_model *out = NULL;
+    ramet_quantize_options_init(&o, sizeof o);
+    o.encoding = "Q8_0";
+    ok(ramet_quantize(&out, m, &o));
+    return out;
+}
+
 static int32_t gate(ramet_store *s, ramet_candidate *c, const char *file, char **json) {
     ramet_task *t = NULL;
     ramet_gate_options o;
@@ -166,13 +175,10 @@ static void test_two_turns_of_the_loop(void **state) {
     (void)state;
     ramet_store *s = new_store("turns");
     ramet_model *variant = NULL, *head = NULL, *rebased = NULL;
-    ramet_quantize_options q;
     ramet_candidate *c = NULL;
     char *json = NULL;
     int64_t version = 0;
-    ramet_quantize_options_init(&q, sizeof q);
-    q.encoding = "Q8_0";
-    ok(ramet_quantize(&variant, tiny, &q));
+    variant = in_q8_0(tiny);
     brief(s, at("b1"), NULL);
     ramet_adapter *a = tuned(variant, at("one.jsonl"), 24);
     ok(update(at("u1"), variant, at("b1"), a, RAMET_UPDATE_DELTA));
@@ -244,15 +250,12 @@ static double arrived(const ramet__weight *a, const ramet__weight *b, const floa
 
 static void test_a_parent_in_q8_0_takes_small_changes_without_growing(void **state) {
     (void)state;
-    ramet_quantize_options q;
     ramet_model *parent = NULL, *variant = NULL, *nearest = NULL, *chosen = NULL, *again = NULL;
     ramet_store *s = new_store("small");
     ramet_candidate *c = NULL;
     ramet_feed_options o;
     int64_t version;
-    ramet_quantize_options_init(&q, sizeof q);
-    q.encoding = "Q8_0";
-    ok(ramet_quantize(&variant, tiny, &q));
+    variant = in_q8_0(tiny);
     brief(s, at("sb"), NULL);
     ramet_adapter *a = tuned(variant, at("one.jsonl"), 24);
     ok(update(at("su"), variant, at("sb"), a, RAMET_UPDATE_DELTA));
@@ -267,7 +270,7 @@ static void test_a_parent_in_q8_0_takes_small_changes_without_growing(void **sta
     ramet_model_free(variant);
 
     ok(ramet_store_head(NULL, &parent, s)); /* in Q8_0 now */
-    ok(ramet_quantize(&variant, parent, &q));
+    variant = in_q8_0(parent);
     brief(s, at("sb2"), NULL);
     a = tuned(variant, at("two.jsonl"), 2);
     ok(update(at("su2"), variant, at("sb2"), a, RAMET_UPDATE_DELTA));

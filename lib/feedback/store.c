@@ -119,7 +119,7 @@ static ramet_status read_head(ramet_store *s) {
     size_t size;
     ramet_status st;
     RAMET__NEW(path, ramet__store_path(s, "HEAD"));
-    if (!ramet__path_kind(path)) { st = ramet__fail(RAMET_E_NOT_FOUND, "%s: is not a store (no HEAD); make one first (store init)", s->folder); goto out; }
+    if (!ramet__path_kind(path)) { st = ramet__fail(RAMET_E_NOT_FOUND, "%s: is not a store (no HEAD); make one with `ramet init` or ramet_store_init", s->folder); goto out; }
     RAMET__GO(ramet__file_read_all(&text, &size, s->rt->mem, path, 64));
     char *end;
     long long v = strtoll(text, &end, 10);

@@ -158,6 +158,15 @@ typedef struct ramet__kernels {
                            int32_t causal, float scale, void *scratch);
     uint64_t (*attention_scratch)(int64_t rows, int64_t group, int64_t hd, int64_t block);
     uint64_t (*attention_grad_scratch)(int64_t rows, int64_t group, int64_t hd);
+    /* The same with every product in bf16 and fp32 sums; NULL where they are not there or not faster. */
+    void (*attention_brain)(float *o, int64_t o_row, float *lse, int64_t lse_row, const float *q, int64_t q_row, int64_t rows, int64_t group,
+                            int64_t hd, const void *const *k_block, const void *const *v_block, int32_t layout, int64_t kv_row, int64_t block,
+                            const int32_t *limit, float scale, void *scratch);
+    void (*attention_grad_brain)(float *dq, float *dk, float *dv, const float *q, const float *k, const float *v, const float *o, const float *d_o,
+                                 const float *lse, int64_t lse_row, int64_t q_row, int64_t kv_row, int64_t rows, int64_t group, int64_t hd,
+                                 int32_t causal, float scale, void *scratch);
+    uint64_t (*attention_brain_scratch)(int64_t rows, int64_t group, int64_t hd, int64_t block);
+    uint64_t (*attention_grad_brain_scratch)(int64_t rows, int64_t group, int64_t hd);
 
     /* General fp32 products, row-major with strides, fixed order of sums over k, c += alpha * a.b when accumulate else =.
      * nt: c[m,n] = a[m,k] b[n,k]^T;  nn: c[m,n] = a[m,k] b[k,n];  tn: c[m,n] = a[k,m]^T b[k,n] */

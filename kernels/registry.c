@@ -20,6 +20,7 @@
 #define ref_avx512(f, x)
 #define ref_dotprod(f, x)
 #define ref_bf16(f, x)
+#define ref_amx(f, x)
 #define simd_ref(f, x) f(x, ref)
 #define simd_simd(f, x) f(x, simd)
 #define simd_vec(f, x) f(x, simd)
@@ -27,6 +28,7 @@
 #define simd_avx512(f, x)
 #define simd_dotprod(f, x)
 #define simd_bf16(f, x)
+#define simd_amx(f, x)
 #define avx2_ref(f, x) f(x, ref)
 #define avx2_simd(f, x) f(x, avx2)
 #define avx2_vec(f, x) f(x, avx2)
@@ -34,6 +36,7 @@
 #define avx2_avx512(f, x)
 #define avx2_dotprod(f, x)
 #define avx2_bf16(f, x)
+#define avx2_amx(f, x)
 #define avx512_ref(f, x) f(x, ref)
 #define avx512_simd(f, x) f(x, avx2)
 #define avx512_vec(f, x) f(x, avx512)
@@ -41,6 +44,7 @@
 #define avx512_avx512(f, x) f(x, avx512)
 #define avx512_dotprod(f, x)
 #define avx512_bf16(f, x)
+#define avx512_amx(f, x)
 #define dotprod_ref(f, x) f(x, ref)
 #define dotprod_simd(f, x) f(x, simd)
 #define dotprod_vec(f, x) f(x, simd)
@@ -48,6 +52,7 @@
 #define dotprod_avx512(f, x)
 #define dotprod_dotprod(f, x) f(x, dotprod)
 #define dotprod_bf16(f, x)
+#define dotprod_amx(f, x)
 
 /* ---- lists: an entry for every level that a line is compiled for; each table reads one list of products under its bit */
 enum { IN_REF = 1, IN_SIMD = 2, IN_DOTPROD = 4, IN_AVX2 = 8, IN_AVX512 = 16, IN_AVX512_VNNI = 32, IN_AVX512_BF16 = 64, IN_AVXVNNI = 128, IN_I8MM = 256, IN_AMX = 512, IN_ALL = 1023 };
@@ -181,6 +186,8 @@ static const ramet__kernels table_avx512_bf16 = {
 #include "registry.def"
     .isa = "avx512", .table = IN_AVX512_BF16};
 #ifdef RAMET__BUILD_AMX
+#undef avx512_amx
+#define avx512_amx(f, x) f(x, amx)
 static const ramet__kernels table_amx = {
 #include "registry.def"
     .isa = "amx", .table = IN_AMX, .brain_rows = 32};

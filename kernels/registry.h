@@ -16,6 +16,7 @@ enum { RAMET__HAS_AVX2 = 1, RAMET__HAS_AVX512 = 2, RAMET__HAS_VNNI = 4, RAMET__H
 #define RAMET__DECLARE_avx2(op) RAMET__DECLARE(op, avx2)
 #define RAMET__DECLARE_avx512(op) RAMET__DECLARE(op, avx512)
 #define RAMET__DECLARE_bf16(op) RAMET__DECLARE(op, avx512_bf16)
+#define RAMET__DECLARE_amx(op) RAMET__DECLARE(op, amx)
 #define RAMET__DECLARE_PRODUCT(name, level) extern const ramet__product ramet__product_##name##_##level;
 #define RAMET__DECLARE_PRODUCT_ref(name) RAMET__DECLARE_PRODUCT(name, ref)
 #define RAMET__DECLARE_PRODUCT_simd(name) RAMET__DECLARE_PRODUCT(name, simd) RAMET__DECLARE_PRODUCT(name, avx2)

@@ -70,17 +70,18 @@ void ramet__tiles_amx(float *y, int64_t ldy, int64_t rows, int64_t width, int st
     tile_config c = {.palette = 1};
     int64_t now = 0;
     const int64_t whole = pairs / SIDE, rest = pairs % SIDE;
-    for (int64_t i = 0; i < width; i += BLOCK)
-        for (int64_t r = 0; r < rows; r += BLOCK) {
+    for (int64_t r = 0; r < rows; r += BLOCK) /* rows first: then a row of y is written in one go, which memory wants more than w wants the first cache */
+        for (int64_t i = 0; i < width; i += BLOCK) {
             const int64_t h = rows - r < BLOCK ? rows - r : BLOCK, n = width - i < BLOCK ? width - i : BLOCK;
+            const uint16_t *from = w + i / STRIP * strip_size(pairs) + i % STRIP * 2;
             float *to = y + r * ldy + i;
             if (whole) {
                 shape(&c, &now, h, n, SIDE);
-                run(h, n, to, ldy, start, x + r * ldx, ldx, w + 2 * i, whole);
+                run(h, n, to, ldy, start, x + r * ldx, ldx, from, whole);
             }
             if (rest) {
                 shape(&c, &now, h, n, rest);
-                run(h, n, to, ldy, start || whole, x + r * ldx + whole * SIDE, ldx, w + 2 * i + whole * SIDE * 2 * STRIP, 1);
+                run(h, n, to, ldy, start || whole, x + r * ldx + whole * SIDE, ldx, from + whole * SIDE * 2 * STRIP, 1);
             }
         }
     tile_release();

@@ -52,18 +52,18 @@ static void brain_prepare(void *dst, const float *x, int64_t k) {
     round_row(dst, x, k);
 }
 
-static void brain_forward(int enc, int64_t bytes, strip_tiles *multiply, const ramet__product_args *a) {
+static void brain_forward(int enc, int64_t bytes, strip_tiles *multiply, int64_t wide, const ramet__product_args *a) {
     uint16_t *w = a->scratch;
-    int64_t blocks = a->k / 32, each = CHUNK / 32;
-    for (int64_t n = a->from; n < a->to; n += STRIP) {
-        int64_t width = a->to - n < STRIP ? a->to - n : STRIP;
+    const int64_t blocks = a->k / 32, each = chunk_of(a->k) / 32;
+    for (int64_t n = a->from; n < a->to; n += wide) {
+        int64_t width = a->to - n < wide ? a->to - n : wide;
         for (int64_t b = 0; b < blocks; b += each) {
-            int64_t end = b + each < blocks ? b + each : blocks;
+            int64_t end = b + each < blocks ? b + each : blocks, pairs = (end - b) * 16;
             for (int64_t i = 0; i < width; i += 16) {
                 const uint8_t *panel = (const uint8_t *)a->packed + (n + i) / 16 * bytes;
-                decode_inputs(enc, w + 2 * i, panel, n + i + 16 < a->to ? panel + bytes : panel, b, end);
+                decode_inputs(enc, w + i / STRIP * strip_size(pairs) + i % STRIP * 2, panel, n + i + 16 < a->to ? panel + bytes : panel, b, end);
             }
-            multiply(a->y + n, a->y_stride, a->m, width, b > 0 || a->accumulate, (const uint32_t *)a->x + b * 16, a->x_stride / 4, w, (end - b) * 16);
+            multiply(a->y + n, a->y_stride, a->m, width, b > 0 || a->accumulate, (const uint32_t *)a->x + b * 16, a->x_stride / 4, w, pairs);
         }
         for (int64_t r = 0; a->bias && r < a->m; r++)
             for (int64_t i = 0; i < width; i++) a->y[r * a->y_stride + n + i] += a->bias[n + i];
@@ -78,15 +78,16 @@ static const ramet__scheme brain = {"panel16_bf16", RAMET__BRAIN, brain_bytes, b
     AMX_PRODUCT(ENC, AS)
 #define PRODUCT(ENC)                                                                                                                \
     static void decode_##ENC(uint16_t *dst, const ramet__product_args *a, int64_t n, int64_t k) { decode_strip(P16_##ENC, dst, a, n, k); } \
-    static void transposed_##ENC(const ramet__product_args *a) { strip_transposed(decode_##ENC, tiles, a); }                        \
-    static void forward_##ENC(const ramet__product_args *a) { brain_forward(P16_##ENC, p16_bytes(P16_##ENC, a->k), tiles, a); }     \
+    static void transposed_##ENC(const ramet__product_args *a) { strip_transposed(decode_##ENC, tiles, NARROW, a); }                        \
+    static void forward_##ENC(const ramet__product_args *a) { brain_forward(P16_##ENC, p16_bytes(P16_##ENC, a->k), tiles, NARROW, a); }     \
     AMX(ENC)                                                                                                                        \
     PRODUCT_AS(ENC, ENC)
 #ifdef RAMET__BUILD_AMX /* the same by AMX */
+static const ramet__scheme brain_amx = {"panel16_bf16", RAMET__BRAIN, brain_bytes, brain_prepare, wide_scratch, 256, WIDE, NULL, round_row, NULL};
 #define AMX(ENC)                                                                                                                    \
-    static void amx_transposed_##ENC(const ramet__product_args *a) { strip_transposed(decode_##ENC, ramet__tiles_amx, a); }         \
-    static void amx_forward_##ENC(const ramet__product_args *a) { brain_forward(P16_##ENC, p16_bytes(P16_##ENC, a->k), ramet__tiles_amx, a); }
-#define AMX_PRODUCT(ENC, AS) const ramet__product ramet__product_panel16_##ENC##_bf16_amx = {&brain, &ramet__packing_panel16_##ENC, amx_forward_##AS, amx_transposed_##AS};
+    static void amx_transposed_##ENC(const ramet__product_args *a) { strip_transposed(decode_##ENC, ramet__tiles_amx, WIDE, a); }         \
+    static void amx_forward_##ENC(const ramet__product_args *a) { brain_forward(P16_##ENC, p16_bytes(P16_##ENC, a->k), ramet__tiles_amx, WIDE, a); }
+#define AMX_PRODUCT(ENC, AS) const ramet__product ramet__product_panel16_##ENC##_bf16_amx = {&brain_amx, &ramet__packing_panel16_##ENC, amx_forward_##AS, amx_transposed_##AS};
 #else
 #define AMX(ENC)
 #define AMX_PRODUCT(ENC, AS)

@@ -54,6 +54,7 @@ INLINE __m512 wide(const int enc, const void *row, int64_t i, int64_t n) {
     return _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(n >= 16 ? 0xffffu : n > 0 ? vmask(n) : 0, (const uint16_t *)row + i));
 }
 
+/* OUTPUTS rows, or what strips take */
 static uint64_t rounded_scratch(int64_t m, int64_t n, int64_t k) {
     uint64_t rows = OUTPUTS * prepared_bytes(k), strip = strip_scratch(m, n, k);
     return rows > strip ? rows : strip;
@@ -66,17 +67,21 @@ INLINE __m256i narrow(const int enc, const void *row, int64_t i, int64_t n) {
 }
 
 /* Many rows: a strip of outputs is rounded and turned over once, and met by all of them. */
-INLINE void forward_many(const int enc, strip_tiles *multiply, const ramet__product_args *a) {
-    uint16_t *w = a->scratch, *rows = w + CHUNK * STRIP;
-    for (int64_t n = a->from; n < a->to; n += STRIP) {
-        int64_t width = a->to - n < STRIP ? a->to - n : STRIP;
-        for (int64_t k = 0; k < a->k; k += CHUNK) {
-            int64_t depth = a->k - k < CHUNK ? a->k - k : CHUNK, pairs = (depth + 1) / 2;
-            for (int64_t o = 0; o < width; o++) {
-                const char *row = (const char *)a->packed + ((n + o) * a->k + k) * (enc == F32 ? 4 : 2);
-                for (int64_t i = 0; i < depth; i += 16) _mm256_storeu_si256((__m256i *)(void *)(rows + o * CHUNK + i), narrow(enc, row, i, depth - i));
+INLINE void forward_many(const int enc, strip_tiles *multiply, int64_t wide, const ramet__product_args *a) {
+    uint16_t *w = a->scratch, *rows = w + CHUNK * wide;
+    const int64_t chunk = chunk_of(a->k);
+    for (int64_t n = a->from; n < a->to; n += wide) {
+        int64_t width = a->to - n < wide ? a->to - n : wide;
+        for (int64_t k = 0; k < a->k; k += chunk) {
+            int64_t depth = a->k - k < chunk ? a->k - k : chunk, pairs = (depth + 1) / 2;
+            for (int64_t strip = 0; strip < width; strip += STRIP) {
+                int64_t columns = width - strip < STRIP ? width - strip : STRIP;
+                for (int64_t o = 0; o < columns; o++) {
+                    const char *row = (const char *)a->packed + ((n + strip + o) * a->k + k) * (enc == F32 ? 4 : 2);
+                    for (int64_t i = 0; i < depth; i += 16) _mm256_storeu_si256((__m256i *)(void *)(rows + o * CHUNK + i), narrow(enc, row, i, depth - i));
+                }
+                tile_turn((float *)(void *)(w + strip / STRIP * strip_size(pairs)), STRIP, (const float *)(const void *)rows, CHUNK / 2, columns, pairs);
             }
-            tile_turn((float *)(void *)w, STRIP, (const float *)(const void *)rows, CHUNK / 2, width, pairs);
             multiply(a->y + n, a->y_stride, a->m, width, k > 0 || a->accumulate, (const uint32_t *)a->x + k / 2, a->x_stride / 4, w, pairs);
         }
         for (int64_t r = 0; a->bias && r < a->m; r++)
@@ -94,19 +99,20 @@ static __attribute__((noinline)) void outer_tiles(float *c, int64_t ldc, int64_t
     tiles_of(c, ldc, rows, width, start, a, 1, GROUP, w, pairs);
 }
 /* Rows of a, GROUP columns of them, and strips of b, both rounded to pairs of rows. multiply: NULL, or what wants a's columns as rows. */
-INLINE void outer_by(strip_tiles *const multiply, float *c, int64_t ldc, const float *a, int64_t lda, const float *b, int64_t ldb, int64_t m, int64_t n, int64_t k, int32_t accumulate,
+INLINE void outer_by(strip_tiles *const multiply, const int64_t wide, float *c, int64_t ldc, const float *a, int64_t lda, const float *b, int64_t ldb, int64_t m, int64_t n, int64_t k, int32_t accumulate,
                      void *scratch) {
-    uint16_t *w = scratch, *pairs = w + CHUNK * STRIP, *turned = pairs + GROUP * CHUNK;
+    uint16_t *w = scratch, *pairs = w + CHUNK * wide, *turned = pairs + GROUP * CHUNK;
     for (int64_t l = 0; l < k; l += CHUNK) {
         int64_t depth = k - l < CHUNK ? k - l : CHUNK;
         for (int64_t i = 0; i < m; i += GROUP) {
             int64_t rows = m - i < GROUP ? m - i : GROUP;
             interleave(pairs, GROUP, a + l * lda + i, lda, depth, rows);
             if (multiply) tile_turn((float *)(void *)turned, CHUNK / 2, (const float *)(const void *)pairs, GROUP, (depth + 1) / 2, rows);
-            for (int64_t j = 0; j < n; j += STRIP) {
-                int64_t width = n - j < STRIP ? n - j : STRIP;
+            for (int64_t j = 0; j < n; j += wide) {
+                int64_t width = n - j < wide ? n - j : wide;
                 float *to = c + i * ldc + j;
-                interleave(w, STRIP, b + l * ldb + j, ldb, depth, width);
+                for (int64_t t = 0; t < width; t += STRIP)
+                    interleave(w + t / STRIP * strip_size((depth + 1) / 2), STRIP, b + l * ldb + j + t, ldb, depth, width - t < STRIP ? width - t : STRIP);
                 if (multiply) multiply(to, ldc, rows, width, l > 0 || accumulate, (const uint32_t *)(const void *)turned, CHUNK / 2, w, (depth + 1) / 2);
                 else outer_tiles(to, ldc, rows, width, l > 0 || accumulate, (const uint32_t *)(const void *)pairs, w, (depth + 1) / 2);
             }
@@ -114,7 +120,7 @@ INLINE void outer_by(strip_tiles *const multiply, float *c, int64_t ldc, const f
     }
 }
 static void outer(float *c, int64_t ldc, const float *a, int64_t lda, const float *b, int64_t ldb, int64_t m, int64_t n, int64_t k, int32_t accumulate, void *scratch) {
-    outer_by(NULL, c, ldc, a, lda, b, ldb, m, n, k, accumulate, scratch);
+    outer_by(NULL, NARROW, c, ldc, a, lda, b, ldb, m, n, k, accumulate, scratch);
 }
 
 INLINE void forward(const int enc, const ramet__product_args *a) {
@@ -160,12 +166,12 @@ static void decode_F32(uint16_t *dst, const ramet__product_args *a, int64_t n, i
 static void decode_F16(uint16_t *dst, const ramet__product_args *a, int64_t n, int64_t k) { decode_wide(F16, dst, a, n, k); }
 
 #define PRODUCT(ENC, decode, scratch, outer)                                                                                                       \
-    NOINLINE static void many_##ENC(strip_tiles *multiply, const ramet__product_args *a) { forward_many(ENC, multiply, a); }                \
+    NOINLINE static void many_##ENC(strip_tiles *multiply, int64_t wide, const ramet__product_args *a) { forward_many(ENC, multiply, wide, a); } \
     static void forward_##ENC(const ramet__product_args *a) {                                                                               \
-        if (a->m >= ROWS) many_##ENC(tiles, a);                                                                                             \
+        if (a->m >= ROWS) many_##ENC(tiles, NARROW, a);                                                                                             \
         else forward(ENC, a);                                                                                                               \
     }                                                                                                                                       \
-    static void transposed_##ENC(const ramet__product_args *a) { strip_transposed(decode, tiles, a); }                                      \
+    static void transposed_##ENC(const ramet__product_args *a) { strip_transposed(decode, tiles, NARROW, a); }                                      \
     static const ramet__scheme scheme_##ENC = {"rows_bf16", RAMET__REDUCED, prepared_bytes, prepare, scratch, 256, 64, outer, round_row, NULL};   \
     const ramet__product FN(product_rows_##ENC##_bf16) = {&scheme_##ENC, &ramet__packing_rows_##ENC, forward_##ENC, transposed_##ENC};
 PRODUCT(BF16, decode_strip, strip_scratch, NULL)
@@ -173,22 +179,26 @@ PRODUCT(F32, decode_F32, rounded_scratch, outer)
 PRODUCT(F16, decode_F16, rounded_scratch, NULL)
 
 #ifdef RAMET__BUILD_AMX /* the same by AMX; its outer product wants rows of a, so that their columns' pairs are turned over */
+static uint64_t wide_rounded_scratch(int64_t m, int64_t n, int64_t k) {
+    uint64_t rows = OUTPUTS * prepared_bytes(k), strip = wide_scratch(m, n, k);
+    return rows > strip ? rows : strip;
+}
 static uint64_t turned_scratch(int64_t m, int64_t n, int64_t k) {
-    uint64_t rows = rounded_scratch(m, n, k), turned = strip_scratch(m, n, k) + GROUP * CHUNK * 2;
+    uint64_t rows = wide_rounded_scratch(m, n, k), turned = wide_scratch(m, n, k) + GROUP * CHUNK * 2;
     return rows > turned ? rows : turned;
 }
 static void outer_amx(float *c, int64_t ldc, const float *a, int64_t lda, const float *b, int64_t ldb, int64_t m, int64_t n, int64_t k, int32_t accumulate, void *scratch) {
-    outer_by(ramet__tiles_amx, c, ldc, a, lda, b, ldb, m, n, k, accumulate, scratch);
+    outer_by(ramet__tiles_amx, WIDE, c, ldc, a, lda, b, ldb, m, n, k, accumulate, scratch);
 }
 #define AMX_PRODUCT(ENC, decode, scratch, outer)                                                                                                   \
     static void amx_forward_##ENC(const ramet__product_args *a) {                                                                           \
-        if (a->m >= ROWS) many_##ENC(ramet__tiles_amx, a);                                                                                  \
+        if (a->m >= ROWS) many_##ENC(ramet__tiles_amx, WIDE, a);                                                                                  \
         else forward_##ENC(a);                                                                                                              \
     }                                                                                                                                       \
-    static void amx_transposed_##ENC(const ramet__product_args *a) { strip_transposed(decode, ramet__tiles_amx, a); }                       \
-    static const ramet__scheme amx_scheme_##ENC = {"rows_bf16", RAMET__REDUCED, prepared_bytes, prepare, scratch, 256, 64, outer, round_row, NULL}; \
+    static void amx_transposed_##ENC(const ramet__product_args *a) { strip_transposed(decode, ramet__tiles_amx, WIDE, a); }                       \
+    static const ramet__scheme amx_scheme_##ENC = {"rows_bf16", RAMET__REDUCED, prepared_bytes, prepare, scratch, 256, WIDE, outer, round_row, NULL}; \
     const ramet__product ramet__product_rows_##ENC##_bf16_amx = {&amx_scheme_##ENC, &ramet__packing_rows_##ENC, amx_forward_##ENC, amx_transposed_##ENC};
-AMX_PRODUCT(BF16, decode_strip, strip_scratch, NULL)
+AMX_PRODUCT(BF16, decode_strip, wide_scratch, NULL)
 AMX_PRODUCT(F32, decode_F32, turned_scratch, outer_amx)
-AMX_PRODUCT(F16, decode_F16, rounded_scratch, NULL)
+AMX_PRODUCT(F16, decode_F16, wide_rounded_scratch, NULL)
 #endif

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* strip_bf16.h - transposed products in bf16 with fp32 sums: a strip of W, 1024 outputs x 64 inputs, is decoded once to pairs of outputs
+/* strip_bf16.h - transposed products in bf16 with fp32 sums: a strip of W, 1024 outputs x 64 or 256 inputs, is decoded once to pairs of outputs
  * (rows n and n+1 interleaved are what vdpbf16ps reads) and met by all rows of dy, rounded 96 at a time. */
 #ifndef RAMET__STRIP_BF16_H
 #define RAMET__STRIP_BF16_H
@@ -10,7 +10,15 @@
 
 enum { CHUNK = 1024, ROWS = 12, GROUP = 96 }; /* outputs of a strip of W; rows of a tile; of dy rounded at a time */
 
-static uint64_t strip_scratch(int64_t m, int64_t n, int64_t k) { return CHUNK * STRIP * 2 + GROUP * CHUNK * 2; }
+/* Columns of W that are decoded at a time: AMX is fast enough to wait for what it writes, and pieces of rows of 1 KB are written best. */
+enum { NARROW = STRIP, WIDE = 256 };
+static uint64_t strip_scratch(int64_t m, int64_t n, int64_t k) { return CHUNK * NARROW * 2 + GROUP * CHUNK * 2; }
+static uint64_t wide_scratch(int64_t m, int64_t n, int64_t k) { return CHUNK * WIDE * 2 + GROUP * CHUNK * 2; }
+/* The depth of one pass, at most CHUNK and a multiple of 32, so that passes are alike */
+static int64_t chunk_of(int64_t depth) {
+    const int64_t passes = (depth + CHUNK - 1) / CHUNK;
+    return passes > 1 ? (depth + passes * 32 - 1) / (passes * 32) * 32 : CHUNK;
+}
 
 /* R rows x 32 columns (or the `cols` that are left) over `pairs` pairs of outputs; pair i of row r is at x[r * ldx + i * step] */
 INLINE void tile(const int R, float *y, int64_t ldy, int64_t cols, int start, const uint32_t *x, int64_t ldx, const int64_t step, const uint16_t *w, int64_t pairs) {
@@ -41,7 +49,7 @@ INLINE void tiles_of(float *y, int64_t ldy, int64_t rows, int64_t width, int sta
 }
 /* All rows of x (pairs, ldx of them a row) against a strip of `width` columns */
 static __attribute__((noinline)) void tiles(float *y, int64_t ldy, int64_t rows, int64_t width, int start, const uint32_t *x, int64_t ldx, const uint16_t *w, int64_t pairs) {
-    tiles_of(y, ldy, rows, width, start, x, ldx, 1, w, pairs);
+    tiles_of(y, ldy, rows, width, start, x, ldx, 1, w, pairs); /* NARROW columns */
 }
 
 /* depth floats to bf16, an odd end filled with zero */
@@ -54,16 +62,16 @@ static void round_row(uint16_t *dst, const float *x, int64_t depth) {
 /* Writes dst[8 pairs][STRIP][2]: outputs n..n+16 (zeros past the last) x inputs k..k+32 (anything past the last). */
 typedef void strip_decoder(uint16_t *dst, const ramet__product_args *a, int64_t n, int64_t k);
 
-NOINLINE static void strip_transposed(strip_decoder *decode, strip_tiles *multiply, const ramet__product_args *a) {
-    uint16_t *w = a->scratch, *dy = w + CHUNK * STRIP;
-    for (int64_t n = 0; n < a->n; n += CHUNK) {
-        int64_t depth = a->n - n < CHUNK ? a->n - n : CHUNK, pairs = (depth + 1) / 2;
-        int start = n > 0 || a->accumulate;
-        for (int64_t k = a->from; k < a->to; k += STRIP) {
-            int64_t width = a->to - k < STRIP ? a->to - k : STRIP;
-            for (int64_t o = 0; o < depth; o += 16)
-                for (int64_t i = 0; i < width; i += 32)
-                    decode(w + (o / 2 * STRIP + i) * 2, a, n + o, k + i);
+NOINLINE static void strip_transposed(strip_decoder *decode, strip_tiles *multiply, int64_t wide, const ramet__product_args *a) {
+    uint16_t *w = a->scratch, *dy = w + CHUNK * wide;
+    const int64_t chunk = chunk_of(a->n);
+    for (int64_t k = a->from; k < a->to; k += wide) {
+        int64_t width = a->to - k < wide ? a->to - k : wide;
+        for (int64_t n = 0; n < a->n; n += chunk) {
+            int64_t depth = a->n - n < chunk ? a->n - n : chunk, pairs = (depth + 1) / 2;
+            int start = n > 0 || a->accumulate;
+            for (int64_t i = 0; i < width; i += 32)
+                for (int64_t o = 0; o < depth; o += 16) decode(w + i / STRIP * strip_size(pairs) + (o / 2 * STRIP + i % STRIP) * 2, a, n + o, k + i);
             if (a->rounded) {
                 multiply(a->y + k, a->y_stride, a->m, width, start, (const uint32_t *)a->x + n / 2, a->x_stride / 4, w, pairs);
                 continue;

@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* bench.c - speeds of the kernels beside this machine's own limits, measured in the same run: fp32 FMA, int8 and bf16 dot products
- * from registers, and reading memory larger than the caches, in large pages where the system gives them. One thread. */
+ * from registers (bf16 by AMX where it is), and reading memory larger than the caches, in large pages where the system gives them. One thread. */
 #include "check.h"
 #include "blocks.h"
 #include "registry.h"
+#include "x86_amx/tile.h"
 #include <sys/mman.h>
 #include <time.h>
 #ifdef __x86_64__
@@ -45,6 +46,25 @@ PROBE(probe_fma256, "avx2,fma", __m256, _mm256_set1_ps(1e-9f), s[j] = _mm256_fma
 PROBE(probe_fma512, "avx512f", __m512, _mm512_set1_ps(1e-9f), s[j] = _mm512_fmadd_ps(s[j], s[j], s[j]), 32)
 PROBE(probe_int8, "avx512f,avx512vnni", __m512i, _mm512_set1_epi32(1), s[j] = _mm512_dpbusd_epi32(s[j], s[j], s[j]), 128)
 PROBE(probe_int8_256, "avx2", __m256i, _mm256_set1_epi32(1), s[j] = _mm256_add_epi16(s[j], _mm256_maddubs_epi16(s[j], s[j])), 64)
+/* Four tiles of sums, as a product of 32 x 32 has them; all tiles are 16 rows of 64 bytes and hold zeros. */
+#define PROBE_AMX(name, instruction, per_step)                                            \
+    static double name(void) {                                                            \
+        static const tile_config c = {.palette = 1, .bytes = {64, 64, 64, 64, 64, 64, 64, 64}, .rows = {16, 16, 16, 16, 16, 16, 16, 16}}; \
+        double best = 0;                                                                  \
+        tile_configure(&c);                                                               \
+        for (int trial = 0; trial < 5; trial++) {                                         \
+            double t = bench_now();                                                       \
+            for (int i = 0; i < 100000; i++)                                              \
+                __asm__ volatile(instruction " %%tmm6, %%tmm4, %%tmm0; " instruction " %%tmm7, %%tmm4, %%tmm1; " \
+                                 instruction " %%tmm6, %%tmm5, %%tmm2; " instruction " %%tmm7, %%tmm5, %%tmm3" ::: "memory"); \
+            best = fmax(best, 100000.0 * 4 * per_step / (bench_now() - t) * 1e-9);        \
+        }                                                                                 \
+        tile_release();                                                                   \
+        return best;                                                                      \
+    }
+#if defined(RAMET__BUILD_AMX) && !defined(RAMET__EMULATE_AMX)
+PROBE_AMX(probe_amx_bf16, "tdpbf16ps", 16384)
+#endif
 PROBE(probe_bf16, "avx512f,avx512bf16", __m512, _mm512_set1_ps(1e-9f), s[j] = _mm512_dpbf16_ps(s[j], (__m512bh)s[j], (__m512bh)s[j]), 64)
 #endif
 
@@ -68,11 +88,14 @@ static limits measure(const ramet__kernels *k, uint32_t cpu, const uint8_t *memo
     limits l = {0, 0, 0, probe_read(memory, bytes), probe_read(memory, 24u << 20)};
 #ifdef __x86_64__
     if (cpu & RAMET__HAS_AVX2) l.fma = probe_fma256(), l.int8 = probe_int8_256();
-    if (!strcmp(k->isa, "avx512") && cpu & RAMET__HAS_AVX512) {
+    if ((!strcmp(k->isa, "avx512") || !strcmp(k->isa, "amx")) && cpu & RAMET__HAS_AVX512) {
         l.fma = probe_fma512();
         if (cpu & RAMET__HAS_VNNI) l.int8 = probe_int8();
         if (cpu & RAMET__HAS_BF16) l.bf16 = probe_bf16();
     }
+#if defined(RAMET__BUILD_AMX) && !defined(RAMET__EMULATE_AMX)
+    if (!strcmp(k->isa, "amx")) l.bf16 = probe_amx_bf16();
+#endif
 #endif
     return l;
 }
@@ -173,7 +196,11 @@ static void bench_gemm(const ramet__kernels *k, const limits *l) {
 }
 
 /* One kv head with 3 query heads of 64, as SmolLM2 has them. */
-static void bench_attention(const ramet__kernels *k, const limits *l) {
+static void bench_attention_of(const ramet__kernels *k, const limits *l, int brain) {
+    __typeof__(k->attention) attention = brain ? k->attention_brain : k->attention;
+    __typeof__(k->attention_grad) attention_grad = brain ? k->attention_grad_brain : k->attention_grad;
+    const double limit_of = brain ? l->bf16 : l->fma;
+    const char *what = brain ? "bf16" : "fp32";
     static const int64_t shapes[][2] = {{1, 512}, {1, 2048}, {128, 128}, {256, 256}, {512, 512}};
     enum { GROUP = 3, HD = 64, BLOCK = 64 };
     for (int s = 0; s < 5; s++) {
@@ -186,29 +213,33 @@ static void bench_attention(const ramet__kernels *k, const limits *l) {
         check_fill(q, rows * wide, 1); check_fill(kk, keys * HD, 1); check_fill(v, keys * HD, 1); check_fill(d_o, rows * wide, 1);
         for (int64_t b = 0; b < keys / BLOCK; b++) kb[b] = kk + b * BLOCK * HD, vb[b] = v + b * BLOCK * HD;
         for (int64_t r = 0; r < rows; r++) limit[r] = (int32_t)(keys - rows + r + 1);
-        uint64_t bytes = k->attention_scratch(rows, GROUP, HD, BLOCK), grad = k->attention_grad_scratch(rows, GROUP, HD);
+        uint64_t bytes = (brain ? k->attention_brain_scratch : k->attention_scratch)(rows, GROUP, HD, BLOCK), grad = (brain ? k->attention_grad_brain_scratch : k->attention_grad_scratch)(rows, GROUP, HD);
         void *scratch = aligned_alloc(64, (size_t)((bytes > grad ? bytes : grad) + 127u) & ~(size_t)63u);
         double seconds, pairs = 0;
         for (int64_t r = 0; r < rows; r++) pairs += limit[r] * GROUP;
-        TIME(seconds, 0.05, k->attention(o, wide, lse, GROUP, q, wide, rows, GROUP, HD, kb, vb, RAMET__KV_ROWS, HD, BLOCK, limit, 0.125f, scratch));
+        TIME(seconds, 0.05, attention(o, wide, lse, GROUP, q, wide, rows, GROUP, HD, kb, vb, RAMET__KV_ROWS, HD, BLOCK, limit, 0.125f, scratch));
         double rate = 4e-9 * HD * pairs / seconds;
-        printf("  attention      %4d rows %4d keys %8.1f us %8.1f GFLOP/s %3.0f%% of fp32\n", (int)rows, (int)keys, seconds * 1e6, rate, l->fma > 0 ? 100 * rate / l->fma : 0.0);
+        printf("  attention      %4d rows %4d keys %8.1f us %8.1f GFLOP/s %3.0f%% of %s\n", (int)rows, (int)keys, seconds * 1e6, rate, limit_of > 0 ? 100 * rate / limit_of : 0.0, what);
         if (rows == 1) {
             uint16_t *half = malloc((size_t)(2 * keys * HD) * 2);
             k->to_half(half, kk, keys * HD);
             k->to_half(half + keys * HD, v, keys * HD);
             for (int64_t b = 0; b < keys / BLOCK; b++) kb[b] = half + b * BLOCK * HD, vb[b] = half + (keys + b * BLOCK) * HD;
-            TIME(seconds, 0.05, k->attention(o, wide, lse, GROUP, q, wide, rows, GROUP, HD, kb, vb, RAMET__KV_CACHE_F16, HD, BLOCK, limit, 0.125f, scratch));
+            TIME(seconds, 0.05, attention(o, wide, lse, GROUP, q, wide, rows, GROUP, HD, kb, vb, RAMET__KV_CACHE_F16, HD, BLOCK, limit, 0.125f, scratch));
             printf("  attention f16  %4d rows %4d keys %8.1f us %8.1f GFLOP/s, %.1f GB/s\n", (int)rows, (int)keys, seconds * 1e6, 4e-9 * HD * pairs / seconds, 4e-9 * HD * (double)keys / seconds);
             free(half);
         }
         if (rows == keys) {
-            TIME(seconds, 0.05, k->attention_grad(dq, dk, dv, q, kk, v, o, d_o, lse, GROUP, wide, HD, rows, GROUP, HD, 1, 0.125f, scratch));
+            TIME(seconds, 0.05, attention_grad(dq, dk, dv, q, kk, v, o, d_o, lse, GROUP, wide, HD, rows, GROUP, HD, 1, 0.125f, scratch));
             rate = 10e-9 * HD * pairs / seconds;
-            printf("  attention_grad %4d rows %4d keys %8.1f us %8.1f GFLOP/s %3.0f%% of fp32\n", (int)rows, (int)keys, seconds * 1e6, rate, l->fma > 0 ? 100 * rate / l->fma : 0.0);
+            printf("  attention_grad %4d rows %4d keys %8.1f us %8.1f GFLOP/s %3.0f%% of %s\n", (int)rows, (int)keys, seconds * 1e6, rate, limit_of > 0 ? 100 * rate / limit_of : 0.0, what);
         }
         free(q); free(o); free(dq); free(d_o); free(kk); free(v); free(dk); free(dv); free(lse); free(scratch);
     }
+}
+static void bench_attention(const ramet__kernels *k, const limits *l) {
+    bench_attention_of(k, l, 0);
+    if (k->attention_brain) bench_attention_of(k, l, 1);
 }
 
 static void bench_rows(const ramet__kernels *k) {

@@ -54,14 +54,27 @@ void check_gemm(const ramet__kernels *ref, const ramet__kernels *k, int thorough
         }
 }
 
-/* Attention over a block table: memory of keys that no row sees holds NaN. */
-static void check_cache(const ramet__kernels *ref, const ramet__kernels *k, int32_t layout, int64_t rows, int64_t group, int64_t hd, int64_t block, int64_t past) {
+/* Numbers that bf16 has: of a product in bf16 only what it rounds itself is left to the bound. */
+static void brain_numbers(int brain, float *x, int64_t n) {
+    for (int64_t i = 0; brain && i < n; i++) {
+        uint32_t bits;
+        memcpy(&bits, &x[i], 4);
+        bits &= 0xffff0000u;
+        memcpy(&x[i], &bits, 4);
+    }
+}
+#define BRAIN_ROUNDING 0x1p-8 /* of weights, above and below the line */
+
+/* Attention over a block table: memory of keys that no row sees holds NaN. brain: in bf16, of numbers that bf16 has. */
+static void check_cache(const ramet__kernels *ref, const ramet__kernels *k, int brain, int32_t layout, int64_t rows, int64_t group, int64_t hd, int64_t block, int64_t past) {
     int64_t length = past + rows, blocks = (length + block - 1) / block, q_row = group * hd + 5, o_row = group * hd + 3, kv_row = hd + (block > 16 ? 7 : 0), lse_row = group + 1;
     const void **kb = check_memory((size_t)blocks * sizeof *kb), **vb = check_memory((size_t)blocks * sizeof *vb);
     int32_t *limit = check_memory((size_t)rows * 4);
     float *q = check_floats((rows - 1) * q_row + group * hd), *o = check_floats((rows - 1) * o_row + group * hd), *want = check_copy(o, (rows - 1) * o_row + group * hd);
-    float *lse = check_floats(rows * lse_row), *lse_want = check_copy(lse, rows * lse_row), scale = 1.0f / sqrtf((float)hd);
+    float *lse = check_floats(rows * lse_row), *lse_want = check_copy(lse, rows * lse_row), scale = brain ? 0.25f : 1.0f / sqrtf((float)hd);
+    __typeof__(k->attention) attention = brain ? k->attention_brain : k->attention;
     check_fill(q, (rows - 1) * q_row + group * hd, 2);
+    brain_numbers(brain, q, (rows - 1) * q_row + group * hd);
     for (int64_t r = 0; r < rows; r++) limit[r] = (int32_t)(r % 7 == 3 && past > 2 ? check_range(0, past) : past + r + 1);
     int64_t most = 0;
     for (int64_t r = 0; r < rows; r++) most = limit[r] > most ? limit[r] : most;
@@ -71,6 +84,8 @@ static void check_cache(const ramet__kernels *ref, const ramet__kernels *k, int3
         for (int64_t j = 0; j < seen; j++) {
             check_fill(kk + j * kv_row, hd, 2);
             check_fill(vv + j * kv_row, hd, 1);
+            brain_numbers(brain, kk + j * kv_row, hd);
+            brain_numbers(brain, vv + j * kv_row, hd);
         }
         kb[b] = kk; vb[b] = vv;
         if (layout == RAMET__KV_ROWS) continue;
@@ -84,12 +99,12 @@ static void check_cache(const ramet__kernels *ref, const ramet__kernels *k, int3
         k->to_half(half_v, values, hd * block);
         kb[b] = half_k; vb[b] = half_v;
     }
-    void *scratch = check_memory((size_t)(k->attention_scratch(rows, group, hd, block) + 63u) & ~(size_t)63u);
+    void *scratch = check_memory((size_t)((brain ? k->attention_brain_scratch : k->attention_scratch)(rows, group, hd, block) + 63u) & ~(size_t)63u);
     void *scratch_ref = check_memory((size_t)(ref->attention_scratch(rows, group, hd, block) + 63u) & ~(size_t)63u);
-    k->attention(o, o_row, lse, lse_row, q, q_row, rows, group, hd, kb, vb, layout, kv_row, block, limit, scale, scratch);
+    attention(o, o_row, lse, lse_row, q, q_row, rows, group, hd, kb, vb, layout, kv_row, block, limit, scale, scratch);
     ref->attention(want, o_row, lse_want, lse_row, q, q_row, rows, group, hd, kb, vb, layout, kv_row, block, limit, scale, scratch_ref);
     /* scores are below 4 sqrt(hd), with an error of hd roundings of that; so is the relative error of a weight, and |v| <= 1 */
-    double score = 4 * sqrt((double)hd), bound = ULP * (2 * (double)hd * score * 0.25 + 2 * (double)length + 60);
+    double score = 4 * (double)hd * (double)scale, bound = ULP * (2 * (double)hd * score * 0.25 + 2 * (double)length + 60) + (brain ? BRAIN_ROUNDING : 0);
     for (int64_t r = 0; r < rows; r++)
         for (int64_t h = 0; h < group; h++) {
             for (int64_t i = 0; i < hd; i++) {
@@ -101,29 +116,30 @@ static void check_cache(const ramet__kernels *ref, const ramet__kernels *k, int3
         }
     for (int64_t r = 0; r < rows; r += rows > 5 ? 5 : 1) {
         float *alone = check_floats(group * hd), none = 0;
-        k->attention(alone, group * hd, NULL, 0, q + r * q_row, q_row, 1, group, hd, kb, vb, layout, kv_row, block, limit + r, scale, scratch);
+        attention(alone, group * hd, NULL, 0, q + r * q_row, q_row, 1, group, hd, kb, vb, layout, kv_row, block, limit + r, scale, scratch);
         CHECK(!memcmp(alone, o + r * o_row, (size_t)(group * hd) * 4), "row %lld of %lld alone has other bits", (long long)r, (long long)rows);
         (void)none;
     }
     check_release();
 }
 
-static void check_grad(const ramet__kernels *ref, const ramet__kernels *k, int64_t rows, int64_t group, int64_t hd, int32_t causal) {
+static void check_grad(const ramet__kernels *ref, const ramet__kernels *k, int brain, int64_t rows, int64_t group, int64_t hd, int32_t causal) {
     int64_t q_row = group * hd + 3, kv_row = hd + 2, lse_row = group, nq = (rows - 1) * q_row + group * hd, nk = (rows - 1) * kv_row + hd;
     float *q = check_floats(nq), *kk = check_floats(nk), *v = check_floats(nk), *o = check_floats(nq), *d_o = check_floats(nq), *lse = check_floats(rows * lse_row);
     float *dq = check_floats(nq), *dk = check_floats(nk), *dv = check_floats(nk), *wq = check_floats(nq), *wk = check_floats(nk), *wv = check_floats(nk), scale = 1.0f / sqrtf((float)hd);
     int32_t *limit = check_memory((size_t)rows * 4);
     check_fill(q, nq, 2); check_fill(kk, nk, 2); check_fill(v, nk, 1); check_fill(d_o, nq, 1);
+    brain_numbers(brain, q, nq); brain_numbers(brain, kk, nk); brain_numbers(brain, v, nk); brain_numbers(brain, d_o, nq);
     for (int64_t r = 0; r < rows; r++) limit[r] = (int32_t)(causal ? r + 1 : rows);
     const void *kb[1] = {kk}, *vb[1] = {v};
     void *scratch = check_memory((size_t)(ref->attention_scratch(rows, group, hd, rows) + 63u) & ~(size_t)63u);
     ref->attention(o, q_row, lse, lse_row, q, q_row, rows, group, hd, kb, vb, RAMET__KV_ROWS, kv_row, rows, limit, scale, scratch);
-    scratch = check_memory((size_t)(k->attention_grad_scratch(rows, group, hd) + 63u) & ~(size_t)63u);
-    k->attention_grad(dq, dk, dv, q, kk, v, o, d_o, lse, lse_row, q_row, kv_row, rows, group, hd, causal, scale, scratch);
+    scratch = check_memory((size_t)((brain ? k->attention_grad_brain_scratch : k->attention_grad_scratch)(rows, group, hd) + 63u) & ~(size_t)63u);
+    (brain ? k->attention_grad_brain : k->attention_grad)(dq, dk, dv, q, kk, v, o, d_o, lse, lse_row, q_row, kv_row, rows, group, hd, causal, scale, scratch);
     scratch = check_memory((size_t)(ref->attention_grad_scratch(rows, group, hd) + 63u) & ~(size_t)63u);
     ref->attention_grad(wq, wk, wv, q, kk, v, o, d_o, lse, lse_row, q_row, kv_row, rows, group, hd, causal, scale, scratch);
     /* |p| rows sum to 1, |ds| <= p 2 hd scale: dq of a row is within 2 hd scale * 2; dk, dv of a key add that over rows and heads */
-    double relative = ULP * (4 * (double)hd * sqrt((double)hd) + 2 * (double)rows + 40), row = 4 * sqrt((double)hd), column = (double)(rows * group);
+    double relative = ULP * (4 * (double)hd * sqrt((double)hd) + 2 * (double)rows + 40) + (brain ? BRAIN_ROUNDING : 0), row = 4 * sqrt((double)hd), column = (double)(rows * group);
     for (int64_t r = 0; r < rows; r++) {
         for (int64_t i = 0; i < group * hd; i++)
             CHECK(check_near(dq[r * q_row + i], wq[r * q_row + i], relative * row), "rows %lld hd %lld: dq[%lld][%lld] is %.9g, not %.9g", (long long)rows, (long long)hd,
@@ -139,29 +155,18 @@ static void check_grad(const ramet__kernels *ref, const ramet__kernels *k, int64
     check_release();
 }
 
+static void check_attention_of(const ramet__kernels *ref, const ramet__kernels *k, int brain, int thorough) {
+    static const int64_t shapes[][5] = {{1, 3, 64, 32, 0}, {1, 3, 64, 16, 100}, {1, 3, 64, 64, 150}, {1, 1, 8, 5, 33}, {40, 3, 64, 32, 0}, {35, 4, 16, 64, 70},
+                                        {9, 2, 80, 24, 50}, {70, 1, 20, 128, 3}, {6, 2, 7, 64, 90}, {200, 3, 64, 256, 100}}; /* rows, group, hd, block, past */
+    static const int64_t grads[][3] = {{1, 1, 8}, {33, 3, 64}, {64, 2, 20}, {130, 1, 80}, {300, 3, 64}}; /* rows, group, hd */
+    begin(k, brain ? "attention_brain" : "attention");
+    for (int32_t layout = RAMET__KV_ROWS; layout <= RAMET__KV_CACHE_F16; layout++)
+        for (int i = 0; i < (thorough ? 10 : 9); i++) check_cache(ref, k, brain, layout, shapes[i][0], shapes[i][1], shapes[i][2], shapes[i][3], shapes[i][4]);
+    begin(k, brain ? "attention_grad_brain" : "attention_grad");
+    for (int32_t causal = 0; causal < 2; causal++)
+        for (int i = 0; i < (thorough ? 5 : 4); i++) check_grad(ref, k, brain, grads[i][0], grads[i][1], grads[i][2], causal);
+}
 void check_attention(const ramet__kernels *ref, const ramet__kernels *k, int thorough) {
-    begin(k, "attention");
-    for (int32_t layout = RAMET__KV_ROWS; layout <= RAMET__KV_CACHE_F16; layout++) {
-        check_cache(ref, k, layout, 1, 3, 64, 32, 0);
-        check_cache(ref, k, layout, 1, 3, 64, 16, 100);
-        check_cache(ref, k, layout, 1, 3, 64, 64, 150);
-        check_cache(ref, k, layout, 1, 1, 8, 5, 33);
-        check_cache(ref, k, layout, 40, 3, 64, 32, 0);
-        check_cache(ref, k, layout, 35, 4, 16, 64, 70);
-        check_cache(ref, k, layout, 9, 2, 80, 24, 50);
-        check_cache(ref, k, layout, 70, 1, 20, 128, 3);
-    }
-    begin(k, "attention_grad");
-    for (int32_t causal = 0; causal < 2; causal++) {
-        check_grad(ref, k, 1, 1, 8, causal);
-        check_grad(ref, k, 33, 3, 64, causal);
-        check_grad(ref, k, 64, 2, 20, causal);
-        check_grad(ref, k, 130, 1, 80, causal);
-    }
-    if (thorough) {
-        begin(k, "attention");
-        check_cache(ref, k, RAMET__KV_CACHE_F16, 200, 3, 64, 256, 100);
-        begin(k, "attention_grad");
-        check_grad(ref, k, 300, 3, 64, 1);
-    }
+    check_attention_of(ref, k, 0, thorough);
+    if (k->attention_brain) check_attention_of(ref, k, 1, thorough);
 }

@@ -70,13 +70,24 @@ static scratch_map scratch_cut(void *scratch, int64_t blocks) {
                          at + 2 * list + ramet__align(QUERIES * sizeof(int32_t))};
 }
 
+/* Attention follows the arithmetic of products. A cache is read in bf16 when there are rows enough to turn its blocks for: BRAIN_HEADS of them and of a
+ * group's heads; in training, always, so that a window's bits do not depend on what it is computed with. */
+#define BRAIN_HEADS 32
+static int32_t in_brain(const ramet__exec *x, int64_t heads) {
+    return x->k->attention_brain && ramet__plan_arithmetic_of(x->plan, x->rows) == RAMET__BRAIN && (x->plan->training || heads >= BRAIN_HEADS);
+}
+static uint64_t kernel_scratch(const ramet__plan *p, int64_t group, int64_t hd, int64_t block) {
+    const ramet__kernels *k = p->rt->kernels;
+    const uint64_t bytes = k->attention_scratch(QUERIES, group, hd, block);
+    return k->attention_brain ? RAMET__MAX(bytes, k->attention_brain_scratch(QUERIES, group, hd, block)) : bytes;
+}
+
 static ramet_status prepare(ramet__plan *p, ramet__step *s) {
     const ramet__spans *spans = NULL;
     RAMET__TRY(ramet__plan_spans(p, s->in[3], QUERIES, &spans));
     s->extra = (void *)(uintptr_t)spans;
     int64_t group = s->attr.i[0] / s->attr.i[1], hd = s->attr.i[2];
-    s->scratch_bytes =
-        scratch_size(ramet__ceil_div(p->max_rows, BLOCK), p->rt->kernels->attention_scratch(QUERIES, group, hd, BLOCK));
+    s->scratch_bytes = scratch_size(ramet__ceil_div(p->max_rows, BLOCK), kernel_scratch(p, group, hd, BLOCK));
     return RAMET_OK;
 }
 static double work(const ramet__plan *p, const ramet__step *s) { /* two products, or five of the gradient */
@@ -99,10 +110,10 @@ static void run(const ramet__step *s, const ramet__exec *x, int32_t phase, int64
         m.v[b] = ramet__row(s->in[2], c->first + b * BLOCK) + head * hd;
     }
     for (int32_t r = 0; r < c->rows; r++) m.limit[r] = s->attr.i[3] ? (int32_t)last : c->row + r - c->first + 1;
-    x->k->attention(ramet__row(s->out[0], c->row) + head * group * hd, n_head * hd,
-                    ramet__row(s->out[1], c->row) + head * group, n_head,
-                    ramet__row(s->in[0], c->row) + head * group * hd, n_head * hd, c->rows, group, hd, m.k, m.v,
-                    RAMET__KV_ROWS, n_kv * hd, BLOCK, m.limit, 1.0f / sqrtf((float)hd), m.kernel);
+    (in_brain(x, c->rows * group) ? x->k->attention_brain : x->k->attention)(
+        ramet__row(s->out[0], c->row) + head * group * hd, n_head * hd, ramet__row(s->out[1], c->row) + head * group, n_head,
+        ramet__row(s->in[0], c->row) + head * group * hd, n_head * hd, c->rows, group, hd, m.k, m.v, RAMET__KV_ROWS, n_kv * hd, BLOCK, m.limit,
+        1.0f / sqrtf((float)hd), m.kernel);
 }
 const ramet__op ramet__opdef_attention = {
     .name = "attention", .work = work, .gradient = gradient, .prepare = prepare, .pieces = pieces, .run = run};
@@ -126,7 +137,10 @@ static ramet_status grad_prepare(ramet__plan *p, ramet__step *s) {
     const ramet__spans *spans = NULL;
     RAMET__TRY(ramet__plan_spans(p, s->in[3], QUERIES, &spans));
     s->extra = (void *)(uintptr_t)spans;
-    s->scratch_bytes = p->rt->kernels->attention_grad_scratch(p->max_rows, s->attr.i[0] / s->attr.i[1], s->attr.i[2]);
+    const ramet__kernels *k = p->rt->kernels;
+    const int64_t group = s->attr.i[0] / s->attr.i[1], hd = s->attr.i[2];
+    s->scratch_bytes = k->attention_grad_scratch(p->max_rows, group, hd);
+    if (k->attention_brain) s->scratch_bytes = RAMET__MAX(s->scratch_bytes, k->attention_grad_brain_scratch(p->max_rows, group, hd));
     s->batch = p->workers;
     return RAMET_OK;
 }
@@ -139,11 +153,10 @@ static void grad_run(const ramet__step *s, const ramet__exec *x, int32_t phase, 
     int64_t n_head = s->attr.i[0], n_kv = s->attr.i[1], hd = s->attr.i[2], group = n_head / n_kv, head = piece % n_kv;
     const ramet__span *c = &((const ramet__spans *)s->extra)->runs[piece / n_kv];
     int64_t q = head * group * hd, kv = head * hd, r = c->row;
-    x->k->attention_grad(ramet__row(s->out[0], r) + q, ramet__row(s->out[1], r) + kv, ramet__row(s->out[2], r) + kv,
-                         ramet__row(s->in[0], r) + q, ramet__row(s->in[1], r) + kv, ramet__row(s->in[2], r) + kv,
-                         ramet__row(s->in[4], r) + q, ramet__row(s->in[6], r) + q,
-                         ramet__row(s->in[5], r) + head * group, n_head, n_head * hd, n_kv * hd, c->rows, group, hd,
-                         !s->attr.i[3], 1.0f / sqrtf((float)hd), scratch);
+    (in_brain(x, c->rows * group) ? x->k->attention_grad_brain : x->k->attention_grad)(
+        ramet__row(s->out[0], r) + q, ramet__row(s->out[1], r) + kv, ramet__row(s->out[2], r) + kv, ramet__row(s->in[0], r) + q,
+        ramet__row(s->in[1], r) + kv, ramet__row(s->in[2], r) + kv, ramet__row(s->in[4], r) + q, ramet__row(s->in[6], r) + q,
+        ramet__row(s->in[5], r) + head * group, n_head, n_head * hd, n_kv * hd, c->rows, group, hd, !s->attr.i[3], 1.0f / sqrtf((float)hd), scratch);
 }
 const ramet__op ramet__opdef_attention_grad = {
     .name = "attention_grad", .work = work, .expand = grad_expand, .prepare = grad_prepare, .pieces = grad_pieces, .run = grad_run};
@@ -191,7 +204,7 @@ static ramet_status cache_prepare(ramet__plan *p, ramet__step *s) {
     info->layout = (ramet__cache_layout){(int32_t)s->attr.i[4], (int32_t)s->attr.i[1], (int32_t)hd, (int32_t)block, (int32_t)s->attr.i[6]};
     RAMET__TRY(ramet__plan_spans(p, s->in[3], QUERIES, &info->spans));
     RAMET__TRY(ramet__plan_cache(p, s->in[3], s->in[4], block));
-    s->scratch_bytes = scratch_size(info->blocks, p->rt->kernels->attention_scratch(QUERIES, group, hd, block)) +
+    s->scratch_bytes = scratch_size(info->blocks, kernel_scratch(p, group, hd, block)) +
                        ramet__align((uint64_t)(QUERIES * group * (2 * hd + 3)) * sizeof(float));
     if (info->ranges > 1) s->shared_bytes = ramet__align((uint64_t)(RAMET__MIN(SPLIT_ROWS, s->in[0]->fixed) * info->ranges * n_head * (hd + 1)) * sizeof(float));
     return RAMET_OK;
@@ -251,8 +264,9 @@ static void look(const ramet__step *s, const ramet__exec *x, const ramet__span *
         m.v[b] = (const char *)m.k[b] + n_kv * size * hd * (s->attr.i[6] ? 2 : 4);
     }
     for (int32_t r = 0; r < c->rows; r++) m.limit[r] = (int32_t)RAMET__MAX(0, RAMET__MIN(last, pos[c->row + r] + 1 - from));
-    x->k->attention(o, o_row, lse, lse_row, ramet__row(s->in[0], c->row) + head * group * hd, n_head * hd, c->rows, group, hd, m.k, m.v,
-                    s->attr.i[6] ? RAMET__KV_CACHE_F16 : RAMET__KV_CACHE, hd, size, m.limit, 1.0f / sqrtf((float)hd), m.kernel);
+    (in_brain(x, c->rows * group) ? x->k->attention_brain : x->k->attention)(
+        o, o_row, lse, lse_row, ramet__row(s->in[0], c->row) + head * group * hd, n_head * hd, c->rows, group, hd, m.k, m.v,
+        s->attr.i[6] ? RAMET__KV_CACHE_F16 : RAMET__KV_CACHE, hd, size, m.limit, 1.0f / sqrtf((float)hd), m.kernel);
 }
 /* sum: of all ranges so far, to be divided by total; o, lse: of the next one */
 static void join(const ramet__kernels *k, float *sum, float *top, float *total, const float *o, float lse, int64_t hd) {
@@ -310,7 +324,7 @@ static void cache_run(const ramet__step *s, const ramet__exec *x, int32_t phase,
         const int64_t at = (c->row * most + range) * n_head + q;
         look(s, x, c, head, range, parts + at * hd, most * n_head * hd, lses + at, most * n_head, scratch);
     } else {
-        float *o = (float *)(void *)((char *)scratch + scratch_size(info->blocks, x->k->attention_scratch(QUERIES, group, hd, size)));
+        float *o = (float *)(void *)((char *)scratch + scratch_size(info->blocks, kernel_scratch(x->plan, group, hd, size)));
         float *sum = o + heads * hd, *lse = sum + heads * hd, *top = lse + heads, *total = top + heads;
         memset(total, 0, (size_t)heads * sizeof *total);
         for (int64_t i = 0; i < ranges; i++) {

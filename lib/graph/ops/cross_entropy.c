@@ -13,6 +13,7 @@
 #include <string.h>
 
 #define ROWS 64       /* rows of a head_loss piece: each decodes all of W */
+#define MORE_ROWS 128 /* where there are so many for every worker, and their logits do not depend on how many */
 #define MASKED -1e30f /* a logit that no exponential sees */
 #define REST 1e-6f    /* a smaller rest is rounding */
 #define FLOOR 1e-12f  /* of what a model leaves to the rest, in second derivatives */
@@ -276,10 +277,11 @@ static void head_room(ramet__step *s, head_info *info, int64_t rows) {
     info->saved = ramet__align((uint64_t)s->in[2]->cols * sizeof(float));
     s->scratch_bytes = info->prepared + info->logits + info->saved + info->product->scheme->scratch_bytes(rows, w->fixed, w->cols);
 }
-/* Where a row's logits do not depend on its neighbours, which int8 and rows of floats do not promise. */
+/* Whether a row's logits do not depend on its neighbours, which int8 and rows of floats do not promise. */
+static int32_t rows_alone(const head_info *info) { return info->product->scheme->arithmetic == RAMET__EXACT || info->product->scheme->arithmetic == RAMET__BRAIN; }
 static int32_t head_halve(ramet__step *s) {
     head_info *info = s->extra;
-    if (info->rows < 16 || (info->product->scheme->arithmetic != RAMET__EXACT && info->product->scheme->arithmetic != RAMET__BRAIN)) return 0;
+    if (info->rows < 16 || !rows_alone(info)) return 0;
     head_room(s, info, info->rows / 2);
     return 1;
 }
@@ -289,7 +291,7 @@ static ramet_status head_prepare(ramet__plan *p, ramet__step *s) {
     s->extra = info;
     const ramet__pval *w = s->in[1];
     info->product = ramet__weight_product(w->weight, ramet__plan_arithmetic(p));
-    head_room(s, info, ROWS);
+    head_room(s, info, rows_alone(info) && s->in[0]->fixed >= MORE_ROWS * p->workers ? MORE_ROWS : ROWS);
     s->batch = 2 * p->workers;
     return ramet__plan_check_ids(p, s->in[2], INT32_MIN, w->fixed, "loss");
 }

@@ -114,10 +114,12 @@ static const ramet__product *product_of(const ramet__plan *p, const ramet__pval 
 }
 static const void *packed_of(const ramet__pval *w) { return w->leaf == RAMET__LEAF_WEIGHT ? ramet__weight_packed(w->weight) : w->data; }
 
-static void cut(linear_part *part, const ramet__product *product) {
+/* cols: of the result, which pieces have about as many of */
+static void cut(linear_part *part, const ramet__product *product, int64_t cols) {
     part->product = product;
     part->rows = product ? product->scheme->row_step : DENSE_ROWS;
     part->cols = product ? product->scheme->col_step : DENSE_COLS;
+    part->cols = RAMET__MIN(part->cols, RAMET__ROUND_UP(ramet__ceil_div(cols, ramet__ceil_div(cols, part->cols)), 64));
 }
 /* The parts of a step that has at most so many rows; their prepared activations take `bytes` of shared room. */
 static void cut_parts(linear_part *part, ramet__plan *p, ramet__step *s, int64_t rows, int32_t arithmetic) {
@@ -125,7 +127,7 @@ static void cut_parts(linear_part *part, ramet__plan *p, ramet__step *s, int64_t
     const int64_t k = s->in[0]->cols;
     for (int32_t i = 0; i < s->attr.i[0]; i++) {
         const ramet__pval *w = s->in[1 + 3 * i];
-        cut(&part[i], product_of(p, w, arithmetic));
+        cut(&part[i], product_of(p, w, arithmetic), w->fixed);
         const ramet__product *product = part[i].product;
         if (!product) continue;
         s->scratch_bytes = RAMET__MAX(s->scratch_bytes, product->scheme->scratch_bytes(RAMET__MIN(rows, part[i].rows), w->fixed, k));
@@ -268,7 +270,7 @@ static ramet_status dx_prepare(ramet__plan *p, ramet__step *s) {
     if (!part) return ramet__alloc_status();
     s->extra = part;
     const ramet__pval *w = s->in[1];
-    cut(part, product_of(p, w, ramet__plan_arithmetic(p)));
+    cut(part, product_of(p, w, ramet__plan_arithmetic(p)), w->cols);
     if (!part->product) return RAMET_OK;
     s->scratch_bytes = part->product->scheme->scratch_bytes(RAMET__MIN(s->in[0]->fixed, part->rows), w->fixed, w->cols);
     if (part->product->scheme->round) {

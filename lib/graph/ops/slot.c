@@ -77,12 +77,54 @@ static bound matrix_of(const ramet__step *s, const ramet__exec *x, int32_t adapt
     b.ld = m->leaf != RAMET__LEAF_SLOT || !which ? m->cols : e->rank;
     return b;
 }
+/* The product in bf16 that a run of so many rows is multiplied with, NULL: in fp32. */
+static const ramet__product *brain(const ramet__plan *p, int64_t rows) {
+    if (ramet__plan_arithmetic_of(p, rows) != RAMET__BRAIN) return NULL;
+    const ramet__product *product = ramet__kernels_product(p->rt->kernels, "F32", RAMET__BRAIN);
+    return p->rt->kernels->brain_rows && product->packing->in_place && product->scheme->outer ? product : NULL;
+}
+/* dst = scale src, rows of n floats that are ld apart in src */
+static float *scaled(const ramet__exec *x, float *dst, float scale, const float *src, int64_t ld, int64_t rows, int64_t n) {
+    for (int64_t r = 0; r < rows; r++) x->k->scale(dst + r * n, scale, src + r * ld, n);
+    return dst;
+}
 static double work(const ramet__plan *p, const ramet__step *s) {
     return (double)p->max_rows * (double)p->max_rank * (double)(s->attr.i[1] == (s->op == &ramet__opdef_slot_nt) ? s->out[0]->cols : s->in[0]->cols);
 }
 static ramet_status rows_prepare(ramet__plan *p, ramet__step *s) {
     if (s->in[1]->leaf != RAMET__LEAF_SLOT) p->one_adapter = 1;
+    const ramet__product *product = brain(p, p->max_rows);
+    const int64_t in = s->in[0]->cols, out = s->out[0]->cols, nt = s->op == &ramet__opdef_slot_nt;
+    if (product)
+        s->scratch_bytes = ramet__align(product->scheme->scratch_bytes(RAMET__GROUP_ROWS, nt ? out : in, nt ? in : out)) +
+                           ramet__align(product->scheme->prepared_bytes(in) * RAMET__GROUP_ROWS) + RAMET__GROUP_ROWS * (uint64_t)p->max_rank * sizeof(float);
     return RAMET_OK;
+}
+/* y (+)= v m^T (nt) or v m, m being the adapter's matrix [n, k] */
+static void rows_brain(const ramet__step *s, const ramet__exec *x, const ramet__product *product, const bound *b, float *y, const float *v, int64_t rows, int32_t add, void *scratch) {
+    const int64_t in = s->in[0]->cols, out = s->out[0]->cols, which = s->attr.i[1], nt = s->op == &ramet__opdef_slot_nt;
+    const int64_t n = which ? (nt ? out : in) : b->rank, k = which ? b->rank : nt ? in : out;
+    const ramet__scheme *scheme = product->scheme;
+    char *prepared = (char *)scratch + ramet__align(scheme->scratch_bytes(RAMET__GROUP_ROWS, nt ? out : in, nt ? in : out));
+    float *narrow = (float *)(void *)(prepared + ramet__align(scheme->prepared_bytes(in) * RAMET__GROUP_ROWS));
+    ramet__product_args a = {.m = rows, .n = n, .k = k, .to = nt ? n : k, .packed = b->m, .y = y, .y_stride = out, .accumulate = add, .scratch = scratch};
+    if (nt) {
+        int64_t ld = in;
+        if (b->scale != 1.0f) v = scaled(x, narrow, b->scale, v, in, rows, k), ld = k; /* rows of rank: which is 1 */
+        a.x = prepared;
+        a.x_stride = (int64_t)scheme->prepared_bytes(k);
+        for (int64_t r = 0; r < rows; r++) scheme->prepare(prepared + r * a.x_stride, v + r * ld, k);
+        product->forward(&a);
+        return;
+    }
+    a.x = v;
+    a.x_stride = in;
+    if (b->scale != 1.0f) a.y = narrow, a.y_stride = k, a.accumulate = 0;
+    product->transposed(&a);
+    for (int64_t r = 0; b->scale != 1.0f && r < rows; r++) {
+        if (add) x->k->axpy(y + r * out, b->scale, narrow + r * k, k);
+        else x->k->scale(y + r * out, b->scale, narrow + r * k, k);
+    }
 }
 static int64_t rows_pieces(const ramet__step *s, const ramet__exec *x, int32_t phase) {
     /* Nothing bound: a base that stands there already is the result; columns of rank go to steps of the same slot, which look away. */
@@ -92,7 +134,6 @@ static int64_t rows_pieces(const ramet__step *s, const ramet__exec *x, int32_t p
 }
 static void rows_run(const ramet__step *s, const ramet__exec *x, int32_t phase, int64_t piece, void *scratch) {
     (void)phase;
-    (void)scratch;
     const ramet__span *c = &x->plan->groups.chunks[piece];
     bound b = matrix_of(s, x, c->key);
     int64_t in = s->in[0]->cols, out = s->out[0]->cols, which = s->attr.i[1], nt = s->op == &ramet__opdef_slot_nt;
@@ -103,7 +144,11 @@ static void rows_run(const ramet__step *s, const ramet__exec *x, int32_t phase, 
         memcpy(y, ramet__row(s->in[2], c->row), (size_t)(c->rows * out) * sizeof *y);
     if (!add && (!b.m || b.rank < x->plan->max_rank)) memset(y, 0, (size_t)(c->rows * out) * sizeof *y);
     if (!b.m) return;
-    if (nt) {
+    const ramet__product *product = b.ld == (which ? b.rank : nt ? in : out) ? brain(x->plan, x->rows) : NULL;
+    if (product) {
+        rows_brain(s, x, product, &b, y, v, c->rows, add, scratch);
+        for (int64_t r = 0; b.gain && r < c->rows; r++) x->k->mul(y + r * out, y + r * out, b.gain, out);
+    } else if (nt) {
         x->k->gemm_nt(y, out, v, in, b.m, b.ld, c->rows, which ? out : b.rank, which ? b.rank : in, b.scale, add);
         for (int64_t r = 0; b.gain && r < c->rows; r++) x->k->mul(y + r * out, y + r * out, b.gain, out);
     } else
@@ -127,8 +172,10 @@ const ramet__op ramet__opdef_slot_nn = {.name = "slot_nn",
                                         .run = rows_run};
 
 static ramet_status tn_prepare(ramet__plan *p, ramet__step *s) {
-    (void)s;
     p->one_adapter = 1;
+    const ramet__product *product = brain(p, p->max_rows);
+    if (product)
+        s->scratch_bytes = ramet__align(product->scheme->scratch_bytes(1, s->out[0]->fixed, s->out[0]->cols)) + (uint64_t)((p->max_rows + OWNED) * p->max_rank) * sizeof(float);
     return RAMET_OK;
 }
 static int64_t tn_pieces(const ramet__step *s, const ramet__exec *x, int32_t phase) {
@@ -137,7 +184,7 @@ static int64_t tn_pieces(const ramet__step *s, const ramet__exec *x, int32_t pha
 }
 static void tn_run(const ramet__step *s, const ramet__exec *x, int32_t phase, int64_t piece, void *scratch) {
     (void)phase;
-    (void)scratch;
+    const ramet__product *product = brain(x->plan, x->rows);
     int64_t n = s->out[0]->fixed, k = s->out[0]->cols, which = s->attr.i[1], c0 = piece * OWNED,
             c1 = RAMET__MIN(which ? n : k, c0 + OWNED);
     float *y = (float *)s->out[0]->data;
@@ -155,7 +202,15 @@ static void tn_run(const ramet__step *s, const ramet__exec *x, int32_t phase, in
         if (g->key < 0 || !x->run->adapters[g->key][s->attr.i[0]].rank) continue;
         const ramet__slot_entry *e = &x->run->adapters[g->key][s->attr.i[0]];
         const float *dy = ramet__row(s->in[0], g->row), *v = ramet__row(s->in[1], g->row);
-        if (which)
+        if (product) {
+            float *narrow = (float *)(void *)((char *)scratch + ramet__align(product->scheme->scratch_bytes(1, n, k)));
+            if (which) { /* turned over: fewer rows are, as rank is the smaller side */
+                float *turned = narrow + x->plan->max_rows * x->plan->max_rank;
+                product->scheme->outer(turned, c1 - c0, scaled(x, narrow, e->scale, v, k, g->rows, e->rank), e->rank, dy + c0, n, e->rank, c1 - c0, g->rows, 0, scratch);
+                for (int64_t r = c0; r < c1; r++)
+                    for (int64_t i = 0; i < e->rank; i++) y[r * k + i] += turned[i * (c1 - c0) + r - c0];
+            } else product->scheme->outer(y + c0, k, dy, n, v + c0, k, e->rank, c1 - c0, g->rows, 1, scratch);
+        } else if (which)
             x->k->gemm_tn(y + c0 * k, k, dy + c0, n, v, k, c1 - c0, e->rank, g->rows, e->scale, 1);
         else
             x->k->gemm_tn(y + c0, k, dy, n, v + c0, k, e->rank, c1 - c0, g->rows, 1.0f, 1);

@@ -57,11 +57,13 @@ typedef struct ramet__scheme {
     uint64_t (*scratch_bytes)(int64_t m, int64_t n, int64_t k);  /* for one call with at most m rows, either direction */
     int32_t row_step;         /* rows of activations a call should be given at a time for cache reuse (prefill): e.g. 128 */
     int32_t col_step;         /* outputs (or inputs) a piece should cover: constant per ISA */
-    /* c[m,n] = a[k,m]^T b[k,n] (+ c) in its arithmetic, as gemm_tn; scratch: of any call of the others. NULL: it has none. */
-    void (*outer)(float *c, int64_t ldc, const float *a, int64_t lda, const float *b, int64_t ldb, int64_t m, int64_t n, int64_t k, int32_t accumulate, void *scratch);
+    /* c[m,n] = a[k,m]^T b[k,n] (+ c) in its arithmetic, as gemm_tn; scratch: of any call of the others; rounded: rows of b are what `round` makes, in place of
+     * their floats. NULL: it has none. */
+    void (*outer)(float *c, int64_t ldc, const float *a, int64_t lda, const float *b, int64_t ldb, int64_t m, int64_t n, int64_t k, int32_t accumulate, int32_t rounded, void *scratch);
     /* A row of dy as transposed would round it each time it is asked: at most 2 n + 30 bytes, also in place of its floats. NULL: it does not round. */
     void (*round)(uint16_t *dst, const float *dy, int64_t n);
     void (*prepare_fast)(void *dst, const float *x, int64_t k);  /* coarser than prepare, for mode fast, read by the same forward. NULL: there is none. */
+    int32_t rounds;           /* a prepared row is what `round` makes, filled with zeros to 64 bytes */
 } ramet__scheme;
 
 /* One way to multiply: a scheme and a packing. */

@@ -89,6 +89,16 @@ INLINE void forward_many(const int enc, strip_tiles *multiply, int64_t wide, con
     }
 }
 
+/* dst[32 pairs] = two rows of bf16, number beside number; n of them are left, a row that is NULL is zero */
+INLINE void weave(uint16_t *dst, const uint16_t *a, const uint16_t *b, int64_t n) {
+    const __m512i low = _mm512_set_epi16(47, 15, 46, 14, 45, 13, 44, 12, 43, 11, 42, 10, 41, 9, 40, 8, 39, 7, 38, 6, 37, 5, 36, 4, 35, 3, 34, 2, 33, 1, 32, 0);
+    const __m512i high = _mm512_add_epi16(low, _mm512_set1_epi16(16));
+    const __mmask32 some = n >= 32 ? 0xffffffffu : (1u << n) - 1u;
+    const __m512i even = a ? _mm512_maskz_loadu_epi16(some, a) : viset(0), odd = b ? _mm512_maskz_loadu_epi16(some, b) : viset(0);
+    vistore(dst, _mm512_permutex2var_epi16(even, low, odd));
+    vistore(dst + 32, _mm512_permutex2var_epi16(even, high, odd));
+}
+
 /* dst[pairs of rows][ld][2] = src[depth][columns]; what is missing to the last pair is zero */
 static void interleave(uint16_t *dst, int64_t ld, const float *src, int64_t lds, int64_t depth, int64_t columns) {
     for (int64_t l = 0; l < depth; l += 2, dst += 2 * ld, src += 2 * lds)
@@ -100,7 +110,7 @@ static __attribute__((noinline)) void outer_tiles(float *c, int64_t ldc, int64_t
 }
 /* Rows of a, GROUP columns of them, and strips of b, both rounded to pairs of rows. multiply: NULL, or what wants a's columns as rows. */
 INLINE void outer_by(strip_tiles *const multiply, const int64_t wide, float *c, int64_t ldc, const float *a, int64_t lda, const float *b, int64_t ldb, int64_t m, int64_t n, int64_t k, int32_t accumulate,
-                     void *scratch) {
+                     int32_t rounded, void *scratch) {
     uint16_t *w = scratch, *pairs = w + CHUNK * wide, *turned = pairs + GROUP * CHUNK;
     for (int64_t l = 0; l < k; l += CHUNK) {
         int64_t depth = k - l < CHUNK ? k - l : CHUNK;
@@ -111,16 +121,22 @@ INLINE void outer_by(strip_tiles *const multiply, const int64_t wide, float *c, 
             for (int64_t j = 0; j < n; j += wide) {
                 int64_t width = n - j < wide ? n - j : wide;
                 float *to = c + i * ldc + j;
-                for (int64_t t = 0; t < width; t += STRIP)
-                    interleave(w + t / STRIP * strip_size((depth + 1) / 2), STRIP, b + l * ldb + j + t, ldb, depth, width - t < STRIP ? width - t : STRIP);
+                for (int64_t t = 0; t < width; t += 32) {
+                    uint16_t *strip = w + t / STRIP * strip_size((depth + 1) / 2) + t % STRIP * 2;
+                    if (!rounded) interleave(strip, STRIP, b + l * ldb + j + t, ldb, depth, width - t < 32 ? width - t : 32);
+                    for (int64_t d = 0; rounded && d < depth; d += 2) {
+                        const uint16_t *row = (const uint16_t *)(const void *)(b + (l + d) * ldb) + j + t;
+                        weave(strip + d * STRIP, row, d + 1 < depth ? row + 2 * ldb : NULL, width - t);
+                    }
+                }
                 if (multiply) multiply(to, ldc, rows, width, l > 0 || accumulate, (const uint32_t *)(const void *)turned, CHUNK / 2, w, (depth + 1) / 2);
                 else outer_tiles(to, ldc, rows, width, l > 0 || accumulate, (const uint32_t *)(const void *)pairs, w, (depth + 1) / 2);
             }
         }
     }
 }
-static void outer(float *c, int64_t ldc, const float *a, int64_t lda, const float *b, int64_t ldb, int64_t m, int64_t n, int64_t k, int32_t accumulate, void *scratch) {
-    outer_by(NULL, NARROW, c, ldc, a, lda, b, ldb, m, n, k, accumulate, scratch);
+static void outer(float *c, int64_t ldc, const float *a, int64_t lda, const float *b, int64_t ldb, int64_t m, int64_t n, int64_t k, int32_t accumulate, int32_t rounded, void *scratch) {
+    outer_by(NULL, NARROW, c, ldc, a, lda, b, ldb, m, n, k, accumulate, rounded, scratch);
 }
 
 INLINE void forward(const int enc, const ramet__product_args *a) {
@@ -142,14 +158,9 @@ INLINE void forward(const int enc, const ramet__product_args *a) {
 }
 
 static void decode_strip(uint16_t *dst, const ramet__product_args *a, int64_t n, int64_t k) {
-    __mmask32 some = a->k - k >= 32 ? 0xffffffffu : (1u << (a->k - k)) - 1u;
-    const __m512i low = _mm512_set_epi16(47, 15, 46, 14, 45, 13, 44, 12, 43, 11, 42, 10, 41, 9, 40, 8, 39, 7, 38, 6, 37, 5, 36, 4, 35, 3, 34, 2, 33, 1, 32, 0);
-    const __m512i high = _mm512_add_epi16(low, _mm512_set1_epi16(16));
     for (int64_t o = 0; o < 16; o += 2) {
         const uint16_t *row = (const uint16_t *)a->packed + (n + o) * a->k + k;
-        __m512i even = n + o < a->n ? _mm512_maskz_loadu_epi16(some, row) : viset(0), odd = n + o + 1 < a->n ? _mm512_maskz_loadu_epi16(some, row + a->k) : viset(0);
-        vistore(dst + o / 2 * STRIP * 2, _mm512_permutex2var_epi16(even, low, odd));
-        vistore(dst + o / 2 * STRIP * 2 + 32, _mm512_permutex2var_epi16(even, high, odd));
+        weave(dst + o / 2 * STRIP * 2, n + o < a->n ? row : NULL, n + o + 1 < a->n ? row + a->k : NULL, a->k - k);
     }
 }
 
@@ -172,7 +183,7 @@ static void decode_F16(uint16_t *dst, const ramet__product_args *a, int64_t n, i
         else forward(ENC, a);                                                                                                               \
     }                                                                                                                                       \
     static void transposed_##ENC(const ramet__product_args *a) { strip_transposed(decode, tiles, NARROW, a); }                                      \
-    static const ramet__scheme scheme_##ENC = {"rows_bf16", RAMET__REDUCED, prepared_bytes, prepare, scratch, 256, 64, outer, round_row, NULL};   \
+    static const ramet__scheme scheme_##ENC = {"rows_bf16", RAMET__REDUCED, prepared_bytes, prepare, scratch, 256, 64, outer, round_row, NULL, 1};   \
     const ramet__product FN(product_rows_##ENC##_bf16) = {&scheme_##ENC, &ramet__packing_rows_##ENC, forward_##ENC, transposed_##ENC};
 PRODUCT(BF16, decode_strip, strip_scratch, NULL)
 PRODUCT(F32, decode_F32, rounded_scratch, outer)
@@ -187,8 +198,8 @@ static uint64_t turned_scratch(int64_t m, int64_t n, int64_t k) {
     uint64_t rows = wide_rounded_scratch(m, n, k), turned = wide_scratch(m, n, k) + GROUP * CHUNK * 2;
     return rows > turned ? rows : turned;
 }
-static void outer_amx(float *c, int64_t ldc, const float *a, int64_t lda, const float *b, int64_t ldb, int64_t m, int64_t n, int64_t k, int32_t accumulate, void *scratch) {
-    outer_by(ramet__tiles_amx, WIDE, c, ldc, a, lda, b, ldb, m, n, k, accumulate, scratch);
+static void outer_amx(float *c, int64_t ldc, const float *a, int64_t lda, const float *b, int64_t ldb, int64_t m, int64_t n, int64_t k, int32_t accumulate, int32_t rounded, void *scratch) {
+    outer_by(ramet__tiles_amx, WIDE, c, ldc, a, lda, b, ldb, m, n, k, accumulate, rounded, scratch);
 }
 #define AMX_PRODUCT(ENC, decode, scratch, outer)                                                                                                   \
     static void amx_forward_##ENC(const ramet__product_args *a) {                                                                           \
@@ -196,7 +207,7 @@ static void outer_amx(float *c, int64_t ldc, const float *a, int64_t lda, const 
         else forward_##ENC(a);                                                                                                              \
     }                                                                                                                                       \
     static void amx_transposed_##ENC(const ramet__product_args *a) { strip_transposed(decode, ramet__tiles_amx, WIDE, a); }                       \
-    static const ramet__scheme amx_scheme_##ENC = {"rows_bf16", RAMET__REDUCED, prepared_bytes, prepare, scratch, 256, WIDE, outer, round_row, NULL}; \
+    static const ramet__scheme amx_scheme_##ENC = {"rows_bf16", RAMET__REDUCED, prepared_bytes, prepare, scratch, 256, WIDE, outer, round_row, NULL, 1}; \
     const ramet__product ramet__product_rows_##ENC##_bf16_amx = {&amx_scheme_##ENC, &ramet__packing_rows_##ENC, amx_forward_##ENC, amx_transposed_##ENC};
 AMX_PRODUCT(BF16, decode_strip, wide_scratch, NULL)
 AMX_PRODUCT(F32, decode_F32, turned_scratch, outer_amx)

@@ -91,6 +91,7 @@ typedef struct ramet__pval { /* a value as running code sees it */
     int32_t buffer; /* index in the plan's buffers; -1: not in the arena */
     int32_t keep;   /* outputs and writes that read it after the last step */
     int64_t last;   /* the last step that reads it */
+    int32_t narrow; /* in runs of products in bf16 its rows are rounded to that, each at the beginning of its floats' place */
 } ramet__pval;
 
 /* Runs of rows: neighbours with the same key, cut into chunks of at most `chunk` rows that never cross two runs. */
@@ -134,6 +135,9 @@ struct ramet__op {
     uint32_t overwrites[RAMET__OVERWRITING]; /* bit i: this output may take the place of input i after its last reader */
     int32_t base;                         /* optional input that the result is added to; 0: has none */
     uint32_t encoded;                     /* bit i: reads input i as an encoded weight when it is one */
+    uint32_t narrow; /* bit j: result j can be written rounded to bf16 */
+    /* Whether input j can be read so, which must not change a bit: it would be rounded anyway. NULL: none can. */
+    int32_t (*takes_narrow)(const ramet__plan *p, const ramet__step *s, int32_t j);
     int32_t once;                         /* writes, or calls the host: never computed again */
     double (*work)(const ramet__plan *p, const ramet__step *s); /* multiplications; NULL: as many as it has results */
     int32_t (*halve)(ramet__step *s); /* half as many rows a piece, for less scratch and the same bits; 0: no. NULL: it cannot */
@@ -177,6 +181,7 @@ struct ramet__plan {
     int32_t one_adapter; /* gradients of a slot are those of one adapter */
     uint8_t *bound;      /* [n_slots] whether a row of the run has a change there */
     int32_t timing, training;
+    void (*round)(uint16_t *dst, const float *x, int64_t n); /* a row of a narrow value */
     ramet__pval *vals, *again; /* again: results of steps that run a second time */
     int64_t n_vals;
     ramet__step *steps;
@@ -226,6 +231,8 @@ static inline int32_t ramet__plan_arithmetic_of(const ramet__plan *p, int64_t ro
     const int32_t arithmetic = ramet__plan_arithmetic(p), from = p->rt->kernels->brain_rows;
     return arithmetic == RAMET__REDUCED && from && rows >= from ? RAMET__BRAIN : arithmetic;
 }
+/* Whether the rows of a value are bf16 in this run */
+static inline int32_t ramet__narrow(const ramet__exec *x, const ramet__pval *v) { return v->narrow && ramet__plan_arithmetic_of(x->plan, x->rows) == RAMET__BRAIN; }
 /* A row of activations as the product wants it */
 static inline void ramet__prepare(const ramet__plan *p, const ramet__product *product, void *to, const float *x, int64_t k) {
     const ramet__scheme *scheme = product->scheme;

@@ -285,6 +285,30 @@ out:
     return st;
 }
 
+/* Results that every reader would round to bf16 are rounded as they are made: half the bytes to write and to read, the same bits. */
+static ramet_status choose_narrow(ramet__plan *p) {
+    const ramet__scheme *scheme = ramet__kernels_product(p->rt->kernels, "F32", RAMET__BRAIN)->scheme;
+    if (!scheme->rounds || !scheme->round) return RAMET_OK;
+    p->round = scheme->round;
+    for (int64_t i = 0; i < p->n_steps; i++)
+        for (int32_t j = 0; j < p->steps[i].n_out; j++) {
+            ramet__pval *v = p->steps[i].out[j];
+            if (v && p->steps[i].op->narrow >> j & 1)
+                v->narrow = v->axis == RAMET__AXIS_ROWS && v->leaf == RAMET__LEAF_NONE && !v->keep && v->cols % 32 == 0 && ramet__plan_arithmetic_of(p, v->fixed) == RAMET__BRAIN;
+        }
+    for (int64_t i = 0; i < p->n_steps; i++)
+        for (int32_t j = 0; j < p->steps[i].n_in; j++) {
+            const ramet__step *s = &p->steps[i];
+            if (s->in[j] && s->in[j]->narrow) s->in[j]->narrow = s->op->takes_narrow && s->op->takes_narrow(p, s, j);
+        }
+    for (int64_t i = 0; i < p->n_steps; i++) {
+        ramet__step *s = &p->steps[i];
+        for (int32_t j = 0; j < s->n_out; j++) /* a row of each, before it is rounded */
+            if (s->out[j] && s->out[j]->narrow) s->scratch_bytes = RAMET__MAX(s->scratch_bytes, (uint64_t)(s->n_out * s->out[j]->cols) * sizeof(float));
+    }
+    return RAMET_OK;
+}
+
 ramet_status ramet__plan_create(ramet__plan **out, ramet__graph *g, const ramet__plan_options *options) {
     static const ramet__plan_options none = {0};
     const ramet__plan_options *o = options ? options : &none;
@@ -327,6 +351,7 @@ ramet_status ramet__plan_create(ramet__plan **out, ramet__graph *g, const ramet_
     RAMET__GO(make_steps(p, &w, order, n));
     RAMET__GO(make_results(p, g, &w));
     if (o->direct_sums) RAMET__GO(add_directly(p));
+    RAMET__GO(choose_narrow(p));
     RAMET__GO(ramet__plan_fit(p, o->byte_budget, o->held_bytes));
     RAMET__GO(ramet__plan_allocate(p));
     *out = p;

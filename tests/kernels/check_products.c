@@ -226,13 +226,24 @@ static void outer(const world *t, int64_t m, int accumulate) {
     check_fill(b, (m - 1) * ldb + t->k, 1);
     check_fill(c, size, 1);
     old = check_copy(c, size);
-    t->p->scheme->outer(c, ldc, a, lda, b, ldb, t->n, t->k, m, accumulate, arguments(t, m, 0, t->k).scratch);
+    const float *wide = check_copy(b, (m - 1) * ldb + t->k);
+    t->p->scheme->outer(c, ldc, a, lda, b, ldb, t->n, t->k, m, accumulate, 0, arguments(t, m, 0, t->k).scratch);
+    if (t->p->scheme->rounds) { /* rows of b that were rounded before */
+        float *again = check_copy(old, size);
+        uint16_t *half = check_memory((size_t)(2 * t->k + 30));
+        for (int64_t r = 0; r < m; r++) {
+            t->p->scheme->round(half, b + r * ldb, t->k);
+            memcpy(b + r * ldb, half, (size_t)t->k * 2);
+        }
+        t->p->scheme->outer(again, ldc, a, lda, b, ldb, t->n, t->k, m, accumulate, 1, arguments(t, m, 0, t->k).scratch);
+        CHECK(!memcmp(again, c, (size_t)size * 4), "outer of %lld rounded rows has other bits", (long long)m);
+    }
     for (int64_t n = 0; n < t->n; n++) {
         if (n) CHECK(!memcmp(c + n * ldc - (ldc - t->k), old + n * ldc - (ldc - t->k), (size_t)(ldc - t->k) * 4), "outer wrote between rows");
         for (int64_t i = 0; i < t->k; i++) {
             double sum = accumulate ? (double)old[n * ldc + i] : 0.0, all = fabs(sum) + 1e-30;
             for (int64_t r = 0; r < m; r++) {
-                double v = (double)a[r * lda + n] * (double)b[r * ldb + i];
+                double v = (double)a[r * lda + n] * (double)wide[r * ldb + i];
                 sum += v; all += fabs(v);
             }
             CHECK(check_near(c[n * ldc + i], sum, all * (ULP * (double)(m + 8) + BF16)), "outer of %lld rows: [%lld][%lld] is %.9g, not %.9g", (long long)m, (long long)n, (long long)i,

@@ -13,7 +13,7 @@
 #include <string.h>
 
 #define ROWS 64       /* rows of a head_loss piece: each decodes all of W */
-#define MORE_ROWS 128 /* where there are so many for every worker, and their logits do not depend on how many */
+#define MORE_ROWS 128 /* where products are so fast that decoding is much of the time, and there are so many rows for every worker */
 #define MASKED -1e30f /* a logit that no exponential sees */
 #define REST 1e-6f    /* a smaller rest is rounding */
 #define FLOOR 1e-12f  /* of what a model leaves to the rest, in second derivatives */
@@ -291,7 +291,7 @@ static ramet_status head_prepare(ramet__plan *p, ramet__step *s) {
     s->extra = info;
     const ramet__pval *w = s->in[1];
     info->product = ramet__weight_product(w->weight, ramet__plan_arithmetic(p));
-    head_room(s, info, rows_alone(info) && s->in[0]->fixed >= MORE_ROWS * p->workers ? MORE_ROWS : ROWS);
+    head_room(s, info, p->rt->kernels->brain_rows && info->product->scheme->arithmetic == RAMET__BRAIN && s->in[0]->fixed >= MORE_ROWS * p->workers ? MORE_ROWS : ROWS);
     s->batch = 2 * p->workers;
     return ramet__plan_check_ids(p, s->in[2], INT32_MIN, w->fixed, "loss");
 }

@@ -224,11 +224,32 @@ static void silu_grad_run(const ramet__step *s, const ramet__exec *x, int64_t r0
 }
 static void swiglu_run(const ramet__step *s, const ramet__exec *x, int64_t r0, int64_t r1, void *scratch) {
     SPAN();
-    x->k->swiglu(y, v, ramet__row(s->in[1], r0), n);
+    const int64_t cols = s->in[0]->cols;
+    if (!ramet__narrow(x, s->out[0])) {
+        x->k->swiglu(y, v, ramet__row(s->in[1], r0), n);
+        return;
+    }
+    for (int64_t r = r0; r < r1; r++) {
+        x->k->swiglu(scratch, ramet__row(s->in[0], r), ramet__row(s->in[1], r), cols);
+        x->plan->round((uint16_t *)(void *)ramet__row(s->out[0], r), scratch, cols);
+    }
 }
 static void swiglu_grad_run(const ramet__step *s, const ramet__exec *x, int64_t r0, int64_t r1, void *scratch) {
     SPAN();
-    x->k->swiglu_grad(y, ramet__row(s->out[1], r0), v, ramet__row(s->in[1], r0), ramet__row(s->in[2], r0), n);
+    const int64_t cols = s->in[0]->cols;
+    const int32_t narrow[2] = {ramet__narrow(x, s->out[0]), ramet__narrow(x, s->out[1])};
+    if (!narrow[0] && !narrow[1]) {
+        x->k->swiglu_grad(y, ramet__row(s->out[1], r0), v, ramet__row(s->in[1], r0), ramet__row(s->in[2], r0), n);
+        return;
+    }
+    float *d[2] = {scratch, (float *)scratch + cols};
+    for (int64_t r = r0; r < r1; r++) {
+        x->k->swiglu_grad(d[0], d[1], ramet__row(s->in[0], r), ramet__row(s->in[1], r), ramet__row(s->in[2], r), cols);
+        for (int32_t j = 0; j < 2; j++) {
+            if (narrow[j]) x->plan->round((uint16_t *)(void *)ramet__row(s->out[j], r), d[j], cols);
+            else memcpy(ramet__row(s->out[j], r), d[j], (size_t)cols * sizeof *d[j]);
+        }
+    }
 }
 static void sigmoid_run(const ramet__step *s, const ramet__exec *x, int64_t r0, int64_t r1, void *scratch) {
     SPAN();
@@ -290,9 +311,9 @@ const ramet__op ramet__opdef_scale = {
 const ramet__op ramet__opdef_silu = {.name = "silu", .overwrites = {1}, .gradient = silu_gradient, .rows = silu_run};
 const ramet__op ramet__opdef_silu_grad = {
     .name = "silu_grad", .overwrites = {3}, .expand = silu_grad_expand, .rows = silu_grad_run};
-const ramet__op ramet__opdef_swiglu = {.name = "swiglu", .overwrites = {3}, .rows = swiglu_run};
+const ramet__op ramet__opdef_swiglu = {.name = "swiglu", .narrow = 1, .overwrites = {3}, .rows = swiglu_run};
 const ramet__op ramet__opdef_swiglu_grad = {
-    .name = "swiglu_grad", .overwrites = {1 | 4, 2 | 4}, .rows = swiglu_grad_run};
+    .name = "swiglu_grad", .narrow = 3, .overwrites = {1 | 4, 2 | 4}, .rows = swiglu_grad_run};
 const ramet__op ramet__opdef_sigmoid = {
     .name = "sigmoid", .overwrites = {1}, .gradient = sigmoid_gradient, .rows = sigmoid_run};
 const ramet__op ramet__opdef_exp = {.name = "exp", .overwrites = {1}, .gradient = exp_gradient, .rows = exp_run};

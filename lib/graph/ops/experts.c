@@ -104,7 +104,7 @@ static void block_of_gradient(const ramet__step *s, const ramet__exec *x, int64_
     const float *a = ordered(s, f->a, r0, n) + n0, *b = ordered(s, f->b, r0, k) + k0;
     if (!rows)
         for (int64_t r = 0; r < n1 - n0; r++) memset(dw + r * k, 0, (size_t)(k1 - k0) * sizeof *dw);
-    else if (f->product) f->product->scheme->outer(dw, k, a, n, b, k, n1 - n0, k1 - k0, rows, 0, scratch);
+    else if (f->product) f->product->scheme->outer(dw, k, a, n, b, k, n1 - n0, k1 - k0, rows, 0, 0, scratch);
     else x->k->gemm_tn(dw, k, a, n, b, k, n1 - n0, k1 - k0, rows, 1.0f, 0);
 }
 static void run(const ramet__step *s, const ramet__exec *x, int32_t phase, int64_t piece, void *scratch) {

@@ -99,9 +99,15 @@ typedef struct linear_info {
     int32_t parts;
     linear_part few[PARTS], many[PARTS]; /* many: used where so many rows are multiplied otherwise */
 } linear_info;
-static const linear_part *parts_of(const ramet__step *s, const ramet__exec *x, int64_t rows) {
+static const linear_part *parts_of(const ramet__step *s, const ramet__plan *p, int64_t rows) {
     const linear_info *info = s->extra;
-    return ramet__plan_arithmetic_of(x->plan, rows) == ramet__plan_arithmetic(x->plan) ? info->few : info->many;
+    return ramet__plan_arithmetic_of(p, rows) == ramet__plan_arithmetic(p) ? info->few : info->many;
+}
+static int32_t linear_takes_narrow(const ramet__plan *p, const ramet__step *s, int32_t j) {
+    const linear_part *part = parts_of(s, p, s->in[0]->fixed);
+    int32_t all = j == 0;
+    for (int32_t i = 0; i < ((const linear_info *)s->extra)->parts; i++) all &= part[i].product && part[i].product->scheme->rounds;
+    return all;
 }
 
 /* A variable's floats are rounded as an encoded weight's where the plan's arithmetic is not exact and the CPU has what that takes. */
@@ -175,11 +181,11 @@ static int64_t blocks_of(const ramet__step *s) {
 static int64_t linear_pieces(const ramet__step *s, const ramet__exec *x, int32_t phase) {
     const int32_t parts = ((const linear_info *)s->extra)->parts;
     int64_t rows = ramet__count(x, s->in[0]), n = 0;
-    const linear_part *part = parts_of(s, x, rows);
+    const linear_part *part = parts_of(s, x->plan, rows);
     if (phase == 0) {
         for (int32_t i = 0; i < parts; i++) {
             const ramet__pval *base = s->in[3 + 3 * i];
-            if (part[i].prepares || (base && base->data != s->out[i]->data))
+            if ((part[i].prepares && !ramet__narrow(x, s->in[0])) || (base && base->data != s->out[i]->data))
                 return ramet__ceil_div(rows, PREPARE_ROWS);
         }
         return 0;
@@ -192,7 +198,7 @@ static int64_t linear_pieces(const ramet__step *s, const ramet__exec *x, int32_t
 static void linear_prepare_rows(const ramet__step *s, const ramet__exec *x, const linear_part *part, int64_t r0, int64_t r1) {
     for (int32_t i = 0; i < ((const linear_info *)s->extra)->parts; i++, part++) {
         const ramet__pval *base = s->in[3 + 3 * i];
-        if (part->prepares)
+        if (part->prepares && !ramet__narrow(x, s->in[0]))
             for (int64_t r = r0; r < r1; r++)
                 ramet__prepare(x->plan, part->product, (char *)s->shared + part->at + (uint64_t)r * part->stride, ramet__row(s->in[0], r), s->in[0]->cols);
         if (base && base->data != s->out[i]->data)
@@ -204,14 +210,15 @@ static void block(const ramet__step *s, const ramet__exec *x, const linear_part 
     const ramet__pval *w = s->in[1 + 3 * i], *bias = s->in[2 + 3 * i], *base = s->in[3 + 3 * i];
     int64_t n = s->out[i]->cols, k = s->in[0]->cols;
     float *y = ramet__row(s->out[i], r0);
+    const int32_t narrow = ramet__narrow(x, s->in[0]);
     if (part->product) {
         ramet__product_args a = {.m = r1 - r0,
                                  .n = n,
                                  .k = k,
                                  .from = c0,
                                  .to = c1,
-                                 .x = (const char *)s->shared + part->at + (uint64_t)r0 * part->stride,
-                                 .x_stride = (int64_t)part->stride,
+                                 .x = narrow ? (const void *)ramet__row(s->in[0], r0) : (const char *)s->shared + part->at + (uint64_t)r0 * part->stride,
+                                 .x_stride = narrow ? k * (int64_t)sizeof *y : (int64_t)part->stride,
                                  .packed = packed_of(w),
                                  .y = y,
                                  .y_stride = n,
@@ -231,7 +238,7 @@ static void block(const ramet__step *s, const ramet__exec *x, const linear_part 
 }
 static void linear_run(const ramet__step *s, const ramet__exec *x, int32_t phase, int64_t piece, void *scratch) {
     int64_t rows = ramet__count(x, s->in[0]), from, to, n;
-    const linear_part *part = parts_of(s, x, rows);
+    const linear_part *part = parts_of(s, x->plan, rows);
     if (phase == 0) {
         linear_prepare_rows(s, x, part, piece * PREPARE_ROWS, RAMET__MIN(rows, (piece + 1) * PREPARE_ROWS));
         return;
@@ -260,6 +267,7 @@ const ramet__op ramet__opdef_linear = {.name = "linear",
                                        .encoded = 1u << 1 | 1u << 4 | 1u << 7,
                                        .work = linear_work,
                                        .gradient = linear_gradient,
+                                       .takes_narrow = linear_takes_narrow,
                                        .prepare = linear_prepare,
                                        .pieces = linear_pieces,
                                        .run = linear_run};
@@ -279,10 +287,14 @@ static ramet_status dx_prepare(ramet__plan *p, ramet__step *s) {
     }
     return RAMET_OK;
 }
+static int32_t dx_takes_narrow(const ramet__plan *p, const ramet__step *s, int32_t j) {
+    (void)p;
+    return j == 0 && ((const linear_part *)s->extra)->stride;
+}
 static int64_t dx_pieces(const ramet__step *s, const ramet__exec *x, int32_t phase) {
     const linear_part *part = s->extra;
     int64_t rows = ramet__count(x, s->in[0]);
-    if (phase == 0) return part->stride ? ramet__ceil_div(rows, PREPARE_ROWS) : 0;
+    if (phase == 0) return part->stride && !ramet__narrow(x, s->in[0]) ? ramet__ceil_div(rows, PREPARE_ROWS) : 0;
     return phase > 1 ? -1 : ramet__ceil_div(rows, part->rows) * ramet__ceil_div(s->out[0]->cols, part->cols);
 }
 static void dx_run(const ramet__step *s, const ramet__exec *x, int32_t phase, int64_t piece, void *scratch) {
@@ -298,6 +310,7 @@ static void dx_run(const ramet__step *s, const ramet__exec *x, int32_t phase, in
     int64_t r0 = piece / across * part->rows, r1 = RAMET__MIN(rows, r0 + part->rows), c0 = piece % across * part->cols,
             c1 = RAMET__MIN(k, c0 + part->cols);
     float *y = ramet__row(s->out[0], r0);
+    const int32_t narrow = ramet__narrow(x, s->in[0]);
     if (base && base->data != s->out[0]->data)
         for (int64_t r = r0; r < r1; r++)
             memcpy(ramet__row(s->out[0], r) + c0, ramet__row(base, r) + c0, (size_t)(c1 - c0) * sizeof(float));
@@ -307,8 +320,8 @@ static void dx_run(const ramet__step *s, const ramet__exec *x, int32_t phase, in
                                  .k = k,
                                  .from = c0,
                                  .to = c1,
-                                 .x = part->stride ? (const char *)s->shared + (uint64_t)r0 * part->stride : (const void *)ramet__row(s->in[0], r0),
-                                 .x_stride = part->stride ? (int64_t)part->stride : n,
+                                 .x = part->stride && !narrow ? (const char *)s->shared + (uint64_t)r0 * part->stride : (const void *)ramet__row(s->in[0], r0),
+                                 .x_stride = narrow ? n * (int64_t)sizeof *y : part->stride ? (int64_t)part->stride : n,
                                  .rounded = part->stride != 0,
                                  .packed = packed_of(w),
                                  .y = y,
@@ -327,6 +340,7 @@ const ramet__op ramet__opdef_linear_dx = {.name = "linear_dx",
                                           .encoded = 1u << 1,
                                           .work = linear_work,
                                           .gradient = dx_gradient,
+                                          .takes_narrow = dx_takes_narrow,
                                           .prepare = dx_prepare,
                                           .pieces = dx_pieces,
                                           .run = dx_run};
@@ -348,6 +362,10 @@ static int64_t dw_pieces(const ramet__step *s, const ramet__exec *x, int32_t pha
     (void)x;
     return phase ? -1 : ramet__ceil_div(s->out[0]->fixed, dw_block(s)) * ramet__ceil_div(s->out[0]->cols, dw_block(s));
 }
+static int32_t dw_takes_narrow(const ramet__plan *p, const ramet__step *s, int32_t j) {
+    (void)p;
+    return j == 1 && s->extra;
+}
 static void dw_run(const ramet__step *s, const ramet__exec *x, int32_t phase, int64_t piece, void *scratch) {
     (void)phase;
     const ramet__product *product = s->extra;
@@ -359,7 +377,8 @@ static void dw_run(const ramet__step *s, const ramet__exec *x, int32_t phase, in
             memcpy(ramet__row(s->out[0], r) + k0, ramet__row(base, r) + k0, (size_t)(k1 - k0) * sizeof(float));
     float *dw = ramet__row(s->out[0], n0) + k0;
     const float *a = (const float *)dy->data + n0, *b = (const float *)v->data + k0;
-    if (product) product->scheme->outer(dw, k, a, n, b, k, n1 - n0, k1 - k0, ramet__count(x, dy), base != NULL, scratch);
+    if (ramet__narrow(x, v)) b = (const float *)(const void *)((const uint16_t *)v->data + k0);
+    if (product) product->scheme->outer(dw, k, a, n, b, k, n1 - n0, k1 - k0, ramet__count(x, dy), base != NULL, ramet__narrow(x, v), scratch);
     else x->k->gemm_tn(dw, k, a, n, b, k, n1 - n0, k1 - k0, ramet__count(x, dy), 1.0f, base != NULL);
 }
 const ramet__op ramet__opdef_linear_dw = {.name = "linear_dw",
@@ -367,6 +386,7 @@ const ramet__op ramet__opdef_linear_dw = {.name = "linear_dw",
                                           .base = 2,
                                           .work = dw_work,
                                           .gradient = dw_gradient,
+                                          .takes_narrow = dw_takes_narrow,
                                           .prepare = dw_prepare,
                                           .pieces = dw_pieces,
                                           .run = dw_run};

@@ -67,9 +67,11 @@ static void dw_expand(ramet__graph *g, const ramet__node *n, ramet__val *out) {
 }
 
 static void norm_run(const ramet__step *s, const ramet__exec *x, int64_t r0, int64_t r1, void *scratch) {
-    (void)scratch;
-    for (int64_t r = r0; r < r1; r++)
-        x->k->rms_norm(ramet__row(s->out[0], r), ramet__row(s->in[0], r), s->in[1]->data, s->in[0]->cols, s->attr.f[0]);
+    const int32_t narrow = ramet__narrow(x, s->out[0]);
+    for (int64_t r = r0; r < r1; r++) {
+        x->k->rms_norm(narrow ? scratch : ramet__row(s->out[0], r), ramet__row(s->in[0], r), s->in[1]->data, s->in[0]->cols, s->attr.f[0]);
+        if (narrow) x->plan->round((uint16_t *)(void *)ramet__row(s->out[0], r), scratch, s->in[0]->cols);
+    }
 }
 static ramet_status grad_prepare(ramet__plan *p, ramet__step *s) {
     (void)p;
@@ -114,7 +116,7 @@ static void dw_run(const ramet__step *s, const ramet__exec *x, int32_t phase, in
     for (int64_t j = 0; j < ramet__ceil_div(rows, RANGE); j++) x->k->add(dw, dw, part + j * n, n);
 }
 const ramet__op ramet__opdef_rms_norm = {
-    .name = "rms_norm", .overwrites = {1}, .gradient = rms_norm_gradient, .rows = norm_run};
+    .name = "rms_norm", .narrow = 1, .overwrites = {1}, .gradient = rms_norm_gradient, .rows = norm_run};
 const ramet__op ramet__opdef_rms_norm_grad = {.name = "rms_norm_grad",
                                               .overwrites = {1 | 4 | 8},
                                               .base = 3,

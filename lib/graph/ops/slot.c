@@ -88,6 +88,13 @@ static float *scaled(const ramet__exec *x, float *dst, float scale, const float 
     for (int64_t r = 0; r < rows; r++) x->k->scale(dst + r * n, scale, src + r * ld, n);
     return dst;
 }
+/* The wide side is what is rounded; the narrow one may have to be scaled before. */
+static int32_t takes_narrow(const ramet__plan *p, const ramet__step *s, int32_t j) {
+    const int32_t which = (int32_t)s->attr.i[1];
+    if (!brain(p, p->max_rows)) return 0;
+    if (s->op == &ramet__opdef_slot_tn) return j == !which;
+    return j == 0 && s->in[1]->leaf == RAMET__LEAF_SLOT && which == (s->op == &ramet__opdef_slot_nn);
+}
 static double work(const ramet__plan *p, const ramet__step *s) {
     return (double)p->max_rows * (double)p->max_rank * (double)(s->attr.i[1] == (s->op == &ramet__opdef_slot_nt) ? s->out[0]->cols : s->in[0]->cols);
 }
@@ -108,6 +115,13 @@ static void rows_brain(const ramet__step *s, const ramet__exec *x, const ramet__
     char *prepared = (char *)scratch + ramet__align(scheme->scratch_bytes(RAMET__GROUP_ROWS, nt ? out : in, nt ? in : out));
     float *narrow = (float *)(void *)(prepared + ramet__align(scheme->prepared_bytes(in) * RAMET__GROUP_ROWS));
     ramet__product_args a = {.m = rows, .n = n, .k = k, .to = nt ? n : k, .packed = b->m, .y = y, .y_stride = out, .accumulate = add, .scratch = scratch};
+    a.x = v;
+    a.rounded = ramet__narrow(x, s->in[0]);
+    a.x_stride = a.rounded ? in * (int64_t)sizeof *v : in;
+    if (nt && a.rounded) {
+        product->forward(&a);
+        return;
+    }
     if (nt) {
         int64_t ld = in;
         if (b->scale != 1.0f) v = scaled(x, narrow, b->scale, v, in, rows, k), ld = k; /* rows of rank: which is 1 */
@@ -117,8 +131,6 @@ static void rows_brain(const ramet__step *s, const ramet__exec *x, const ramet__
         product->forward(&a);
         return;
     }
-    a.x = v;
-    a.x_stride = in;
     if (b->scale != 1.0f) a.y = narrow, a.y_stride = k, a.accumulate = 0;
     product->transposed(&a);
     for (int64_t r = 0; b->scale != 1.0f && r < rows; r++) {
@@ -159,6 +171,7 @@ const ramet__op ramet__opdef_slot_nt = {.name = "slot_nt",
                                         .overwrites = {4},
                                         .base = 2,
                                         .gradient = nt_gradient,
+                                        .takes_narrow = takes_narrow,
                                         .prepare = rows_prepare,
                                         .pieces = rows_pieces,
                                         .run = rows_run};
@@ -167,6 +180,7 @@ const ramet__op ramet__opdef_slot_nn = {.name = "slot_nn",
                                         .overwrites = {4},
                                         .base = 2,
                                         .gradient = nn_gradient,
+                                        .takes_narrow = takes_narrow,
                                         .prepare = rows_prepare,
                                         .pieces = rows_pieces,
                                         .run = rows_run};
@@ -181,6 +195,10 @@ static ramet_status tn_prepare(ramet__plan *p, ramet__step *s) {
 static int64_t tn_pieces(const ramet__step *s, const ramet__exec *x, int32_t phase) {
     (void)x;
     return phase ? -1 : ramet__ceil_div(s->attr.i[1] ? s->out[0]->fixed : s->out[0]->cols, OWNED);
+}
+/* Column c of a row at v */
+static const float *at(const ramet__exec *x, const ramet__pval *of, const float *v, int64_t c) {
+    return ramet__narrow(x, of) ? (const float *)(const void *)((const uint16_t *)(const void *)v + c) : v + c;
 }
 static void tn_run(const ramet__step *s, const ramet__exec *x, int32_t phase, int64_t piece, void *scratch) {
     (void)phase;
@@ -206,10 +224,10 @@ static void tn_run(const ramet__step *s, const ramet__exec *x, int32_t phase, in
             float *narrow = (float *)(void *)((char *)scratch + ramet__align(product->scheme->scratch_bytes(1, n, k)));
             if (which) { /* turned over: fewer rows are, as rank is the smaller side */
                 float *turned = narrow + x->plan->max_rows * x->plan->max_rank;
-                product->scheme->outer(turned, c1 - c0, scaled(x, narrow, e->scale, v, k, g->rows, e->rank), e->rank, dy + c0, n, e->rank, c1 - c0, g->rows, 0, scratch);
+                product->scheme->outer(turned, c1 - c0, scaled(x, narrow, e->scale, v, k, g->rows, e->rank), e->rank, at(x, s->in[0], dy, c0), n, e->rank, c1 - c0, g->rows, 0, ramet__narrow(x, s->in[0]), scratch);
                 for (int64_t r = c0; r < c1; r++)
-                    for (int64_t i = 0; i < e->rank; i++) y[r * k + i] += turned[i * (c1 - c0) + r - c0];
-            } else product->scheme->outer(y + c0, k, dy, n, v + c0, k, e->rank, c1 - c0, g->rows, 1, scratch);
+                    for (int64_t j = 0; j < e->rank; j++) y[r * k + j] += turned[j * (c1 - c0) + r - c0];
+            } else product->scheme->outer(y + c0, k, dy, n, at(x, s->in[1], v, c0), k, e->rank, c1 - c0, g->rows, 1, ramet__narrow(x, s->in[1]), scratch);
         } else if (which)
             x->k->gemm_tn(y + c0 * k, k, dy + c0, n, v, k, c1 - c0, e->rank, g->rows, e->scale, 1);
         else
@@ -220,6 +238,7 @@ const ramet__op ramet__opdef_slot_tn = {.name = "slot_tn",
                                         .overwrites = {4},
                                         .base = 2,
                                         .gradient = tn_gradient,
+                                        .takes_narrow = takes_narrow,
                                         .prepare = tn_prepare,
                                         .pieces = tn_pieces,
                                         .run = tn_run};

@@ -142,7 +142,7 @@ static void run(const ramet__step *s, const ramet__exec *x, int32_t phase, int64
         if (r0 == r1) continue;
         if (!any && !add) memset(block, 0, (size_t)(n * k) * sizeof *block);
         const ramet__product *product = s->extra;
-        if (add && product) product->scheme->outer(block, k, ramet__row(dy, r0) + n0, dy->cols, ramet__row(v, r0) + k0, v->cols, n, k, r1 - r0, any, room);
+        if (add && product) product->scheme->outer(block, k, ramet__row(dy, r0) + n0, dy->cols, ramet__row(v, r0) + k0, v->cols, n, k, r1 - r0, any, 0, room);
         else if (add) x->k->gemm_tn(block, k, ramet__row(dy, r0) + n0, dy->cols, ramet__row(v, r0) + k0, v->cols, n, k, r1 - r0, 1.0f, any);
         for (int64_t r = r0; r < r1 && !add; r++) {
             const int64_t to = v ? ((const int32_t *)v->data)[r] - n0 : 0;

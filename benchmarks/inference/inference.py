@@ -11,7 +11,7 @@ PYTHON is an interpreter that has llama-cpp-python and numpy (default: this one,
 run in processes of their own, which take turns: every round times each work once here and once there; medians and the spread (lowest
 to highest) are over the rounds. The machine's limits are measured in the same run: reading memory and dot products, by
 tests/kernels/checker on as many processes as there are threads. Share of a limit: prefill, operations (2 a weight outside the embedding
-and a token) of the int8 peak; decode, stored bytes of the weights that a token reads of the read bandwidth (256 MiB, over all caches).
+and a token) of the peak of dot products, int8 or bf16, whichever is higher; decode, stored bytes of the weights that a token reads of the read bandwidth (256 MiB, over all caches).
 The mode is `balanced`; llama.cpp runs with flash attention, its own default arithmetic. --isa masks ramet (the peer must be built likewise).
 """
 import argparse
@@ -27,6 +27,7 @@ import time
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 LONG, BATCH = 2000, 8
+PAUSE = 0.3  # seconds before a work: OpenMP's threads, the peer's, spin for 0.2 after theirs
 
 
 # ---- workers: read {"work", ...} lines, answer {"seconds"} ----
@@ -135,6 +136,7 @@ class Worker:
             sys.exit(f"inference: {kind} did not load {model}; its own message is above")
 
     def ask(self, **work):
+        time.sleep(PAUSE)
         self.process.stdin.write(json.dumps(work) + "\n")
         self.process.stdin.flush()
         return json.loads(self.process.stdout.readline())["seconds"]
@@ -146,12 +148,13 @@ class Worker:
 
 def limits(a):
     """{"int8": G operations/s, "fp32", "bytes": GB/s of 256 MiB}, summed over as many processes at once as there are threads."""
-    isa = a.isa if a.isa != "auto" else "avx512" if "avx512" in open("/proc/cpuinfo").read() else "avx2"
+    flags = open("/proc/cpuinfo").read()
+    isa = a.isa if a.isa != "auto" else "amx" if "amx_bf16" in flags else "avx512" if "avx512" in flags else "avx2"
     command = [str(a.checker), "--bench", "--only", "none", "--isa", isa]
     runs = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(a.threads)]
     texts = [r.communicate()[0].splitlines()[0] for r in runs]
-    found = [re.search(r"fp32 (\S+) GFLOP/s, int8 (\S+) GOP/s.*MiB (\S+) GB/s, 24 MiB (\S+) GB/s", t) for t in texts]
-    return dict(zip(("fp32", "int8", "bytes", "bytes24"), (sum(float(f.group(i)) for f in found) for i in range(1, 5))))
+    found = [re.search(r"fp32 (\S+) GFLOP/s, int8 (\S+) GOP/s, bf16 (\S+) GFLOP/s.*MiB (\S+) GB/s, 24 MiB (\S+) GB/s", t) for t in texts]
+    return dict(zip(("fp32", "int8", "bf16", "bytes", "bytes24"), (sum(float(f.group(i)) for f in found) for i in range(1, 6))))
 
 
 def files(a, have):
@@ -216,7 +219,7 @@ def main():
     works = [("prefill 512", dict(work="prefill", n=512, before=0, sequences=1), 512), ("decode at 32", dict(work="decode", n=48, before=32, sequences=1), 48),
              (f"decode at {LONG}", dict(work="decode", n=32, before=LONG, sequences=1), 32), (f"decode, {BATCH} sequences", dict(work="decode", n=16, before=32, sequences=BATCH), 16 * BATCH)]
     machine = limits(a)  # and once more after each model: what neighbours took of one measurement they may leave to the other
-    print(f"{a.threads} threads, isa {a.isa}: fp32 {machine['fp32']:.0f} GFLOP/s, int8 {machine['int8']:.0f} GOP/s, reading {machine['bytes']:.1f} GB/s (24 MiB: {machine['bytes24']:.1f})", flush=True)
+    print(f"{a.threads} threads, isa {a.isa}: fp32 {machine['fp32']:.0f} GFLOP/s, int8 {machine['int8']:.0f} GOP/s, bf16 {machine['bf16']:.0f} GFLOP/s, reading {machine['bytes']:.1f} GB/s (24 MiB: {machine['bytes24']:.1f})", flush=True)
     results = []
     for model in files(a, have):
         operations, stored, vocabulary = cost(model, a)
@@ -230,14 +233,15 @@ def main():
                     if r:
                         seconds[k][name].append(t)
         machine = {what: max(v, machine[what]) for what, v in limits(a).items()}
-        print(f"\n{pathlib.Path(model).name}; limits so far: int8 {machine['int8']:.0f} GOP/s, reading {machine['bytes']:.1f} GB/s", flush=True)
+        peak = max("int8", "bf16", key=machine.get)
+        print(f"\n{pathlib.Path(model).name}; limits so far: {peak} {machine[peak]:.0f} G/s, reading {machine['bytes']:.1f} GB/s", flush=True)
         for name, _, tokens in works:
             row = {k: sorted(tokens / t for t in seconds[k][name]) for k in kinds}
             line = f"  {name:22}" + "  ".join(f"{k} {statistics.median(v):7.1f} tok/s [{v[0]:.1f}-{v[-1]:.1f}]" for k, v in row.items())
             ratio = statistics.median(row["ramet"]) / statistics.median(row["llama.cpp"]) if have else None
             middle = statistics.median(row["ramet"])
-            share = middle * operations / machine["int8"] / 1e9 if "prefill" in name else None if str(BATCH) + " seq" in name else middle * stored / machine["bytes"] / 1e9
-            print(line + (f"  {ratio:.2f}x" if have else "") + (f"  {100 * share:.0f}% of the {'int8 peak' if 'prefill' in name else 'read bandwidth'}" if share else ""), flush=True)
+            share = middle * operations / machine[peak] / 1e9 if "prefill" in name else None if str(BATCH) + " seq" in name else middle * stored / machine["bytes"] / 1e9
+            print(line + (f"  {ratio:.2f}x" if have else "") + (f"  {100 * share:.0f}% of the {peak + ' peak' if 'prefill' in name else 'read bandwidth'}" if share else ""), flush=True)
             results.append({"model": pathlib.Path(model).name, "work": name, "tok_s": row, "ratio": ratio, "share": share})
         for k in kinds:
             print(f"  {k}: load to first token {workers[k].hello['start']:.3f} s, peak memory then {workers[k].hello['peak'] / 1e6:.0f} MB", flush=True)

@@ -219,6 +219,44 @@ static void fuse_products(ramet__work *w) {
     ramet__work_count(w);
 }
 
+/* ---- what an adapter's second matrix adds to a product, and its first to the gradient of the product's input: added to each piece while it is at hand ---- */
+#define SLOTS (1 + 3 * PARTS)
+static int32_t of_slot(const ramet__work *w, const ramet__node *n, const ramet__op *op, int64_t which) {
+    return n && n->op == op && n->attr.i[1] == which && !n->attr.i[2] && w->g->values[n->in[1]].leaf == RAMET__LEAF_SLOT;
+}
+static void fuse_slots(ramet__work *w) {
+    for (int64_t i = 0; i < w->n_nodes; i++) {
+        ramet__node *s = &w->nodes[i], *n = s->op ? maker(w, s->in[2]) : NULL;
+        if (of_slot(w, s, &ramet__opdef_slot_nt, 1)) {
+            const ramet__node *t = maker(w, s->in[0]);
+            if (!n || n->op != &ramet__opdef_linear || !once(w, s->in[2]) || !of_slot(w, t, &ramet__opdef_slot_nt, 0) || t->in[0] != n->in[0] || t->in[2] >= 0) continue;
+            for (; n->n_in < SLOTS + 2 * PARTS; n->n_in++) n->in[n->n_in] = -1;
+            for (int32_t part = 0; part < n->n_out; part++) {
+                if (n->out[part] != s->in[2]) continue;
+                n->in[SLOTS + 2 * part] = s->in[0];
+                n->in[SLOTS + 2 * part + 1] = s->in[1];
+                n->attr.i[1 + part] = s->attr.i[0];
+                n->out[part] = s->out[0];
+            }
+            s->op = NULL;
+        } else if (of_slot(w, s, &ramet__opdef_slot_nn, 0)) {
+            int64_t from = 0;
+            ramet__node *after = once(w, s->out[0]) ? reader(w, s->out[0], &from) : NULL;
+            if (n && n->op == &ramet__opdef_linear_dx && n->n_in == 3 && once(w, s->in[2]) && !depends_on(w, s->in[0], n, 0)) n->out[0] = s->out[0];
+            else if (after && after->op == &ramet__opdef_linear_dx && after->n_in == 3 && after->in[2] == s->out[0] && after->in[0] != s->out[0]) {
+                n = after;
+                n->in[2] = s->in[2];
+            } else continue;
+            n->in[3] = s->in[0];
+            n->in[4] = s->in[1];
+            n->n_in = 5;
+            n->attr.i[1] = s->attr.i[0];
+            s->op = NULL;
+        } else continue;
+        ramet__work_count(w);
+    }
+}
+
 /* ---- small nets: relu(conv2d(...)) in the lines that were just made, and where the gradient of the largest of windows of a relu goes, only above zero ---- */
 static void fuse_relu(ramet__work *w) {
     for (int64_t i = 0; i < w->n_nodes; i++) {
@@ -243,6 +281,7 @@ ramet_status ramet__fuse(ramet__work *w) {
     fuse_head(w);
     fuse_add(w);
     fuse_products(w);
+    fuse_slots(w);
     fuse_relu(w);
     return RAMET_OK;
 }

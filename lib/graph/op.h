@@ -181,7 +181,7 @@ struct ramet__plan {
     int32_t one_adapter; /* gradients of a slot are those of one adapter */
     uint8_t *bound;      /* [n_slots] whether a row of the run has a change there */
     int32_t timing, training;
-    void (*round)(uint16_t *dst, const float *x, int64_t n); /* a row of a narrow value */
+    const ramet__product *plain; /* of floats as they lie in memory, in bf16; NULL: the CPU has no such product */
     ramet__pval *vals, *again; /* again: results of steps that run a second time */
     int64_t n_vals;
     ramet__step *steps;
@@ -245,6 +245,13 @@ static inline int32_t ramet__overwrites(const ramet__op *op, int32_t out, int32_
 static inline int64_t ramet__count(const ramet__exec *x, const ramet__pval *v) {
     return v->axis == RAMET__AXIS_ROWS ? x->rows : v->axis == RAMET__AXIS_OUTS ? x->outs : v->fixed;
 }
+/* What a slot's second matrix (which 1: scale t B^T) or first one (0: t A) makes of the low-rank activations t, added to y[r0..r1, c0..c1) of `cols` columns, by
+ * each row's adapter; y is row r0. Where products are in bf16, rows of t are rounded before, to `ld` bytes each; 0: they are used as they are. slot.c */
+uint64_t ramet__slot_stride(const ramet__plan *p, int64_t rows);
+void ramet__slot_round(const ramet__exec *x, int64_t slot, int32_t which, const ramet__pval *t, char *rounded, int64_t r0, int64_t r1);
+void ramet__slot_add(const ramet__exec *x, int64_t slot, int32_t which, const ramet__pval *t, const char *rounded, float *y, int64_t cols, int64_t r0, int64_t r1, int64_t c0, int64_t c1,
+                     void *scratch);
+uint64_t ramet__slot_add_bytes(const ramet__plan *p, int64_t rows, int64_t cols);
 /* Rows of the whole run that a chunk belongs to. */
 static inline int64_t ramet__run_rows(const ramet__spans *s, const ramet__span *chunk) {
     const ramet__span *last = chunk;

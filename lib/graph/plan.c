@@ -207,8 +207,8 @@ static ramet_status make_steps(ramet__plan *p, const ramet__work *w, const int32
         s->chunk = ramet__piece_rows(s->out[0]->cols);
         s->batch = 64 * (int64_t)p->workers;
         for (int32_t j = 0; j < s->n_in; j++)
-            if (s->in[j] && s->in[j]->leaf == RAMET__LEAF_SLOT && s->op != &ramet__opdef_slot_nt &&
-                s->op != &ramet__opdef_slot_nn)
+            if (s->in[j] && s->in[j]->leaf == RAMET__LEAF_SLOT && s->op != &ramet__opdef_slot_nt && s->op != &ramet__opdef_slot_nn &&
+                s->op != &ramet__opdef_linear && s->op != &ramet__opdef_linear_dx)
                 return ramet__fail(RAMET_E_UNSUPPORTED,
                                    "plan: slot '%s' is read by operation '%s'; only linear reads slots", s->in[j]->name,
                                    s->op->name);
@@ -287,9 +287,7 @@ out:
 
 /* Results that every reader would round to bf16 are rounded as they are made: half the bytes to write and to read, the same bits. */
 static ramet_status choose_narrow(ramet__plan *p) {
-    const ramet__scheme *scheme = ramet__kernels_product(p->rt->kernels, "F32", RAMET__BRAIN)->scheme;
-    if (!scheme->rounds || !scheme->round) return RAMET_OK;
-    p->round = scheme->round;
+    if (!p->plain) return RAMET_OK;
     for (int64_t i = 0; i < p->n_steps; i++)
         for (int32_t j = 0; j < p->steps[i].n_out; j++) {
             ramet__pval *v = p->steps[i].out[j];
@@ -330,6 +328,8 @@ ramet_status ramet__plan_create(ramet__plan **out, ramet__graph *g, const ramet_
     p->max_outs = g->max_outs;
     p->max_rank = g->max_rank;
     p->n_slots = (int32_t)g->n_slots;
+    p->plain = ramet__kernels_product(p->rt->kernels, "F32", RAMET__BRAIN);
+    if (!p->plain->packing->in_place || !p->plain->scheme->rounds || !p->plain->scheme->outer) p->plain = NULL;
     p->workers = RAMET__MAX(1, ramet__threads_count(g->rt->threads));
     p->last_rows = p->last_outs = -1;
     size_t nv = (size_t)g->n_values + 1;

@@ -231,7 +231,7 @@ static void swiglu_run(const ramet__step *s, const ramet__exec *x, int64_t r0, i
     }
     for (int64_t r = r0; r < r1; r++) {
         x->k->swiglu(scratch, ramet__row(s->in[0], r), ramet__row(s->in[1], r), cols);
-        x->plan->round((uint16_t *)(void *)ramet__row(s->out[0], r), scratch, cols);
+        x->plan->plain->scheme->round((uint16_t *)(void *)ramet__row(s->out[0], r), scratch, cols);
     }
 }
 static void swiglu_grad_run(const ramet__step *s, const ramet__exec *x, int64_t r0, int64_t r1, void *scratch) {
@@ -246,7 +246,7 @@ static void swiglu_grad_run(const ramet__step *s, const ramet__exec *x, int64_t 
     for (int64_t r = r0; r < r1; r++) {
         x->k->swiglu_grad(d[0], d[1], ramet__row(s->in[0], r), ramet__row(s->in[1], r), ramet__row(s->in[2], r), cols);
         for (int32_t j = 0; j < 2; j++) {
-            if (narrow[j]) x->plan->round((uint16_t *)(void *)ramet__row(s->out[j], r), d[j], cols);
+            if (narrow[j]) x->plan->plain->scheme->round((uint16_t *)(void *)ramet__row(s->out[j], r), d[j], cols);
             else memcpy(ramet__row(s->out[j], r), d[j], (size_t)cols * sizeof *d[j]);
         }
     }

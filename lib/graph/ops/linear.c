@@ -3,12 +3,14 @@
  * the kernels: activations prepared once, then pieces of rows x outputs) or plain numbers (general products).
  *
  * Fusion turns several products of one x into one node of up to three parts: in = x, then W, bias and base of each
- * part. Adapter slots are nodes of their own (slot.c), so that their low-rank activations are there for the gradient.
+ * part, then of each part what a slot adds: its low-rank activations and its matrix. The first product of an adapter slot is a node of its own
+ * (slot.c), so that these activations are there for the gradient.
  */
 #include "graph/op.h"
 #include <string.h>
 
 #define PARTS 3
+#define SLOTS (1 + 3 * PARTS) /* the first input of slots */
 #define PREPARE_ROWS 8 /* rows of a piece that prepares activations */
 #define DENSE_ROWS 128 /* rows and columns of a piece of a general product */
 #define DENSE_COLS 128
@@ -98,6 +100,7 @@ typedef struct linear_part {
 typedef struct linear_info {
     int32_t parts;
     linear_part few[PARTS], many[PARTS]; /* many: used where so many rows are multiplied otherwise */
+    uint64_t slot_at, slot_stride;       /* rounded activations of slots in shared room, of each part in turn */
 } linear_info;
 static const linear_part *parts_of(const ramet__step *s, const ramet__plan *p, int64_t rows) {
     const linear_info *info = s->extra;
@@ -152,6 +155,12 @@ static void cut_parts(linear_part *part, ramet__plan *p, ramet__step *s, int64_t
     }
     s->shared_bytes = RAMET__MAX(s->shared_bytes, bytes);
 }
+/* What a slot adds to a part: its low-rank activations, or NULL */
+static const ramet__pval *slot_of(const ramet__step *s, int32_t part) { return s->n_in > SLOTS ? s->in[SLOTS + 2 * part] : NULL; }
+static char *rounded_slot(const ramet__step *s, int32_t part) {
+    const linear_info *info = s->extra;
+    return (char *)s->shared + info->slot_at + (uint64_t)(part * s->in[0]->fixed) * info->slot_stride;
+}
 static ramet_status linear_prepare(ramet__plan *p, ramet__step *s) {
     linear_info *info = ramet__arena_alloc(&p->names, sizeof *info);
     if (!info) return ramet__alloc_status();
@@ -161,6 +170,10 @@ static ramet_status linear_prepare(ramet__plan *p, ramet__step *s) {
     const int32_t few = ramet__plan_arithmetic(p), many = ramet__plan_arithmetic_of(p, rows);
     cut_parts(info->few, p, s, many == few ? rows : p->rt->kernels->brain_rows - 1, few);
     if (many != few) cut_parts(info->many, p, s, rows, many);
+    info->slot_at = ramet__align(s->shared_bytes);
+    info->slot_stride = ramet__slot_stride(p, rows);
+    for (int32_t i = 0; i < info->parts; i++)
+        if (slot_of(s, i)) s->shared_bytes = info->slot_at + (uint64_t)((i + 1) * rows) * info->slot_stride, s->scratch_bytes = RAMET__MAX(s->scratch_bytes, ramet__slot_add_bytes(p, RAMET__MIN(rows, RAMET__MAX(info->few[i].rows, info->many[i].rows)), s->out[i]->cols));
     return RAMET_OK;
 }
 static double linear_work(const ramet__plan *p, const ramet__step *s) {
@@ -185,6 +198,7 @@ static int64_t linear_pieces(const ramet__step *s, const ramet__exec *x, int32_t
     if (phase == 0) {
         for (int32_t i = 0; i < parts; i++) {
             const ramet__pval *base = s->in[3 + 3 * i];
+            if (slot_of(s, i) && ramet__slot_stride(x->plan, x->rows)) return ramet__ceil_div(rows, PREPARE_ROWS);
             if ((part[i].prepares && !ramet__narrow(x, s->in[0])) || (base && base->data != s->out[i]->data))
                 return ramet__ceil_div(rows, PREPARE_ROWS);
         }
@@ -201,12 +215,13 @@ static void linear_prepare_rows(const ramet__step *s, const ramet__exec *x, cons
         if (part->prepares && !ramet__narrow(x, s->in[0]))
             for (int64_t r = r0; r < r1; r++)
                 ramet__prepare(x->plan, part->product, (char *)s->shared + part->at + (uint64_t)r * part->stride, ramet__row(s->in[0], r), s->in[0]->cols);
+        if (slot_of(s, i) && ramet__slot_stride(x->plan, x->rows)) ramet__slot_round(x, s->attr.i[1 + i], 1, slot_of(s, i), rounded_slot(s, i), r0, r1);
         if (base && base->data != s->out[i]->data)
             memcpy(ramet__row(s->out[i], r0), ramet__row(base, r0), (size_t)((r1 - r0) * base->cols) * sizeof(float));
     }
 }
 /* Rows r0..r1, outputs c0..c1 of part i */
-static void block(const ramet__step *s, const ramet__exec *x, const linear_part *part, int32_t i, int64_t r0, int64_t r1, int64_t c0, int64_t c1, void *scratch) {
+static void product_block(const ramet__step *s, const ramet__exec *x, const linear_part *part, int32_t i, int64_t r0, int64_t r1, int64_t c0, int64_t c1, void *scratch) {
     const ramet__pval *w = s->in[1 + 3 * i], *bias = s->in[2 + 3 * i], *base = s->in[3 + 3 * i];
     int64_t n = s->out[i]->cols, k = s->in[0]->cols;
     float *y = ramet__row(s->out[i], r0);
@@ -235,6 +250,10 @@ static void block(const ramet__step *s, const ramet__exec *x, const linear_part 
             float *to = ramet__row(s->out[i], r) + c0;
             x->k->add(to, to, (const float *)bias->data + c0, c1 - c0);
         }
+}
+static void block(const ramet__step *s, const ramet__exec *x, const linear_part *part, int32_t i, int64_t r0, int64_t r1, int64_t c0, int64_t c1, void *scratch) {
+    product_block(s, x, part, i, r0, r1, c0, c1, scratch);
+    if (slot_of(s, i)) ramet__slot_add(x, s->attr.i[1 + i], 1, slot_of(s, i), rounded_slot(s, i), ramet__row(s->out[i], r0), s->out[i]->cols, r0, r1, c0, c1, scratch);
 }
 static void linear_run(const ramet__step *s, const ramet__exec *x, int32_t phase, int64_t piece, void *scratch) {
     int64_t rows = ramet__count(x, s->in[0]), from, to, n;
@@ -272,18 +291,23 @@ const ramet__op ramet__opdef_linear = {.name = "linear",
                                        .pieces = linear_pieces,
                                        .run = linear_run};
 
-/* ---- dx: in = dy, W, base ---- */
+/* ---- dx: in = dy, W, base, and what a slot adds: the gradient of its low-rank activations, its matrix ---- */
 static ramet_status dx_prepare(ramet__plan *p, ramet__step *s) {
     linear_part *part = ramet__arena_alloc(&p->names, sizeof *part);
     if (!part) return ramet__alloc_status();
     s->extra = part;
     const ramet__pval *w = s->in[1];
     cut(part, product_of(p, w, ramet__plan_arithmetic(p)), w->cols);
+    if (s->n_in > 3) {
+        s->scratch_bytes = ramet__slot_add_bytes(p, RAMET__MIN(s->in[0]->fixed, part->rows), s->out[0]->cols);
+        s->shared_bytes = ramet__slot_stride(p, s->in[0]->fixed) * (uint64_t)s->in[0]->fixed;
+    }
     if (!part->product) return RAMET_OK;
-    s->scratch_bytes = part->product->scheme->scratch_bytes(RAMET__MIN(s->in[0]->fixed, part->rows), w->fixed, w->cols);
+    s->scratch_bytes = RAMET__MAX(s->scratch_bytes, part->product->scheme->scratch_bytes(RAMET__MIN(s->in[0]->fixed, part->rows), w->fixed, w->cols));
     if (part->product->scheme->round) {
         part->stride = ramet__align((uint64_t)w->fixed * sizeof(uint16_t));
-        s->shared_bytes = part->stride * (uint64_t)s->in[0]->fixed;
+        part->at = ramet__align(s->shared_bytes); /* after a slot's */
+        s->shared_bytes = part->at + part->stride * (uint64_t)s->in[0]->fixed;
     }
     return RAMET_OK;
 }
@@ -294,15 +318,19 @@ static int32_t dx_takes_narrow(const ramet__plan *p, const ramet__step *s, int32
 static int64_t dx_pieces(const ramet__step *s, const ramet__exec *x, int32_t phase) {
     const linear_part *part = s->extra;
     int64_t rows = ramet__count(x, s->in[0]);
-    if (phase == 0) return part->stride && !ramet__narrow(x, s->in[0]) ? ramet__ceil_div(rows, PREPARE_ROWS) : 0;
+    const int32_t rounds = part->stride && !ramet__narrow(x, s->in[0]), slot = s->n_in > 3 && ramet__slot_stride(x->plan, x->rows);
+    if (phase == 0) return rounds || slot ? ramet__ceil_div(rows, PREPARE_ROWS) : 0;
     return phase > 1 ? -1 : ramet__ceil_div(rows, part->rows) * ramet__ceil_div(s->out[0]->cols, part->cols);
 }
 static void dx_run(const ramet__step *s, const ramet__exec *x, int32_t phase, int64_t piece, void *scratch) {
     const linear_part *part = s->extra;
     const ramet__pval *w = s->in[1], *base = s->in[2];
+    const int32_t narrow = ramet__narrow(x, s->in[0]);
     if (phase == 0) {
-        for (int64_t r = piece * PREPARE_ROWS; r < RAMET__MIN(ramet__count(x, s->in[0]), (piece + 1) * PREPARE_ROWS); r++)
-            part->product->scheme->round((uint16_t *)(void *)((char *)s->shared + (uint64_t)r * part->stride), ramet__row(s->in[0], r), s->in[0]->cols);
+        const int64_t from = piece * PREPARE_ROWS, to = RAMET__MIN(ramet__count(x, s->in[0]), from + PREPARE_ROWS);
+        for (int64_t r = from; r < to && part->stride && !narrow; r++)
+            part->product->scheme->round((uint16_t *)(void *)((char *)s->shared + part->at + (uint64_t)r * part->stride), ramet__row(s->in[0], r), s->in[0]->cols);
+        if (s->n_in > 3 && ramet__slot_stride(x->plan, x->rows)) ramet__slot_round(x, s->attr.i[1], 0, s->in[3], s->shared, from, to);
         return;
     }
     int64_t rows = ramet__count(x, s->in[0]), n = s->in[0]->cols, k = s->out[0]->cols,
@@ -310,7 +338,6 @@ static void dx_run(const ramet__step *s, const ramet__exec *x, int32_t phase, in
     int64_t r0 = piece / across * part->rows, r1 = RAMET__MIN(rows, r0 + part->rows), c0 = piece % across * part->cols,
             c1 = RAMET__MIN(k, c0 + part->cols);
     float *y = ramet__row(s->out[0], r0);
-    const int32_t narrow = ramet__narrow(x, s->in[0]);
     if (base && base->data != s->out[0]->data)
         for (int64_t r = r0; r < r1; r++)
             memcpy(ramet__row(s->out[0], r) + c0, ramet__row(base, r) + c0, (size_t)(c1 - c0) * sizeof(float));
@@ -320,7 +347,7 @@ static void dx_run(const ramet__step *s, const ramet__exec *x, int32_t phase, in
                                  .k = k,
                                  .from = c0,
                                  .to = c1,
-                                 .x = part->stride && !narrow ? (const char *)s->shared + (uint64_t)r0 * part->stride : (const void *)ramet__row(s->in[0], r0),
+                                 .x = part->stride && !narrow ? (const char *)s->shared + part->at + (uint64_t)r0 * part->stride : (const void *)ramet__row(s->in[0], r0),
                                  .x_stride = narrow ? n * (int64_t)sizeof *y : part->stride ? (int64_t)part->stride : n,
                                  .rounded = part->stride != 0,
                                  .packed = packed_of(w),
@@ -333,6 +360,7 @@ static void dx_run(const ramet__step *s, const ramet__exec *x, int32_t phase, in
         x->k->gemm_nn(y + c0, k, ramet__row(s->in[0], r0), n, (const float *)w->data + c0, k, r1 - r0, c1 - c0, n, 1.0f,
                       base != NULL);
     }
+    if (s->n_in > 3) ramet__slot_add(x, s->attr.i[1], 0, s->in[3], s->shared, y, k, r0, r1, c0, c1, scratch);
 }
 const ramet__op ramet__opdef_linear_dx = {.name = "linear_dx",
                                           .overwrites = {1u << 2},

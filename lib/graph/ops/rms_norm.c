@@ -70,7 +70,7 @@ static void norm_run(const ramet__step *s, const ramet__exec *x, int64_t r0, int
     const int32_t narrow = ramet__narrow(x, s->out[0]);
     for (int64_t r = r0; r < r1; r++) {
         x->k->rms_norm(narrow ? scratch : ramet__row(s->out[0], r), ramet__row(s->in[0], r), s->in[1]->data, s->in[0]->cols, s->attr.f[0]);
-        if (narrow) x->plan->round((uint16_t *)(void *)ramet__row(s->out[0], r), scratch, s->in[0]->cols);
+        if (narrow) x->plan->plain->scheme->round((uint16_t *)(void *)ramet__row(s->out[0], r), scratch, s->in[0]->cols);
     }
 }
 static ramet_status grad_prepare(ramet__plan *p, ramet__step *s) {

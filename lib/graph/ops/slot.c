@@ -79,15 +79,55 @@ static bound matrix_of(const ramet__step *s, const ramet__exec *x, int32_t adapt
 }
 /* The product in bf16 that a run of so many rows is multiplied with, NULL: in fp32. */
 static const ramet__product *brain(const ramet__plan *p, int64_t rows) {
-    if (ramet__plan_arithmetic_of(p, rows) != RAMET__BRAIN) return NULL;
-    const ramet__product *product = ramet__kernels_product(p->rt->kernels, "F32", RAMET__BRAIN);
-    return p->rt->kernels->brain_rows && product->packing->in_place && product->scheme->outer ? product : NULL;
+    return p->rt->kernels->brain_rows && ramet__plan_arithmetic_of(p, rows) == RAMET__BRAIN ? p->plain : NULL;
 }
 /* dst = scale src, rows of n floats that are ld apart in src */
 static float *scaled(const ramet__exec *x, float *dst, float scale, const float *src, int64_t ld, int64_t rows, int64_t n) {
     for (int64_t r = 0; r < rows; r++) x->k->scale(dst + r * n, scale, src + r * ld, n);
     return dst;
 }
+uint64_t ramet__slot_stride(const ramet__plan *p, int64_t rows) {
+    const ramet__product *product = brain(p, rows);
+    return product ? ramet__align(product->scheme->prepared_bytes(p->max_rank)) : 0;
+}
+uint64_t ramet__slot_add_bytes(const ramet__plan *p, int64_t rows, int64_t cols) {
+    const ramet__product *product = brain(p, p->max_rows);
+    return product ? RAMET__MAX(product->scheme->scratch_bytes(rows, cols, p->max_rank), product->scheme->scratch_bytes(rows, p->max_rank, cols)) : 0;
+}
+/* Calls `each` for every run of rows r0..r1 whose adapter has this slot. */
+#define EACH_ADAPTER(slot, r0, r1)                                                                                                          \
+    for (const ramet__span *g = x->plan->groups.runs, *end = g + x->plan->groups.n_runs; g < end && x->plan->bound[slot]; g++)              \
+        for (int64_t from = RAMET__MAX(r0, g->row), to = RAMET__MIN(r1, g->row + g->rows); from < to && g->key >= 0 && x->run->adapters[g->key][slot].rank; from = to)
+void ramet__slot_round(const ramet__exec *x, int64_t slot, int32_t which, const ramet__pval *t, char *rounded, int64_t r0, int64_t r1) {
+    const ramet__product *product = brain(x->plan, x->rows);
+    const int64_t ld = (int64_t)ramet__slot_stride(x->plan, x->rows);
+    EACH_ADAPTER(slot, r0, r1) {
+        const ramet__slot_entry *e = &x->run->adapters[g->key][slot];
+        float row[64];
+        for (int64_t r = from; r < to; r++)
+            for (int64_t c = 0; c < e->rank; c += 64) { /* 128 bytes are whole prepared rows */
+                const int64_t n = RAMET__MIN(64, e->rank - c);
+                x->k->scale(row, which ? e->scale : 1.0f, ramet__row(t, r) + c, n);
+                product->scheme->prepare(rounded + r * ld + c * 2, row, n);
+            }
+    }
+}
+void ramet__slot_add(const ramet__exec *x, int64_t slot, int32_t which, const ramet__pval *t, const char *rounded, float *y, int64_t cols, int64_t r0, int64_t r1, int64_t c0, int64_t c1,
+                     void *scratch) {
+    const ramet__product *product = brain(x->plan, x->rows);
+    const int64_t ld = (int64_t)ramet__slot_stride(x->plan, x->rows);
+    EACH_ADAPTER(slot, r0, r1) {
+        const ramet__slot_entry *e = &x->run->adapters[g->key][slot];
+        float *into = y + (from - r0) * cols;
+        if (product) {
+            const ramet__product_args a = {.m = to - from, .n = which ? cols : e->rank, .k = which ? e->rank : cols, .from = c0, .to = c1, .x = rounded + from * ld, .x_stride = ld, .rounded = 1,
+                                           .packed = which ? e->b : e->a, .y = into, .y_stride = cols, .accumulate = 1, .scratch = scratch};
+            (which ? product->forward : product->transposed)(&a);
+        } else if (which) x->k->gemm_nt(into + c0, cols, ramet__row(t, from), t->cols, e->b + c0 * e->rank, e->rank, to - from, c1 - c0, e->rank, e->scale, 1);
+        else x->k->gemm_nn(into + c0, cols, ramet__row(t, from), t->cols, e->a + c0, cols, to - from, c1 - c0, e->rank, 1.0f, 1);
+    }
+}
+
 /* The wide side is what is rounded; the narrow one may have to be scaled before. */
 static int32_t takes_narrow(const ramet__plan *p, const ramet__step *s, int32_t j) {
     const int32_t which = (int32_t)s->attr.i[1];

@@ -190,7 +190,7 @@ static const ramet__kernels table_avx512_bf16 = {
 #define avx512_amx(f, x) f(x, amx)
 static const ramet__kernels table_amx = {
 #include "registry.def"
-    .isa = "amx", .table = IN_AMX, .brain_rows = 32};
+    .isa = "amx", .table = IN_AMX, .brain_rows = 16};
 #endif
 #undef RAMET__KERNEL
 #endif

@@ -257,6 +257,21 @@ static void fuse_slots(ramet__work *w) {
     }
 }
 
+/* ---- swiglu of two products that nobody else reads: they are never stored ---- */
+static void fuse_gate(ramet__work *w) {
+    for (int64_t i = 0; i < w->n_nodes; i++) {
+        ramet__node *s = &w->nodes[i], *n = s->op == &ramet__opdef_swiglu ? maker(w, s->in[0]) : NULL;
+        if (!n || n->op != &ramet__opdef_linear || n->attr.i[0] != 2 || n->out[0] != s->in[0] || n->out[1] != s->in[1] || !once(w, n->out[0]) || !once(w, n->out[1]) || n->in[3] >= 0 ||
+            n->in[6] >= 0)
+            continue;
+        n->op = &ramet__opdef_linear_swiglu;
+        n->out[0] = s->out[0];
+        n->n_out = 1;
+        s->op = NULL;
+        ramet__work_count(w);
+    }
+}
+
 /* ---- small nets: relu(conv2d(...)) in the lines that were just made, and where the gradient of the largest of windows of a relu goes, only above zero ---- */
 static void fuse_relu(ramet__work *w) {
     for (int64_t i = 0; i < w->n_nodes; i++) {
@@ -282,6 +297,7 @@ ramet_status ramet__fuse(ramet__work *w) {
     fuse_add(w);
     fuse_products(w);
     fuse_slots(w);
+    fuse_gate(w);
     fuse_relu(w);
     return RAMET_OK;
 }

@@ -246,10 +246,10 @@ static inline int64_t ramet__count(const ramet__exec *x, const ramet__pval *v) {
     return v->axis == RAMET__AXIS_ROWS ? x->rows : v->axis == RAMET__AXIS_OUTS ? x->outs : v->fixed;
 }
 /* What a slot's second matrix (which 1: scale t B^T) or first one (0: t A) makes of the low-rank activations t, added to y[r0..r1, c0..c1) of `cols` columns, by
- * each row's adapter; y is row r0. Where products are in bf16, rows of t are rounded before, to `ld` bytes each; 0: they are used as they are. slot.c */
+ * each row's adapter; y is where column 0 of row r0 is or would be, y_ld the floats between rows. Where products are in bf16, rows of t are rounded before, to `ld` bytes each; 0: they are used as they are. slot.c */
 uint64_t ramet__slot_stride(const ramet__plan *p, int64_t rows);
 void ramet__slot_round(const ramet__exec *x, int64_t slot, int32_t which, const ramet__pval *t, char *rounded, int64_t r0, int64_t r1);
-void ramet__slot_add(const ramet__exec *x, int64_t slot, int32_t which, const ramet__pval *t, const char *rounded, float *y, int64_t cols, int64_t r0, int64_t r1, int64_t c0, int64_t c1,
+void ramet__slot_add(const ramet__exec *x, int64_t slot, int32_t which, const ramet__pval *t, const char *rounded, float *y, int64_t y_ld, int64_t cols, int64_t r0, int64_t r1, int64_t c0, int64_t c1,
                      void *scratch);
 uint64_t ramet__slot_add_bytes(const ramet__plan *p, int64_t rows, int64_t cols);
 /* Rows of the whole run that a chunk belongs to. */

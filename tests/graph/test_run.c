@@ -165,10 +165,10 @@ static void test_cached_and_whole_runs_agree_and_fuse(void **state) {
     OK(llama_make(&m, rt));
     ramet__plan *p = cache_plan(rt, &m, 0);
     feed(logits, p, 3, 0, NULL, NULL);
-    /* one layer: norm, q+k+v, rope, rope, attention, o+residual, norm, gate+up, swiglu, down+residual */
-    assert_int_equal(p->n_steps, 1 + 10 * L + 3);
+    /* one layer: norm, q+k+v, rope, rope, attention, o+residual, norm, gate+up+swiglu, down+residual */
+    assert_int_equal(p->n_steps, 1 + 9 * L + 3);
     assert_int_equal(steps_of(p, "add") + steps_of(p, "silu") + steps_of(p, "mul") + steps_of(p, "tap"), 0);
-    assert_int_equal(steps_of(p, "swiglu"), L);
+    assert_int_equal(steps_of(p, "linear_swiglu"), L);
     ramet__plan_free(p);
     ramet__graph *g;
     ramet__plan_options o = {.mode = RAMET__MODE_EXACT, .max_context = 16};
@@ -212,6 +212,44 @@ static int32_t count_questions(double fraction, const char *what, void *user) {
     ++*(int32_t *)user;
     return 0;
 }
+/* swiglu of two products by itself gives the bits that it has when the products are kept too, whatever the rows, workers and arithmetic. */
+static void test_gated_products_are_those_that_are_kept(void **state) {
+    (void)state;
+    enum { N = 288, K = 64, R = 300 };
+    static const int64_t rows[] = {1, 7, 20, R};
+    for (int32_t mode = RAMET__MODE_EXACT; mode <= RAMET__MODE_BALANCED; mode++)
+        for (int32_t workers = 1; workers <= 3; workers += 2) {
+            ramet_runtime *rt = test_runtime(workers);
+            ramet__weight *w[3] = {make_weight(rt, "gate", RAMET__ENC_Q4_0, N, K, 0.5f), make_weight(rt, "up", RAMET__ENC_Q8_0, N, K, 0.5f), make_weight(rt, "down", RAMET__ENC_Q8_0, K, N, 0.5f)};
+            float *x = random_floats((int64_t)R * K, 3, 1);
+            ramet__plan *p[2];
+            for (int32_t kept = 0; kept < 2; kept++) {
+                ramet__graph *g;
+                ramet__plan_options o = {.mode = (ramet__mode)mode};
+                OK(ramet__graph_create(&g, rt, R, 0, 0));
+                ramet__val in = ramet__graph_input(g, "x", RAMET__TYPE_F32, RAMET__AXIS_ROWS, K);
+                ramet__val gate = ramet__op_linear(g, in, ramet__graph_weight(g, w[0]), -1, NULL), up = ramet__op_linear(g, in, ramet__graph_weight(g, w[1]), -1, NULL);
+                ramet__val y = ramet__op_mul(g, ramet__op_silu(g, gate), up);
+                ramet__graph_output(g, "y", ramet__op_linear(g, y, ramet__graph_weight(g, w[2]), -1, NULL));
+                if (kept) ramet__graph_output(g, "gate", gate);
+                OK(ramet__plan_create(&p[kept], g, &o));
+                ramet__graph_free(g);
+                assert_int_equal(steps_of(p[kept], "linear_swiglu"), !kept);
+            }
+            for (int32_t i = 0; i < RAMET__COUNT(rows); i++) {
+                ramet__run r = {.rows = rows[i]};
+                give(&r, "x", x);
+                OK(ramet__plan_run(p[0], &r));
+                OK(ramet__plan_run(p[1], &r));
+                assert_memory_equal(output(p[0], "y"), output(p[1], "y"), (size_t)(rows[i] * K) * sizeof *x);
+            }
+            for (int32_t i = 0; i < 2; i++) ramet__plan_free(p[i]);
+            for (int32_t i = 0; i < 3; i++) ramet__weight_free(w[i]);
+            free(x);
+            ramet_runtime_free(rt);
+        }
+}
+
 static void test_progress_is_asked_within_a_long_step(void **state) {
     (void)state;
     enum { N = 64, K = 64, R = 64 * 40 };
@@ -571,7 +609,7 @@ int main(void) {
         cmocka_unit_test(test_exact_rows_do_not_feel_their_neighbours),
         cmocka_unit_test(test_exact_rows_through_a_variable),
         cmocka_unit_test(test_cached_and_whole_runs_agree_and_fuse),
-        cmocka_unit_test(test_progress_is_asked_within_a_long_step),
+        cmocka_unit_test(test_gated_products_are_those_that_are_kept), cmocka_unit_test(test_progress_is_asked_within_a_long_step),
         cmocka_unit_test(test_writes_commit_last),
         cmocka_unit_test(test_uses_of_one_value_add_up_and_gradients_can_be_stopped_or_reversed),
         cmocka_unit_test(test_taps_progress_and_no_allocation_while_running),

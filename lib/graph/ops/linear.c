@@ -91,6 +91,10 @@ static void dw_gradient(ramet__graph *g, const ramet__node *n, const ramet__val 
 }
 
 /* ---- forward ---- */
+/* Few rows wait for memory, and streams of weights are the faster the longer they are: each worker has one stretch of the outputs of all parts, in
+ * blocks of BLOCK. An output's bits do not depend on the cut. */
+#define FEW_ROWS 8
+#define BLOCK 16
 typedef struct linear_part {
     const ramet__product *product; /* NULL: general product */
     uint64_t at, stride;           /* its prepared activations in shared room */
@@ -101,7 +105,11 @@ typedef struct linear_info {
     int32_t parts;
     linear_part few[PARTS], many[PARTS]; /* many: used where so many rows are multiplied otherwise */
     uint64_t slot_at, slot_stride;       /* rounded activations of slots in shared room, of each part in turn */
+    uint64_t gate_at;                    /* of a gated step: a piece of both parts, in a worker's room */
 } linear_info;
+/* linear_swiglu: two parts, of which silu(first) * second alone is kept */
+static int32_t gated(const ramet__step *s) { return s->op == &ramet__opdef_linear_swiglu; }
+static int64_t cols_of(const ramet__step *s, int32_t part) { return s->in[1 + 3 * part]->fixed; }
 static const linear_part *parts_of(const ramet__step *s, const ramet__plan *p, int64_t rows) {
     const linear_info *info = s->extra;
     return ramet__plan_arithmetic_of(p, rows) == ramet__plan_arithmetic(p) ? info->few : info->many;
@@ -173,24 +181,33 @@ static ramet_status linear_prepare(ramet__plan *p, ramet__step *s) {
     info->slot_at = ramet__align(s->shared_bytes);
     info->slot_stride = ramet__slot_stride(p, rows);
     for (int32_t i = 0; i < info->parts; i++)
-        if (slot_of(s, i)) s->shared_bytes = info->slot_at + (uint64_t)((i + 1) * rows) * info->slot_stride, s->scratch_bytes = RAMET__MAX(s->scratch_bytes, ramet__slot_add_bytes(p, RAMET__MIN(rows, RAMET__MAX(info->few[i].rows, info->many[i].rows)), s->out[i]->cols));
+        if (slot_of(s, i)) {
+            const int64_t piece = RAMET__MIN(rows, RAMET__MAX(info->few[i].rows, info->many[i].rows));
+            s->shared_bytes = info->slot_at + (uint64_t)((i + 1) * rows) * info->slot_stride;
+            s->scratch_bytes = RAMET__MAX(s->scratch_bytes, ramet__slot_add_bytes(p, piece, cols_of(s, i)));
+        }
+    if (gated(s)) {
+        int64_t numbers = FEW_ROWS * cols_of(s, 0);
+        for (int32_t i = 0; i < info->parts; i++) numbers = RAMET__MAX(numbers, RAMET__MAX(info->few[i].rows * info->few[i].cols, info->many[i].rows * info->many[i].cols));
+        info->gate_at = ramet__align(s->scratch_bytes);
+        s->scratch_bytes = info->gate_at + 2 * (uint64_t)numbers * sizeof(float);
+    }
     return RAMET_OK;
 }
 static double linear_work(const ramet__plan *p, const ramet__step *s) {
     (void)p;
     double n = 0.0;
     for (int32_t i = 0; i < s->n_out; i++) n += s->out[i] ? (double)s->out[i]->cols : 0.0;
-    return n * (double)s->in[0]->fixed * (double)s->in[0]->cols;
+    return (gated(s) ? 2 * n : n) * (double)s->in[0]->fixed * (double)s->in[0]->cols;
 }
-/* Few rows wait for memory, and streams of weights are the faster the longer they are: each worker has one stretch of the outputs of all parts, in
- * blocks of BLOCK. An output's bits do not depend on the cut. */
-#define FEW_ROWS 8
-#define BLOCK 16
 static int64_t blocks_of(const ramet__step *s) {
     int64_t n = 0;
-    for (int32_t i = 0; i < ((const linear_info *)s->extra)->parts; i++) n += ramet__ceil_div(s->out[i]->cols, BLOCK);
+    for (int32_t i = 0; i < (gated(s) ? 1 : ((const linear_info *)s->extra)->parts); i++) n += ramet__ceil_div(cols_of(s, i), BLOCK);
     return n;
 }
+/* Of a piece of a gated step */
+static int64_t gate_rows(const linear_part *part) { return RAMET__MIN(part[0].rows, part[1].rows); }
+static int64_t gate_cols(const linear_part *part) { return RAMET__MIN(part[0].cols, part[1].cols); }
 static int64_t linear_pieces(const ramet__step *s, const ramet__exec *x, int32_t phase) {
     const int32_t parts = ((const linear_info *)s->extra)->parts;
     int64_t rows = ramet__count(x, s->in[0]), n = 0;
@@ -206,7 +223,8 @@ static int64_t linear_pieces(const ramet__step *s, const ramet__exec *x, int32_t
     }
     if (phase > 1) return -1;
     if (rows <= FEW_ROWS) return x->plan->workers;
-    for (int32_t i = 0; i < parts; i++) n += ramet__ceil_div(rows, part[i].rows) * ramet__ceil_div(s->out[i]->cols, part[i].cols);
+    if (gated(s)) return ramet__ceil_div(rows, gate_rows(part)) * ramet__ceil_div(cols_of(s, 0), gate_cols(part));
+    for (int32_t i = 0; i < parts; i++) n += ramet__ceil_div(rows, part[i].rows) * ramet__ceil_div(cols_of(s, i), part[i].cols);
     return n;
 }
 static void linear_prepare_rows(const ramet__step *s, const ramet__exec *x, const linear_part *part, int64_t r0, int64_t r1) {
@@ -220,15 +238,14 @@ static void linear_prepare_rows(const ramet__step *s, const ramet__exec *x, cons
             memcpy(ramet__row(s->out[i], r0), ramet__row(base, r0), (size_t)((r1 - r0) * base->cols) * sizeof(float));
     }
 }
-/* Rows r0..r1, outputs c0..c1 of part i */
-static void product_block(const ramet__step *s, const ramet__exec *x, const linear_part *part, int32_t i, int64_t r0, int64_t r1, int64_t c0, int64_t c1, void *scratch) {
+/* Rows r0..r1, outputs c0..c1 of part i; y: where output 0 of row r0 is or would be, ld: floats between rows */
+static void block(const ramet__step *s, const ramet__exec *x, const linear_part *part, int32_t i, float *y, int64_t ld, int64_t r0, int64_t r1, int64_t c0, int64_t c1, void *scratch) {
     const ramet__pval *w = s->in[1 + 3 * i], *bias = s->in[2 + 3 * i], *base = s->in[3 + 3 * i];
-    int64_t n = s->out[i]->cols, k = s->in[0]->cols;
-    float *y = ramet__row(s->out[i], r0);
+    const int64_t k = s->in[0]->cols;
     const int32_t narrow = ramet__narrow(x, s->in[0]);
     if (part->product) {
         ramet__product_args a = {.m = r1 - r0,
-                                 .n = n,
+                                 .n = cols_of(s, i),
                                  .k = k,
                                  .from = c0,
                                  .to = c1,
@@ -236,24 +253,30 @@ static void product_block(const ramet__step *s, const ramet__exec *x, const line
                                  .x_stride = narrow ? k * (int64_t)sizeof *y : (int64_t)part->stride,
                                  .packed = packed_of(w),
                                  .y = y,
-                                 .y_stride = n,
+                                 .y_stride = ld,
                                  .bias = bias ? bias->data : NULL,
                                  .accumulate = base != NULL,
                                  .scratch = scratch};
         part->product->forward(&a);
-        return;
+    } else {
+        x->k->gemm_nt(y + c0, ld, ramet__row(s->in[0], r0), k, ramet__row(w, c0), k, r1 - r0, c1 - c0, k, 1.0f, base != NULL);
+        for (int64_t r = 0; bias && r < r1 - r0; r++) x->k->add(y + r * ld + c0, y + r * ld + c0, (const float *)bias->data + c0, c1 - c0);
     }
-    x->k->gemm_nt(y + c0, n, ramet__row(s->in[0], r0), k, ramet__row(w, c0), k, r1 - r0, c1 - c0, k, 1.0f,
-                  base != NULL);
-    if (bias)
-        for (int64_t r = r0; r < r1; r++) {
-            float *to = ramet__row(s->out[i], r) + c0;
-            x->k->add(to, to, (const float *)bias->data + c0, c1 - c0);
-        }
+    if (slot_of(s, i)) ramet__slot_add(x, s->attr.i[1 + i], 1, slot_of(s, i), rounded_slot(s, i), y, ld, cols_of(s, i), r0, r1, c0, c1, scratch);
 }
-static void block(const ramet__step *s, const ramet__exec *x, const linear_part *part, int32_t i, int64_t r0, int64_t r1, int64_t c0, int64_t c1, void *scratch) {
-    product_block(s, x, part, i, r0, r1, c0, c1, scratch);
-    if (slot_of(s, i)) ramet__slot_add(x, s->attr.i[1 + i], 1, slot_of(s, i), rounded_slot(s, i), ramet__row(s->out[i], r0), s->out[i]->cols, r0, r1, c0, c1, scratch);
+static void gated_block(const ramet__step *s, const ramet__exec *x, const linear_part *part, int64_t r0, int64_t r1, int64_t c0, int64_t c1, void *scratch) {
+    const int64_t width = c1 - c0;
+    float *both[2] = {(float *)(void *)((char *)scratch + ((const linear_info *)s->extra)->gate_at), NULL};
+    both[1] = both[0] + (r1 - r0) * width;
+    for (int32_t i = 0; i < 2; i++) block(s, x, &part[i], i, both[i] - c0, width, r0, r1, c0, c1, scratch);
+    for (int64_t r = r0; r < r1; r++, both[0] += width, both[1] += width) {
+        if (!ramet__narrow(x, s->out[0])) {
+            x->k->swiglu(ramet__row(s->out[0], r) + c0, both[0], both[1], width);
+            continue;
+        }
+        x->k->swiglu(both[0], both[0], both[1], width);
+        x->plan->plain->scheme->round((uint16_t *)(void *)ramet__row(s->out[0], r) + c0, both[0], width);
+    }
 }
 static void linear_run(const ramet__step *s, const ramet__exec *x, int32_t phase, int64_t piece, void *scratch) {
     int64_t rows = ramet__count(x, s->in[0]), from, to, n;
@@ -265,18 +288,27 @@ static void linear_run(const ramet__step *s, const ramet__exec *x, int32_t phase
     if (rows <= FEW_ROWS) {
         from = blocks_of(s) * piece / x->plan->workers;
         to = blocks_of(s) * (piece + 1) / x->plan->workers;
+        if (gated(s)) {
+            if (from < to) gated_block(s, x, part, 0, rows, from * BLOCK, RAMET__MIN(cols_of(s, 0), to * BLOCK), scratch);
+            return;
+        }
         for (int32_t i = 0; i < ((const linear_info *)s->extra)->parts; i++, part++, from -= n, to -= n) {
-            n = ramet__ceil_div(s->out[i]->cols, BLOCK);
+            n = ramet__ceil_div(cols_of(s, i), BLOCK);
             if (from < n && to > 0 && from < to)
-                block(s, x, part, i, 0, rows, RAMET__MAX(0, from) * BLOCK, RAMET__MIN(s->out[i]->cols, to * BLOCK), scratch);
+                block(s, x, part, i, ramet__row(s->out[i], 0), cols_of(s, i), 0, rows, RAMET__MAX(0, from) * BLOCK, RAMET__MIN(cols_of(s, i), to * BLOCK), scratch);
         }
         return;
     }
+    if (gated(s)) {
+        const int64_t across = ramet__ceil_div(cols_of(s, 0), gate_cols(part)), r0 = piece / across * gate_rows(part), c0 = piece % across * gate_cols(part);
+        gated_block(s, x, part, r0, RAMET__MIN(rows, r0 + gate_rows(part)), c0, RAMET__MIN(cols_of(s, 0), c0 + gate_cols(part)), scratch);
+        return;
+    }
     for (int32_t i = 0;; i++, part++, piece -= n) { /* which part this piece belongs to */
-        int64_t across = ramet__ceil_div(s->out[i]->cols, part->cols), r0 = piece / across * part->rows, c0 = piece % across * part->cols;
+        int64_t across = ramet__ceil_div(cols_of(s, i), part->cols), r0 = piece / across * part->rows, c0 = piece % across * part->cols;
         n = ramet__ceil_div(rows, part->rows) * across;
         if (piece >= n) continue;
-        block(s, x, part, i, r0, RAMET__MIN(rows, r0 + part->rows), c0, RAMET__MIN(s->out[i]->cols, c0 + part->cols), scratch);
+        block(s, x, part, i, ramet__row(s->out[i], r0), cols_of(s, i), r0, RAMET__MIN(rows, r0 + part->rows), c0, RAMET__MIN(cols_of(s, i), c0 + part->cols), scratch);
         return;
     }
 }
@@ -290,6 +322,14 @@ const ramet__op ramet__opdef_linear = {.name = "linear",
                                        .prepare = linear_prepare,
                                        .pieces = linear_pieces,
                                        .run = linear_run};
+const ramet__op ramet__opdef_linear_swiglu = {.name = "linear_swiglu",
+                                              .narrow = 1,
+                                              .encoded = 1u << 1 | 1u << 4,
+                                              .work = linear_work,
+                                              .takes_narrow = linear_takes_narrow,
+                                              .prepare = linear_prepare,
+                                              .pieces = linear_pieces,
+                                              .run = linear_run};
 
 /* ---- dx: in = dy, W, base, and what a slot adds: the gradient of its low-rank activations, its matrix ---- */
 static ramet_status dx_prepare(ramet__plan *p, ramet__step *s) {
@@ -360,7 +400,7 @@ static void dx_run(const ramet__step *s, const ramet__exec *x, int32_t phase, in
         x->k->gemm_nn(y + c0, k, ramet__row(s->in[0], r0), n, (const float *)w->data + c0, k, r1 - r0, c1 - c0, n, 1.0f,
                       base != NULL);
     }
-    if (s->n_in > 3) ramet__slot_add(x, s->attr.i[1], 0, s->in[3], s->shared, y, k, r0, r1, c0, c1, scratch);
+    if (s->n_in > 3) ramet__slot_add(x, s->attr.i[1], 0, s->in[3], s->shared, y, k, k, r0, r1, c0, c1, scratch);
 }
 const ramet__op ramet__opdef_linear_dx = {.name = "linear_dx",
                                           .overwrites = {1u << 2},

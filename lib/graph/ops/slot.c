@@ -112,19 +112,19 @@ void ramet__slot_round(const ramet__exec *x, int64_t slot, int32_t which, const 
             }
     }
 }
-void ramet__slot_add(const ramet__exec *x, int64_t slot, int32_t which, const ramet__pval *t, const char *rounded, float *y, int64_t cols, int64_t r0, int64_t r1, int64_t c0, int64_t c1,
+void ramet__slot_add(const ramet__exec *x, int64_t slot, int32_t which, const ramet__pval *t, const char *rounded, float *y, int64_t y_ld, int64_t cols, int64_t r0, int64_t r1, int64_t c0, int64_t c1,
                      void *scratch) {
     const ramet__product *product = brain(x->plan, x->rows);
     const int64_t ld = (int64_t)ramet__slot_stride(x->plan, x->rows);
     EACH_ADAPTER(slot, r0, r1) {
         const ramet__slot_entry *e = &x->run->adapters[g->key][slot];
-        float *into = y + (from - r0) * cols;
+        float *into = y + (from - r0) * y_ld;
         if (product) {
             const ramet__product_args a = {.m = to - from, .n = which ? cols : e->rank, .k = which ? e->rank : cols, .from = c0, .to = c1, .x = rounded + from * ld, .x_stride = ld, .rounded = 1,
-                                           .packed = which ? e->b : e->a, .y = into, .y_stride = cols, .accumulate = 1, .scratch = scratch};
+                                           .packed = which ? e->b : e->a, .y = into, .y_stride = y_ld, .accumulate = 1, .scratch = scratch};
             (which ? product->forward : product->transposed)(&a);
-        } else if (which) x->k->gemm_nt(into + c0, cols, ramet__row(t, from), t->cols, e->b + c0 * e->rank, e->rank, to - from, c1 - c0, e->rank, e->scale, 1);
-        else x->k->gemm_nn(into + c0, cols, ramet__row(t, from), t->cols, e->a + c0, cols, to - from, c1 - c0, e->rank, 1.0f, 1);
+        } else if (which) x->k->gemm_nt(into + c0, y_ld, ramet__row(t, from), t->cols, e->b + c0 * e->rank, e->rank, to - from, c1 - c0, e->rank, e->scale, 1);
+        else x->k->gemm_nn(into + c0, y_ld, ramet__row(t, from), t->cols, e->a + c0, cols, to - from, c1 - c0, e->rank, 1.0f, 1);
     }
 }
 

@@ -97,14 +97,15 @@ static void take(const room *r, const void *const *k_block, const void *const *v
     }
 }
 
-/* e^x to a few units of bf16's last place over 256; from -87 down e^-87, since what lies below takes processors a hundred times as long. NaN stays NaN. */
-INLINE vf brain_exp(vf x) {
-    x = vmax(vset(-87.0f), x);
-    const vf n = vround(vmul(x, vset(1.44269504f))), r = vfnma(n, vset(0.693147181f), x);
-    vf p = vfma(vset(0x1.5558f2p-5f), r, vset(0x1.555492p-3f));
-    p = vfma(p, r, vset(0x1.fffffcp-2f));
-    p = vfma(p, r, vset(1.0f));
-    return _mm512_scalef_ps(vfma(p, r, vset(1.0f)), n);
+#define LOG2E 1.44269504f
+/* 2^x: a polynomial of degree 3 over [-1/2, 1/2], within 1e-4 of the value, which is less than bf16 sees. From -126 down 2^-126: what lies below takes
+ * processors a hundred times as long. NaN stays NaN. */
+INLINE vf brain_exp2(vf x) {
+    x = vmax(vset(-126.0f), x);
+    const vf n = vround(x), r = vsub(x, n);
+    vf p = vfma(vset(0x1.c3f6c4p-5f), r, vset(0x1.f0dddep-3f));
+    p = vfma(p, r, vset(0x1.62f31ap-1f));
+    return _mm512_scalef_ps(vfma(p, r, vset(0x1.fff694p-1f)), n);
 }
 
 /* Which of 16 keys from i on a row sees */
@@ -114,13 +115,14 @@ INLINE float top_of(const float *s, int64_t seen, float top) {
     UNROLL for (int i = 0; i < KEYS; i += 16) m = _mm512_mask_max_ps(m, those(seen, i), m, vload(s + i));
     return vtop(m);
 }
-/* p[0..KEYS) = exp(s - top) rounded for the first `seen`, else 0; what was rounded is added to 16 sums, which shrink before */
+/* p[0..KEYS) = exp(s - top) for the first `seen`, else 0, added to 16 sums, which shrink before */
 INLINE void weights(uint16_t *p, const float *s, int64_t seen, float top, float shrink, float *total) {
     vf sum = vmul(vload(total), vset(shrink));
     UNROLL for (int i = 0; i < KEYS; i += 16) {
-        const __m256i half = (__m256i)_mm512_maskz_cvtneps_pbh(those(seen, i), brain_exp(vsub(vload(s + i), vset(top))));
-        _mm256_storeu_si256((__m256i *)(void *)(p + i), half);
-        sum = vadd(sum, _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(half), 16)));
+        vf e = brain_exp2(vfma(vload(s + i), vset(LOG2E), vset(-LOG2E * top)));
+        if (seen < KEYS) e = _mm512_maskz_mov_ps(those(seen, i), e);
+        put_half(p + i, e);
+        sum = vadd(sum, e);
     }
     vstore(total, sum);
 }
@@ -133,7 +135,7 @@ INLINE void soften(const room *m, int64_t row, int64_t n, const int32_t *seen, i
     }
     const vf old = vload(m->top + row), new = vload(tops);
     const __mmask16 grew = _mm512_cmp_ps_mask(old, new, _CMP_LT_OQ);
-    vstore(shrink, _mm512_mask_mov_ps(vset(1.0f), grew, brain_exp(vsub(old, new))));
+    vstore(shrink, _mm512_mask_mov_ps(vset(1.0f), grew, brain_exp2(vmul(vsub(old, new), vset(LOG2E)))));
     vstore(m->top + row, new);
     for (int64_t i = 0; i < n; i++) {
         uint16_t *p = m->p + (row + i) * KEYS;
@@ -247,7 +249,7 @@ static void take_queries(const grad_room *m, const float *q, const float *o, con
         vf sum = vzero();
         for (int64_t i = 0; r < count && i < hd; i += 16) sum = vfma(vget(d_o + r * q_row + i, hd - i), vget(o + r * q_row + i, hd - i), sum);
         m->delta[r] = vsum(sum);
-        m->lse[r] = r < count ? lse[r * lse_row] : INFINITY; /* rows that are not there weigh zero */
+        m->lse[r] = r < count ? -LOG2E * lse[r * lse_row] : -INFINITY; /* rows that are not there weigh next to nothing, and are zero */
     }
 }
 
@@ -256,7 +258,7 @@ void ramet__attention_grad_brain_amx(float *dq, float *dk, float *dv, const floa
                                      const float *lse, int64_t lse_row, int64_t q_row, int64_t kv_row, int64_t rows, int64_t group, int64_t hd, int32_t causal,
                                      float scale, void *scratch) {
     const int64_t deep = whole(hd, 32), wide = whole(hd, 16), all = whole(rows, KEYS);
-    const vf sc = vset(scale), count_up = vcvt(_mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0));
+    const vf sc = vset(scale), sc2 = vset(scale * LOG2E), count_up = vcvt(_mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0));
     grad_room m;
     grad_bytes(&m, scratch, rows, hd);
     memset(m.dk, 0, (size_t)(all * wide) * 4);
@@ -288,7 +290,7 @@ void ramet__attention_grad_brain_amx(float *dq, float *dk, float *dv, const floa
                     float *ds = m.dp + j * GRAD_ROWS;
                     const vf hidden = vset((float)(key + j - row)); /* queries before it do not see this key */
                     UNROLL for (int i = 0; i < GRAD_ROWS; i += 16) {
-                        vf e = brain_exp(vsub(vmul(vload(m.s + j * GRAD_ROWS + i), sc), vload(m.lse + i)));
+                        vf e = brain_exp2(vfma(vload(m.s + j * GRAD_ROWS + i), sc2, vload(m.lse + i)));
                         if (causal && key + KEYS > row) e = vwhere(hidden, vadd(count_up, vset((float)i)), vzero(), e);
                         const vf g = vmul(vmul(e, vsub(vload(ds + i), vload(m.delta + i))), sc);
                         put_half(m.p + j * GRAD_ROWS + i, e);

@@ -65,8 +65,7 @@ static void brain_forward(int enc, int64_t bytes, strip_tiles *multiply, int64_t
             }
             multiply(a->y + n, a->y_stride, a->m, width, b > 0 || a->accumulate, (const uint32_t *)a->x + b * 16, a->x_stride / 4, w, pairs);
         }
-        for (int64_t r = 0; a->bias && r < a->m; r++)
-            for (int64_t i = 0; i < width; i++) a->y[r * a->y_stride + n + i] += a->bias[n + i];
+        add_bias(a, n, width);
     }
 }
 

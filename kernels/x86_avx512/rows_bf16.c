@@ -84,8 +84,7 @@ INLINE void forward_many(const int enc, strip_tiles *multiply, int64_t wide, con
             }
             multiply(a->y + n, a->y_stride, a->m, width, k > 0 || a->accumulate, (const uint32_t *)a->x + k / 2, a->x_stride / 4, w, pairs);
         }
-        for (int64_t r = 0; a->bias && r < a->m; r++)
-            for (int64_t i = 0; i < width; i++) a->y[r * a->y_stride + n + i] += a->bias[n + i];
+        add_bias(a, n, width);
     }
 }
 

@@ -59,6 +59,14 @@ static void round_row(uint16_t *dst, const float *x, int64_t depth) {
     if (i < depth) _mm256_storeu_si256((__m256i *)(void *)(dst + i), (__m256i)_mm512_cvtneps_pbh(vload_n(x + i, depth - i)));
 }
 
+/* y of outputs n..n + width += their biases */
+static void add_bias(const ramet__product_args *a, int64_t n, int64_t width) {
+    for (int64_t r = 0; a->bias && r < a->m; r++) {
+        float *y = a->y + r * a->y_stride + n;
+        for (int64_t i = 0; i < width; i += 16) vput(y + i, vadd(vget(y + i, width - i), vget(a->bias + n + i, width - i)), width - i);
+    }
+}
+
 /* Writes dst[8 pairs][STRIP][2]: outputs n..n+16 (zeros past the last) x inputs k..k+32 (anything past the last). */
 typedef void strip_decoder(uint16_t *dst, const ramet__product_args *a, int64_t n, int64_t k);
 

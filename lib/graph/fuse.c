@@ -257,14 +257,16 @@ static void fuse_slots(ramet__work *w) {
     }
 }
 
-/* ---- swiglu of two products that nobody else reads: they are never stored ---- */
+/* ---- swiglu of two products, gelu of one, that nobody else reads: they are never stored ---- */
 static void fuse_gate(ramet__work *w) {
     for (int64_t i = 0; i < w->n_nodes; i++) {
-        ramet__node *s = &w->nodes[i], *n = s->op == &ramet__opdef_swiglu ? maker(w, s->in[0]) : NULL;
-        if (!n || n->op != &ramet__opdef_linear || n->attr.i[0] != 2 || n->out[0] != s->in[0] || n->out[1] != s->in[1] || !once(w, n->out[0]) || !once(w, n->out[1]) || n->in[3] >= 0 ||
-            n->in[6] >= 0)
-            continue;
-        n->op = &ramet__opdef_linear_swiglu;
+        ramet__node *s = &w->nodes[i], *n = s->op ? maker(w, s->in[0]) : NULL;
+        const int64_t parts = s->op == &ramet__opdef_swiglu ? 2 : s->op == &ramet__opdef_gelu ? 1 : 0;
+        if (!parts || !n || n->op != &ramet__opdef_linear || n->attr.i[0] != parts) continue;
+        int32_t good = 1;
+        for (int32_t j = 0; j < parts; j++) good &= n->out[j] == s->in[j] && once(w, n->out[j]) && n->in[3 + 3 * j] < 0;
+        if (!good) continue;
+        n->op = parts == 2 ? &ramet__opdef_linear_swiglu : &ramet__opdef_linear_gelu;
         n->out[0] = s->out[0];
         n->n_out = 1;
         s->op = NULL;

@@ -208,7 +208,7 @@ static ramet_status make_steps(ramet__plan *p, const ramet__work *w, const int32
         s->batch = 64 * (int64_t)p->workers;
         for (int32_t j = 0; j < s->n_in; j++)
             if (s->in[j] && s->in[j]->leaf == RAMET__LEAF_SLOT && s->op != &ramet__opdef_slot_nt && s->op != &ramet__opdef_slot_nn &&
-                s->op != &ramet__opdef_linear && s->op != &ramet__opdef_linear_swiglu && s->op != &ramet__opdef_linear_dx)
+                s->op->run != ramet__opdef_linear.run && s->op != &ramet__opdef_linear_dx)
                 return ramet__fail(RAMET_E_UNSUPPORTED,
                                    "plan: slot '%s' is read by operation '%s'; only linear reads slots", s->in[j]->name,
                                    s->op->name);
@@ -426,7 +426,7 @@ char *ramet__plan_text(const ramet__plan *p) {
                 ramet__text_add(&t, " %s", ramet__weight_name(s->in[j]->weight));
                 if (s->op->encoded >> j & 1 && s->op != &ramet__opdef_embed)
                     ramet__text_add(&t, ":%s",
-                                    ramet__weight_product(s->in[j]->weight, ramet__plan_arithmetic_of(p, s->op == &ramet__opdef_linear || s->op == &ramet__opdef_linear_swiglu ? s->out[0]->fixed : 0))->scheme->name);
+                                    ramet__weight_product(s->in[j]->weight, ramet__plan_arithmetic_of(p, s->op->run == ramet__opdef_linear.run ? s->out[0]->fixed : 0))->scheme->name);
             }
         for (int32_t j = 0; j < s->n_in; j++)
             if (s->in[j] && s->in[j]->leaf == RAMET__LEAF_SLOT)

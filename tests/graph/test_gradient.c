@@ -603,7 +603,7 @@ static void test_expansions_give_the_same_numbers(void **state) {
 static void test_every_operation_took_part(void **state) {
     (void)state;
     static const char *const elsewhere[] = {"cache_attention", "slot_nt",          "slot_nn", "slot_tn", "tap",
-                                            "stop_gradient",   "reverse_gradient", "version", "window_square", "linear_swiglu"};
+                                            "stop_gradient",   "reverse_gradient", "version", "window_square", "linear_swiglu", "linear_gelu"};
     static const ramet__op *const ops[] = {
 #define RAMET__OP(name, summary) &ramet__opdef_##name,
 #include "graph/ops.def"

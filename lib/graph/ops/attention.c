@@ -8,7 +8,7 @@
 #include <math.h>
 #include <string.h>
 
-#define QUERIES 32    /* rows of a piece */
+#define QUERIES 96    /* rows of a piece and heads of a group: at most so many; kernels turn keys over for each piece */
 #define BLOCK 64      /* keys that a piece without a cache looks at together */
 #define HIDDEN -1e30f /* a score that no exponential sees */
 
@@ -70,24 +70,30 @@ static scratch_map scratch_cut(void *scratch, int64_t blocks) {
                          at + 2 * list + ramet__align(QUERIES * sizeof(int32_t))};
 }
 
+static int64_t queries(const ramet__step *s) { return s->attr.i[0] / s->attr.i[1] > 1 ? RAMET__MAX(32, QUERIES / (s->attr.i[0] / s->attr.i[1]) / 16 * 16) : QUERIES; }
 /* Attention follows the arithmetic of products. A cache is read in bf16 when there are rows enough to turn its blocks for: BRAIN_HEADS of them and of a
  * group's heads; in training, always, so that a window's bits do not depend on what it is computed with. */
-#define BRAIN_HEADS 32
+#define BRAIN_HEADS 16
 static int32_t in_brain(const ramet__exec *x, int64_t heads) {
     return x->k->attention_brain && ramet__plan_arithmetic_of(x->plan, x->rows) == RAMET__BRAIN && (x->plan->training || heads >= BRAIN_HEADS);
 }
-static uint64_t kernel_scratch(const ramet__plan *p, int64_t group, int64_t hd, int64_t block) {
+static uint64_t kernel_scratch(const ramet__plan *p, const ramet__step *s, int64_t block) {
     const ramet__kernels *k = p->rt->kernels;
-    const uint64_t bytes = k->attention_scratch(QUERIES, group, hd, block);
-    return k->attention_brain ? RAMET__MAX(bytes, k->attention_brain_scratch(QUERIES, group, hd, block)) : bytes;
+    const int64_t group = s->attr.i[0] / s->attr.i[1], hd = s->attr.i[2];
+    const uint64_t bytes = k->attention_scratch(queries(s), group, hd, block);
+    return k->attention_brain ? RAMET__MAX(bytes, k->attention_brain_scratch(queries(s), group, hd, block)) : bytes;
+}
+/* Results of a piece's `rows` rows and one group of heads, which stand side by side at o, rounded to their places */
+static void round_piece(const ramet__step *s, const ramet__exec *x, const float *o, int64_t row, int64_t rows, int64_t head) {
+    const int64_t n = s->attr.i[0] / s->attr.i[1] * s->attr.i[2];
+    for (int64_t r = 0; r < rows; r++) x->plan->plain->scheme->round((uint16_t *)(void *)ramet__row(s->out[0], row + r) + head * n, o + r * n, n);
 }
 
 static ramet_status prepare(ramet__plan *p, ramet__step *s) {
     const ramet__spans *spans = NULL;
-    RAMET__TRY(ramet__plan_spans(p, s->in[3], QUERIES, &spans));
+    RAMET__TRY(ramet__plan_spans(p, s->in[3], queries(s), &spans));
     s->extra = (void *)(uintptr_t)spans;
-    int64_t group = s->attr.i[0] / s->attr.i[1], hd = s->attr.i[2];
-    s->scratch_bytes = scratch_size(ramet__ceil_div(p->max_rows, BLOCK), kernel_scratch(p, group, hd, BLOCK));
+    s->scratch_bytes = scratch_size(ramet__ceil_div(p->max_rows, BLOCK), kernel_scratch(p, s, BLOCK)) + (uint64_t)(queries(s) * s->attr.i[0] / s->attr.i[1] * s->attr.i[2]) * sizeof(float);
     return RAMET_OK;
 }
 static double work(const ramet__plan *p, const ramet__step *s) { /* two products, or five of the gradient */
@@ -110,13 +116,16 @@ static void run(const ramet__step *s, const ramet__exec *x, int32_t phase, int64
         m.v[b] = ramet__row(s->in[2], c->first + b * BLOCK) + head * hd;
     }
     for (int32_t r = 0; r < c->rows; r++) m.limit[r] = s->attr.i[3] ? (int32_t)last : c->row + r - c->first + 1;
+    const int32_t narrow = ramet__narrow(x, s->out[0]);
+    float *o = narrow ? (float *)(void *)((char *)m.kernel + ramet__align(kernel_scratch(x->plan, s, BLOCK))) : ramet__row(s->out[0], c->row) + head * group * hd;
     (in_brain(x, c->rows * group) ? x->k->attention_brain : x->k->attention)(
-        ramet__row(s->out[0], c->row) + head * group * hd, n_head * hd, ramet__row(s->out[1], c->row) + head * group, n_head,
+        o, narrow ? group * hd : n_head * hd, ramet__row(s->out[1], c->row) + head * group, n_head,
         ramet__row(s->in[0], c->row) + head * group * hd, n_head * hd, c->rows, group, hd, m.k, m.v, RAMET__KV_ROWS, n_kv * hd, BLOCK, m.limit,
         1.0f / sqrtf((float)hd), m.kernel);
+    if (narrow) round_piece(s, x, o, c->row, c->rows, head);
 }
 const ramet__op ramet__opdef_attention = {
-    .name = "attention", .work = work, .gradient = gradient, .prepare = prepare, .pieces = pieces, .run = run};
+    .name = "attention", .narrow = 1, .work = work, .gradient = gradient, .prepare = prepare, .pieces = pieces, .run = run};
 
 /* ---- gradient: in = q, k, v, seq, o, lse, do; out = dq, dk, dv. A piece owns one key-value head of one run of rows.
  * ---- */
@@ -135,7 +144,7 @@ static void grad_expand(ramet__graph *g, const ramet__node *n, ramet__val *out) 
 }
 static ramet_status grad_prepare(ramet__plan *p, ramet__step *s) {
     const ramet__spans *spans = NULL;
-    RAMET__TRY(ramet__plan_spans(p, s->in[3], QUERIES, &spans));
+    RAMET__TRY(ramet__plan_spans(p, s->in[3], queries(s), &spans));
     s->extra = (void *)(uintptr_t)spans;
     const ramet__kernels *k = p->rt->kernels;
     const int64_t group = s->attr.i[0] / s->attr.i[1], hd = s->attr.i[2];
@@ -202,10 +211,10 @@ static ramet_status cache_prepare(ramet__plan *p, ramet__step *s) {
     info->range = RAMET__ROUND_UP(RAMET__MAX(RANGE, ramet__ceil_div(p->max_context, RANGES)), block);
     info->ranges = ramet__ceil_div(p->max_context, info->range);
     info->layout = (ramet__cache_layout){(int32_t)s->attr.i[4], (int32_t)s->attr.i[1], (int32_t)hd, (int32_t)block, (int32_t)s->attr.i[6]};
-    RAMET__TRY(ramet__plan_spans(p, s->in[3], QUERIES, &info->spans));
+    RAMET__TRY(ramet__plan_spans(p, s->in[3], queries(s), &info->spans));
     RAMET__TRY(ramet__plan_cache(p, s->in[3], s->in[4], block));
-    s->scratch_bytes = scratch_size(info->blocks, kernel_scratch(p, group, hd, block)) +
-                       ramet__align((uint64_t)(QUERIES * group * (2 * hd + 3)) * sizeof(float));
+    s->scratch_bytes = scratch_size(info->blocks, kernel_scratch(p, s, block)) +
+                       ramet__align((uint64_t)(queries(s) * group * (2 * hd + 3)) * sizeof(float));
     if (info->ranges > 1) s->shared_bytes = ramet__align((uint64_t)(RAMET__MIN(SPLIT_ROWS, s->in[0]->fixed) * info->ranges * n_head * (hd + 1)) * sizeof(float));
     return RAMET_OK;
 }
@@ -215,6 +224,7 @@ static int64_t ranges_of(const ramet__step *s, const ramet__span *c) {
     const int32_t *pos = s->in[4]->data;
     return pos[c->row + c->rows - 1] / info->range + 1;
 }
+static int32_t split(const ramet__step *s, const ramet__exec *x) { return x->rows <= SPLIT_ROWS && !ramet__narrow(x, s->out[0]); }
 static int64_t cache_pieces(const ramet__step *s, const ramet__exec *x, int32_t phase) {
     const cache_info *info = s->extra;
     const ramet__spans *spans = info->spans;
@@ -225,8 +235,8 @@ static int64_t cache_pieces(const ramet__step *s, const ramet__exec *x, int32_t 
         n += ranges;
         most = RAMET__MAX(most, ranges);
     }
-    if (phase == 1) return (x->rows > SPLIT_ROWS ? spans->n_chunks : n) * s->attr.i[1];
-    return phase == 2 ? (x->rows > SPLIT_ROWS || most < 2 ? 0 : x->rows) : -1;
+    if (phase == 1) return (split(s, x) ? n : spans->n_chunks) * s->attr.i[1];
+    return phase == 2 ? (!split(s, x) || most < 2 ? 0 : x->rows) : -1;
 }
 /* K of a head in a block; V lies n_kv * block * hd numbers further. */
 static void *cache_at(const ramet__step *s, void *block, int64_t head) {
@@ -309,7 +319,7 @@ static void cache_run(const ramet__step *s, const ramet__exec *x, int32_t phase,
         return;
     }
     int64_t head, range = -1;
-    if (x->rows > SPLIT_ROWS) {
+    if (!split(s, x)) {
         c += piece / n_kv;
         head = piece % n_kv;
     } else {
@@ -318,13 +328,15 @@ static void cache_run(const ramet__step *s, const ramet__exec *x, int32_t phase,
         head = piece % n_kv;
     }
     const int64_t ranges = ranges_of(s, c), heads = c->rows * group, q = head * group;
-    if (ranges == 1)
-        look(s, x, c, head, 0, ramet__row(s->out[0], c->row) + q * hd, n_head * hd, NULL, 0, scratch);
-    else if (range >= 0) {
+    const int32_t narrow = ramet__narrow(x, s->out[0]);
+    float *o = (float *)(void *)((char *)scratch + scratch_size(info->blocks, kernel_scratch(x->plan, s, size)));
+    if (ranges == 1) {
+        look(s, x, c, head, 0, narrow ? o : ramet__row(s->out[0], c->row) + q * hd, narrow ? group * hd : n_head * hd, NULL, 0, scratch);
+        if (narrow) round_piece(s, x, o, c->row, c->rows, head);
+    } else if (range >= 0) {
         const int64_t at = (c->row * most + range) * n_head + q;
         look(s, x, c, head, range, parts + at * hd, most * n_head * hd, lses + at, most * n_head, scratch);
     } else {
-        float *o = (float *)(void *)((char *)scratch + scratch_size(info->blocks, kernel_scratch(x->plan, group, hd, size)));
         float *sum = o + heads * hd, *lse = sum + heads * hd, *top = lse + heads, *total = top + heads;
         memset(total, 0, (size_t)heads * sizeof *total);
         for (int64_t i = 0; i < ranges; i++) {
@@ -332,8 +344,10 @@ static void cache_run(const ramet__step *s, const ramet__exec *x, int32_t phase,
             for (int64_t r = 0; r < heads; r++)
                 if (pos[c->row + r / group] / info->range >= i) join(x->k, sum + r * hd, top + r, total + r, o + r * hd, lse[r], hd);
         }
-        for (int64_t r = 0; r < heads; r++) x->k->scale(ramet__row(s->out[0], c->row + r / group) + (q + r % group) * hd, 1.0f / total[r], sum + r * hd, hd);
+        for (int64_t r = 0; r < heads; r++)
+            x->k->scale(narrow ? sum + r * hd : ramet__row(s->out[0], c->row + r / group) + (q + r % group) * hd, 1.0f / total[r], sum + r * hd, hd);
+        if (narrow) round_piece(s, x, sum, c->row, c->rows, head);
     }
 }
 const ramet__op ramet__opdef_cache_attention = {
-    .name = "cache_attention", .once = 1, .overwrites = {1}, .prepare = cache_prepare, .pieces = cache_pieces, .run = cache_run};
+    .name = "cache_attention", .narrow = 1, .once = 1, .overwrites = {1}, .prepare = cache_prepare, .pieces = cache_pieces, .run = cache_run};

@@ -107,8 +107,8 @@ typedef struct linear_info {
     uint64_t slot_at, slot_stride;       /* rounded activations of slots in shared room, of each part in turn */
     uint64_t gate_at;                    /* of a gated step: a piece of both parts, in a worker's room */
 } linear_info;
-/* linear_swiglu: two parts, of which silu(first) * second alone is kept */
-static int32_t gated(const ramet__step *s) { return s->op == &ramet__opdef_linear_swiglu; }
+/* linear_swiglu: two parts, of which silu(first) * second alone is kept; linear_gelu: one, of which gelu is */
+static int32_t gated(const ramet__step *s) { return s->op != &ramet__opdef_linear; }
 static int64_t cols_of(const ramet__step *s, int32_t part) { return s->in[1 + 3 * part]->fixed; }
 static const linear_part *parts_of(const ramet__step *s, const ramet__plan *p, int64_t rows) {
     const linear_info *info = s->extra;
@@ -197,8 +197,8 @@ static ramet_status linear_prepare(ramet__plan *p, ramet__step *s) {
 static double linear_work(const ramet__plan *p, const ramet__step *s) {
     (void)p;
     double n = 0.0;
-    for (int32_t i = 0; i < s->n_out; i++) n += s->out[i] ? (double)s->out[i]->cols : 0.0;
-    return (gated(s) ? 2 * n : n) * (double)s->in[0]->fixed * (double)s->in[0]->cols;
+    for (int32_t i = 0; i < s->attr.i[0]; i++) n += (double)cols_of(s, i);
+    return n * (double)s->in[0]->fixed * (double)s->in[0]->cols;
 }
 static int64_t blocks_of(const ramet__step *s) {
     int64_t n = 0;
@@ -206,8 +206,8 @@ static int64_t blocks_of(const ramet__step *s) {
     return n;
 }
 /* Of a piece of a gated step */
-static int64_t gate_rows(const linear_part *part) { return RAMET__MIN(part[0].rows, part[1].rows); }
-static int64_t gate_cols(const linear_part *part) { return RAMET__MIN(part[0].cols, part[1].cols); }
+static int64_t gate_rows(const ramet__step *s, const linear_part *part) { return s->attr.i[0] > 1 ? RAMET__MIN(part[0].rows, part[1].rows) : part->rows; }
+static int64_t gate_cols(const ramet__step *s, const linear_part *part) { return s->attr.i[0] > 1 ? RAMET__MIN(part[0].cols, part[1].cols) : part->cols; }
 static int64_t linear_pieces(const ramet__step *s, const ramet__exec *x, int32_t phase) {
     const int32_t parts = ((const linear_info *)s->extra)->parts;
     int64_t rows = ramet__count(x, s->in[0]), n = 0;
@@ -223,7 +223,7 @@ static int64_t linear_pieces(const ramet__step *s, const ramet__exec *x, int32_t
     }
     if (phase > 1) return -1;
     if (rows <= FEW_ROWS) return x->plan->workers;
-    if (gated(s)) return ramet__ceil_div(rows, gate_rows(part)) * ramet__ceil_div(cols_of(s, 0), gate_cols(part));
+    if (gated(s)) return ramet__ceil_div(rows, gate_rows(s, part)) * ramet__ceil_div(cols_of(s, 0), gate_cols(s, part));
     for (int32_t i = 0; i < parts; i++) n += ramet__ceil_div(rows, part[i].rows) * ramet__ceil_div(cols_of(s, i), part[i].cols);
     return n;
 }
@@ -266,16 +266,14 @@ static void block(const ramet__step *s, const ramet__exec *x, const linear_part 
 }
 static void gated_block(const ramet__step *s, const ramet__exec *x, const linear_part *part, int64_t r0, int64_t r1, int64_t c0, int64_t c1, void *scratch) {
     const int64_t width = c1 - c0;
-    float *both[2] = {(float *)(void *)((char *)scratch + ((const linear_info *)s->extra)->gate_at), NULL};
-    both[1] = both[0] + (r1 - r0) * width;
-    for (int32_t i = 0; i < 2; i++) block(s, x, &part[i], i, both[i] - c0, width, r0, r1, c0, c1, scratch);
-    for (int64_t r = r0; r < r1; r++, both[0] += width, both[1] += width) {
-        if (!ramet__narrow(x, s->out[0])) {
-            x->k->swiglu(ramet__row(s->out[0], r) + c0, both[0], both[1], width);
-            continue;
-        }
-        x->k->swiglu(both[0], both[0], both[1], width);
-        x->plan->plain->scheme->round((uint16_t *)(void *)ramet__row(s->out[0], r) + c0, both[0], width);
+    const int32_t narrow = ramet__narrow(x, s->out[0]);
+    float *a = (float *)(void *)((char *)scratch + ((const linear_info *)s->extra)->gate_at), *b = a + (r1 - r0) * width;
+    for (int32_t i = 0; i < s->attr.i[0]; i++) block(s, x, &part[i], i, (i ? b : a) - c0, width, r0, r1, c0, c1, scratch);
+    for (int64_t r = r0; r < r1; r++, a += width, b += width) {
+        float *to = narrow ? a : ramet__row(s->out[0], r) + c0;
+        if (s->op == &ramet__opdef_linear_swiglu) x->k->swiglu(to, a, b, width);
+        else x->k->gelu(to, a, width);
+        if (narrow) x->plan->plain->scheme->round((uint16_t *)(void *)ramet__row(s->out[0], r) + c0, a, width);
     }
 }
 static void linear_run(const ramet__step *s, const ramet__exec *x, int32_t phase, int64_t piece, void *scratch) {
@@ -300,8 +298,8 @@ static void linear_run(const ramet__step *s, const ramet__exec *x, int32_t phase
         return;
     }
     if (gated(s)) {
-        const int64_t across = ramet__ceil_div(cols_of(s, 0), gate_cols(part)), r0 = piece / across * gate_rows(part), c0 = piece % across * gate_cols(part);
-        gated_block(s, x, part, r0, RAMET__MIN(rows, r0 + gate_rows(part)), c0, RAMET__MIN(cols_of(s, 0), c0 + gate_cols(part)), scratch);
+        const int64_t across = ramet__ceil_div(cols_of(s, 0), gate_cols(s, part)), r0 = piece / across * gate_rows(s, part), c0 = piece % across * gate_cols(s, part);
+        gated_block(s, x, part, r0, RAMET__MIN(rows, r0 + gate_rows(s, part)), c0, RAMET__MIN(cols_of(s, 0), c0 + gate_cols(s, part)), scratch);
         return;
     }
     for (int32_t i = 0;; i++, part++, piece -= n) { /* which part this piece belongs to */
@@ -330,6 +328,14 @@ const ramet__op ramet__opdef_linear_swiglu = {.name = "linear_swiglu",
                                               .prepare = linear_prepare,
                                               .pieces = linear_pieces,
                                               .run = linear_run};
+const ramet__op ramet__opdef_linear_gelu = {.name = "linear_gelu",
+                                            .narrow = 1,
+                                            .encoded = 1u << 1,
+                                            .work = linear_work,
+                                            .takes_narrow = linear_takes_narrow,
+                                            .prepare = linear_prepare,
+                                            .pieces = linear_pieces,
+                                            .run = linear_run};
 
 /* ---- dx: in = dy, W, base, and what a slot adds: the gradient of its low-rank activations, its matrix ---- */
 static ramet_status dx_prepare(ramet__plan *p, ramet__step *s) {

@@ -14,6 +14,7 @@
 #define PREPARE_ROWS 8 /* rows of a piece that prepares activations */
 #define DENSE_ROWS 128 /* rows and columns of a piece of a general product */
 #define DENSE_COLS 128
+#define MANY_PIECES 8
 #define BRAIN_BLOCK 192 /* rows and columns of a piece of dW in bf16 */
 
 static const ramet__gshape *shape(const ramet__graph *g, ramet__val v) { return ramet__graph_shape(g, v); }
@@ -131,10 +132,11 @@ static const ramet__product *product_of(const ramet__plan *p, const ramet__pval 
 }
 static const void *packed_of(const ramet__pval *w) { return w->leaf == RAMET__LEAF_WEIGHT ? ramet__weight_packed(w->weight) : w->data; }
 
-/* cols: of the result, which pieces have about as many of */
-static void cut(linear_part *part, const ramet__product *product, int64_t cols) {
+/* rows, cols: of the result. Pieces have about as many columns; of many rows they have more, so that weights are decoded less often. */
+static void cut(linear_part *part, const ramet__product *product, int64_t rows, int64_t cols) {
     part->product = product;
     part->rows = product ? product->scheme->row_step : DENSE_ROWS;
+    if (product && product->scheme->rounds && rows >= MANY_PIECES * part->rows) part->rows *= 2;
     part->cols = product ? product->scheme->col_step : DENSE_COLS;
     part->cols = RAMET__MIN(part->cols, RAMET__ROUND_UP(ramet__ceil_div(cols, ramet__ceil_div(cols, part->cols)), 64));
 }
@@ -144,7 +146,7 @@ static void cut_parts(linear_part *part, ramet__plan *p, ramet__step *s, int64_t
     const int64_t k = s->in[0]->cols;
     for (int32_t i = 0; i < s->attr.i[0]; i++) {
         const ramet__pval *w = s->in[1 + 3 * i];
-        cut(&part[i], product_of(p, w, arithmetic), w->fixed);
+        cut(&part[i], product_of(p, w, arithmetic), rows, w->fixed);
         const ramet__product *product = part[i].product;
         if (!product) continue;
         s->scratch_bytes = RAMET__MAX(s->scratch_bytes, product->scheme->scratch_bytes(RAMET__MIN(rows, part[i].rows), w->fixed, k));
@@ -343,7 +345,7 @@ static ramet_status dx_prepare(ramet__plan *p, ramet__step *s) {
     if (!part) return ramet__alloc_status();
     s->extra = part;
     const ramet__pval *w = s->in[1];
-    cut(part, product_of(p, w, ramet__plan_arithmetic(p)), w->cols);
+    cut(part, product_of(p, w, ramet__plan_arithmetic(p)), s->in[0]->fixed, w->cols);
     if (s->n_in > 3) {
         s->scratch_bytes = ramet__slot_add_bytes(p, RAMET__MIN(s->in[0]->fixed, part->rows), s->out[0]->cols);
         s->shared_bytes = ramet__slot_stride(p, s->in[0]->fixed) * (uint64_t)s->in[0]->fixed;

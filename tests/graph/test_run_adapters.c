@@ -59,6 +59,65 @@ static void test_rows_use_their_own_adapter(void **state) {
     ramet_runtime_free(rt);
 }
 
+/* Balanced products of many rows are made otherwise than few, and so is what adapters add: ranks of any size, runs of rows of any length, gradients. */
+static void same_norm(const float *got, const float *want, int64_t n, const char *what) {
+    double off = 0, all = 0;
+    for (int64_t i = 0; i < n; i++) off += pow((double)got[i] - want[i], 2), all += pow(want[i], 2);
+    if (!(off <= 1e-4 * all && all > 0)) fail_msg("%s differs by %.2g of its norm", what, sqrt(off / all));
+}
+static void test_adapters_of_many_rows_in_balanced(void **state) {
+    (void)state;
+    enum { N = 288, K = 64, R = 300, MOST = 70 };
+    static const int32_t ranks[] = {5, 16, MOST};
+    ramet_runtime *rt = test_runtime(2);
+    ramet__weight *w = make_weight(rt, "weight", RAMET__ENC_Q8_0, N, K, 0.3f);
+    float *x = random_floats((int64_t)R * K, 1, 1), *a[3], *b[3];
+    ramet__slot_entry e[3];
+    const ramet__slot_entry *list[3];
+    int32_t of[R];
+    for (int32_t i = 0; i < 3; i++) {
+        a[i] = random_floats((int64_t)ranks[i] * K, 20 + (uint64_t)i, .3f);
+        b[i] = random_floats((int64_t)ranks[i] * N, 30 + (uint64_t)i, .3f);
+        e[i] = (ramet__slot_entry){a[i], b[i], 0.7f + (float)i, ranks[i]};
+        list[i] = &e[i];
+    }
+    for (int32_t i = 0; i < R; i++) of[i] = i < 3 ? i : i < 100 ? 1 : i < 117 ? -1 : i < 250 ? 0 : 2;
+    for (int32_t one = 0; one < 2; one++) { /* forward with three adapters; gradients of one */
+        ramet__graph *g;
+        OK(ramet__graph_create(&g, rt, R, 0, MOST));
+        ramet__slot s = ramet__graph_slot(g, "weight", N, K);
+        ramet__val in = ramet__graph_input(g, "x", RAMET__TYPE_F32, RAMET__AXIS_ROWS, K);
+        ramet__val h = ramet__op_silu(g, in), y = ramet__op_linear(g, h, ramet__graph_weight(g, w), -1, &s), wrt[3] = {s.a, s.b, in}, grad[3];
+        ramet__graph_output(g, "y", y);
+        static const char *const names[] = {"y", "a", "b", "x"};
+        if (one) {
+            OK(ramet__graph_gradient(g, ramet__op_sum(g, ramet__op_mul(g, ramet__op_silu(g, y), y)), wrt, 3, grad));
+            for (int32_t i = 0; i < 3; i++) ramet__graph_output(g, names[1 + i], grad[i]);
+        }
+        ramet__plan *p[2];
+        for (int32_t mode = RAMET__MODE_EXACT; mode <= RAMET__MODE_BALANCED; mode++) {
+            ramet__plan_options o = {.mode = (ramet__mode)mode, .training = one};
+            OK(ramet__plan_create(&p[mode], g, &o));
+        }
+        for (int32_t rank = 0; rank < 3; rank++) {
+            ramet__run r = {.rows = R, .adapters = one ? list + rank : list, .n_adapters = one ? 1 : 3, .row_adapter = one ? NULL : of};
+            give(&r, "x", x);
+            for (int32_t i = 0; i < 2; i++) OK(ramet__plan_run(p[i], &r));
+            for (int32_t i = 0; i < (one ? 4 : 1); i++) {
+                int64_t rows, cols;
+                const float *want = ramet__plan_output(p[RAMET__MODE_EXACT], names[i], &rows, &cols);
+                same_norm(output(p[RAMET__MODE_BALANCED], names[i]), want, rows * cols, names[i]);
+            }
+        }
+        for (int32_t i = 0; i < 2; i++) ramet__plan_free(p[i]);
+        ramet__graph_free(g);
+    }
+    for (int32_t i = 0; i < 3; i++) free(a[i]), free(b[i]);
+    free(x);
+    ramet__weight_free(w);
+    ramet_runtime_free(rt);
+}
+
 /* Gradients of A and B (adapter of a rank below the plan's maximum) and a Hessian-vector product through both. */
 static void test_adapter_gradients_of_both_orders(void **state) {
     (void)state;
@@ -196,7 +255,7 @@ static void test_gradient_of_a_whole_model(void **state) {
 }
 
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_rows_use_their_own_adapter), cmocka_unit_test(test_adapter_gradients_of_both_orders),
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_rows_use_their_own_adapter), cmocka_unit_test(test_adapters_of_many_rows_in_balanced), cmocka_unit_test(test_adapter_gradients_of_both_orders),
                                        cmocka_unit_test(test_gradient_of_a_whole_model)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -180,11 +180,12 @@ def files(a, have):
 
 
 def cost(model, a):
-    """(operations a token of prefill, stored bytes of the weights that a token of decode reads, words)."""
+    """(operations a token of prefill, stored bytes of the weights that a token of decode reads, bytes of each earlier token's keys and values, words)."""
     info = json.loads(subprocess.run([str(a.ramet), "info", model, "--json"], check=True, capture_output=True, text=True).stdout)
     table = info["vocabulary"] * info["width"]
     inner = info["parameters"] - table * (1 if info["tied"] else 2)
-    return 2 * inner, info["bytes"] - (0 if info["tied"] else info["parts"]["embedding"]), info["vocabulary"]
+    cached = info["layers"] * info["kv_heads"] * info["head_width"] * 2 * 2
+    return 2 * inner, info["bytes"] - (0 if info["tied"] else info["parts"]["embedding"]), cached, info["vocabulary"]
 
 
 def main():
@@ -222,7 +223,7 @@ def main():
     print(f"{a.threads} threads, isa {a.isa}: fp32 {machine['fp32']:.0f} GFLOP/s, int8 {machine['int8']:.0f} GOP/s, bf16 {machine['bf16']:.0f} GFLOP/s, reading {machine['bytes']:.1f} GB/s (24 MiB: {machine['bytes24']:.1f})", flush=True)
     results = []
     for model in files(a, have):
-        operations, stored, vocabulary = cost(model, a)
+        operations, stored, cached, vocabulary = cost(model, a)
         kinds = ["ramet"] + (["llama.cpp"] if have else [])
         workers = {k: Worker(a.python or a.peer if k == "ramet" else a.peer, k, model, vocabulary, a) for k in kinds}
         seconds = {k: {name: [] for name, _, _ in works} for k in kinds}
@@ -235,12 +236,12 @@ def main():
         machine = {what: max(v, machine[what]) for what, v in limits(a).items()}
         peak = max("int8", "bf16", key=machine.get)
         print(f"\n{pathlib.Path(model).name}; limits so far: {peak} {machine[peak]:.0f} G/s, reading {machine['bytes']:.1f} GB/s", flush=True)
-        for name, _, tokens in works:
+        for name, ask, tokens in works:
             row = {k: sorted(tokens / t for t in seconds[k][name]) for k in kinds}
             line = f"  {name:22}" + "  ".join(f"{k} {statistics.median(v):7.1f} tok/s [{v[0]:.1f}-{v[-1]:.1f}]" for k, v in row.items())
             ratio = statistics.median(row["ramet"]) / statistics.median(row["llama.cpp"]) if have else None
             middle = statistics.median(row["ramet"])
-            share = middle * operations / machine[peak] / 1e9 if "prefill" in name else None if str(BATCH) + " seq" in name else middle * stored / machine["bytes"] / 1e9
+            share = middle * operations / machine[peak] / 1e9 if "prefill" in name else None if str(BATCH) + " seq" in name else middle * (stored + cached * (ask["before"] + ask["n"] / 2)) / machine["bytes"] / 1e9
             print(line + (f"  {ratio:.2f}x" if have else "") + (f"  {100 * share:.0f}% of the {peak + ' peak' if 'prefill' in name else 'read bandwidth'}" if share else ""), flush=True)
             results.append({"model": pathlib.Path(model).name, "work": name, "tok_s": row, "ratio": ratio, "share": share})
         for k in kinds:

@@ -46,7 +46,7 @@ static void decode_inputs(int enc, uint16_t *dst, const uint8_t *panel, const ui
     }
 }
 
-static uint64_t brain_bytes(int64_t k) { return ramet__round64((uint64_t)k * 2); }
+static uint64_t brain_bytes(int64_t k) { return rounded_bytes(k); }
 static void brain_prepare(void *dst, const float *x, int64_t k) {
     memset((char *)dst + k * 2, 0, (size_t)(brain_bytes(k) - (uint64_t)k * 2));
     round_row(dst, x, k);

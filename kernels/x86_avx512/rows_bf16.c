@@ -8,7 +8,7 @@
 
 enum { FORWARD_ROWS = 6, OUTPUTS = 4 };
 
-static uint64_t prepared_bytes(int64_t k) { return ramet__round64((uint64_t)k * 2); }
+static uint64_t prepared_bytes(int64_t k) { return rounded_bytes(k); }
 static void prepare(void *dst, const float *x, int64_t k) {
     memset(dst, 0, (size_t)prepared_bytes(k));
     round_row(dst, x, k);
@@ -107,35 +107,37 @@ static void interleave(uint16_t *dst, int64_t ld, const float *src, int64_t lds,
 static __attribute__((noinline)) void outer_tiles(float *c, int64_t ldc, int64_t rows, int64_t width, int start, const uint32_t *a, const uint16_t *w, int64_t pairs) {
     tiles_of(c, ldc, rows, width, start, a, 1, GROUP, w, pairs);
 }
-/* Rows of a, GROUP columns of them, and strips of b, both rounded to pairs of rows. multiply: NULL, or what wants a's columns as rows. */
-INLINE void outer_by(strip_tiles *const multiply, const int64_t wide, float *c, int64_t ldc, const float *a, int64_t lda, const float *b, int64_t ldb, int64_t m, int64_t n, int64_t k, int32_t accumulate,
-                     int32_t rounded, void *scratch) {
-    uint16_t *w = scratch, *pairs = w + CHUNK * wide, *turned = pairs + GROUP * CHUNK;
+/* Columns of b as strips of pairs of its rows */
+INLINE void strips_of(uint16_t *w, const float *b, int64_t ldb, int64_t depth, int64_t width, int32_t rounded) {
+    for (int64_t t = 0; t < width; t += 32) {
+        uint16_t *strip = w + t / STRIP * strip_size((depth + 1) / 2) + t % STRIP * 2;
+        if (!rounded) interleave(strip, STRIP, b + t, ldb, depth, width - t < 32 ? width - t : 32);
+        for (int64_t d = 0; rounded && d < depth; d += 2) {
+            const uint16_t *row = (const uint16_t *)(const void *)(b + d * ldb) + t;
+            weave(strip + d * STRIP, row, d + 1 < depth ? row + 2 * ldb : NULL, width - t);
+        }
+    }
+}
+/* Where a strip begins that starts at column j of b's rows, which may be rounded */
+INLINE const float *column(const float *b, int64_t j, int32_t rounded) { return rounded ? (const float *)(const void *)((const uint16_t *)(const void *)b + j) : b + j; }
+/* GROUP columns of a at a time, and strips of b, both rounded to pairs of rows */
+INLINE void outer_by_vectors(float *c, int64_t ldc, const float *a, int64_t lda, const float *b, int64_t ldb, int64_t m, int64_t n, int64_t k, int32_t accumulate, int32_t rounded, void *scratch) {
+    uint16_t *w = scratch, *pairs = w + CHUNK * NARROW;
     for (int64_t l = 0; l < k; l += CHUNK) {
-        int64_t depth = k - l < CHUNK ? k - l : CHUNK;
+        const int64_t depth = k - l < CHUNK ? k - l : CHUNK;
         for (int64_t i = 0; i < m; i += GROUP) {
-            int64_t rows = m - i < GROUP ? m - i : GROUP;
+            const int64_t rows = m - i < GROUP ? m - i : GROUP;
             interleave(pairs, GROUP, a + l * lda + i, lda, depth, rows);
-            if (multiply) tile_turn((float *)(void *)turned, CHUNK / 2, (const float *)(const void *)pairs, GROUP, (depth + 1) / 2, rows);
-            for (int64_t j = 0; j < n; j += wide) {
-                int64_t width = n - j < wide ? n - j : wide;
-                float *to = c + i * ldc + j;
-                for (int64_t t = 0; t < width; t += 32) {
-                    uint16_t *strip = w + t / STRIP * strip_size((depth + 1) / 2) + t % STRIP * 2;
-                    if (!rounded) interleave(strip, STRIP, b + l * ldb + j + t, ldb, depth, width - t < 32 ? width - t : 32);
-                    for (int64_t d = 0; rounded && d < depth; d += 2) {
-                        const uint16_t *row = (const uint16_t *)(const void *)(b + (l + d) * ldb) + j + t;
-                        weave(strip + d * STRIP, row, d + 1 < depth ? row + 2 * ldb : NULL, width - t);
-                    }
-                }
-                if (multiply) multiply(to, ldc, rows, width, l > 0 || accumulate, (const uint32_t *)(const void *)turned, CHUNK / 2, w, (depth + 1) / 2);
-                else outer_tiles(to, ldc, rows, width, l > 0 || accumulate, (const uint32_t *)(const void *)pairs, w, (depth + 1) / 2);
+            for (int64_t j = 0; j < n; j += NARROW) {
+                const int64_t width = n - j < NARROW ? n - j : NARROW;
+                strips_of(w, column(b + l * ldb, j, rounded), ldb, depth, width, rounded);
+                outer_tiles(c + i * ldc + j, ldc, rows, width, l > 0 || accumulate, (const uint32_t *)(const void *)pairs, w, (depth + 1) / 2);
             }
         }
     }
 }
 static void outer(float *c, int64_t ldc, const float *a, int64_t lda, const float *b, int64_t ldb, int64_t m, int64_t n, int64_t k, int32_t accumulate, int32_t rounded, void *scratch) {
-    outer_by(NULL, NARROW, c, ldc, a, lda, b, ldb, m, n, k, accumulate, rounded, scratch);
+    outer_by_vectors(c, ldc, a, lda, b, ldb, m, n, k, accumulate, rounded, scratch);
 }
 
 INLINE void forward(const int enc, const ramet__product_args *a) {
@@ -188,7 +190,7 @@ PRODUCT(BF16, decode_strip, strip_scratch, NULL)
 PRODUCT(F32, decode_F32, rounded_scratch, outer)
 PRODUCT(F16, decode_F16, rounded_scratch, NULL)
 
-#ifdef RAMET__BUILD_AMX /* the same by AMX; its outer product wants rows of a, so that their columns' pairs are turned over */
+#ifdef RAMET__BUILD_AMX /* the same by AMX; its outer product wants rows of a, so that their columns' pairs are turned over, and wider strips, which are made first */
 static uint64_t wide_rounded_scratch(int64_t m, int64_t n, int64_t k) {
     uint64_t rows = OUTPUTS * prepared_bytes(k), strip = wide_scratch(m, n, k);
     return rows > strip ? rows : strip;
@@ -198,7 +200,20 @@ static uint64_t turned_scratch(int64_t m, int64_t n, int64_t k) {
     return rows > turned ? rows : turned;
 }
 static void outer_amx(float *c, int64_t ldc, const float *a, int64_t lda, const float *b, int64_t ldb, int64_t m, int64_t n, int64_t k, int32_t accumulate, int32_t rounded, void *scratch) {
-    outer_by(ramet__tiles_amx, WIDE, c, ldc, a, lda, b, ldb, m, n, k, accumulate, rounded, scratch);
+    uint16_t *w = scratch, *pairs = w + CHUNK * WIDE, *turned = pairs + GROUP * CHUNK;
+    for (int64_t l = 0; l < k; l += CHUNK) {
+        const int64_t depth = k - l < CHUNK ? k - l : CHUNK;
+        for (int64_t j = 0; j < n; j += WIDE) {
+            const int64_t width = n - j < WIDE ? n - j : WIDE;
+            strips_of(w, column(b + l * ldb, j, rounded), ldb, depth, width, rounded);
+            for (int64_t i = 0; i < m; i += GROUP) {
+                const int64_t rows = m - i < GROUP ? m - i : GROUP;
+                interleave(pairs, GROUP, a + l * lda + i, lda, depth, rows);
+                tile_turn((float *)(void *)turned, CHUNK / 2, (const float *)(const void *)pairs, GROUP, (depth + 1) / 2, rows);
+                ramet__tiles_amx(c + i * ldc + j, ldc, rows, width, l > 0 || accumulate, (const uint32_t *)(const void *)turned, CHUNK / 2, w, (depth + 1) / 2);
+            }
+        }
+    }
 }
 #define AMX_PRODUCT(ENC, decode, scratch, outer)                                                                                                   \
     static void amx_forward_##ENC(const ramet__product_args *a) {                                                                           \

@@ -59,6 +59,12 @@ static void round_row(uint16_t *dst, const float *x, int64_t depth) {
     if (i < depth) _mm256_storeu_si256((__m256i *)(void *)(dst + i), (__m256i)_mm512_cvtneps_pbh(vload_n(x + i, depth - i)));
 }
 
+/* Bytes of a row of bf16; rows a multiple of 1 KB apart would share few of the cache's sets, and a tile is 16 of them */
+static uint64_t rounded_bytes(int64_t k) {
+    const uint64_t bytes = ramet__round64((uint64_t)k * 2);
+    return bytes % 1024 ? bytes : bytes + 64;
+}
+
 /* y of outputs n..n + width += their biases */
 static void add_bias(const ramet__product_args *a, int64_t n, int64_t width) {
     for (int64_t r = 0; a->bias && r < a->m; r++) {

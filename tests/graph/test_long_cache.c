@@ -88,7 +88,57 @@ static void several_ranges(int32_t half) {
 static void test_long_cache_of_floats(void **state) { (void)state, several_ranges(0); }
 static void test_long_cache_of_halves(void **state) { (void)state, several_ranges(1); }
 
+/* A long run's gradient is made by pieces of query heads: the numbers of whole groups, the same bits for any number of threads, beside a short run. */
+static void test_gradient_of_a_long_run(void **state) {
+    (void)state;
+    enum { ROWS = LEN + 40 }; /* of the long one and a short one */
+    static const char *const names[] = {"q", "k", "v"};
+    static const int64_t cols[] = {HEADS * HD, KV * HD, KV * HD};
+    float *in[3] = {random_floats(ROWS * HEADS * HD, 1, 1), random_floats(ROWS * KV * HD, 2, 1), random_floats(ROWS * KV * HD, 3, 1)}, *whole[3] = {0}, *parts[3] = {0};
+    int32_t seq[ROWS];
+    for (int i = 0; i < ROWS; i++) seq[i] = i >= LEN;
+    for (int32_t threads = 1; threads <= 3; threads++)
+        for (int32_t context = 1; context <= LEN; context += LEN - 1) {
+            ramet_runtime *rt = test_runtime(threads);
+            ramet__graph *g;
+            ramet__plan *p;
+            ramet__val v[3], grad[3];
+            OK(ramet__graph_create(&g, rt, ROWS, 0, 0));
+            for (int i = 0; i < 3; i++) v[i] = ramet__graph_input(g, names[i], RAMET__TYPE_F32, RAMET__AXIS_ROWS, cols[i]);
+            ramet__val o = ramet__op_attention(g, v[0], v[1], v[2], ramet__graph_input(g, "seq", RAMET__TYPE_I32, RAMET__AXIS_ROWS, 0), HEADS, KV, HD);
+            OK(ramet__graph_gradient(g, ramet__op_sum(g, ramet__op_mul(g, o, o)), v, 3, grad));
+            static const char *const outs[] = {"dq", "dk", "dv"};
+            for (int i = 0; i < 3; i++) ramet__graph_output(g, outs[i], grad[i]);
+            ramet__plan_options options = {.mode = RAMET__MODE_EXACT, .max_context = context};
+            OK(ramet__plan_create(&p, g, &options));
+            ramet__graph_free(g);
+            ramet__run r = {.rows = ROWS};
+            for (int i = 0; i < 3; i++) give(&r, names[i], in[i]);
+            give(&r, "seq", seq);
+            OK(ramet__plan_run(p, &r));
+            for (int i = 0; i < 3; i++) {
+                float **to = context == 1 ? &whole[i] : &parts[i];
+                const size_t bytes = (size_t)(ROWS * cols[i]) * sizeof **to;
+                if (*to) assert_memory_equal(output(p, outs[i]), *to, bytes);
+                else memcpy(*to = malloc(bytes), output(p, outs[i]), bytes);
+            }
+            ramet__plan_free(p);
+            ramet_runtime_free(rt);
+        }
+    for (int i = 0; i < 3; i++) {
+        int32_t other = 0;
+        for (int64_t j = 0; j < ROWS * cols[i]; j++) {
+            if (!(fabs((double)parts[i][j] - (double)whole[i][j]) <= 1e-5 * (1 + fabs((double)whole[i][j])))) fail_msg("%s[%d] is %.9g in parts, %.9g whole", names[i], (int)j, (double)parts[i][j], (double)whole[i][j]);
+            other += parts[i][j] != whole[i][j];
+        }
+        if (i) assert_true(other > 0); /* it was cut: sums of heads came in another order */
+        free(parts[i]);
+        free(whole[i]);
+        free(in[i]);
+    }
+}
+
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_long_cache_of_floats), cmocka_unit_test(test_long_cache_of_halves)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_gradient_of_a_long_run), cmocka_unit_test(test_long_cache_of_floats), cmocka_unit_test(test_long_cache_of_halves)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -142,6 +142,10 @@ static void grad_expand(ramet__graph *g, const ramet__node *n, ramet__val *out) 
     out[1] = ramet__op_head_tn(g, ds, q, seq, &h, scale);
     out[2] = ramet__op_head_tn(g, p, d_o, seq, &h, 1.0f);
 }
+/* A long run's query heads are pieces of their own, since key-value heads alone may be few for the threads: each has sums for keys and values, in shared
+ * room [head of the group, key or value, row, key-value head], that are added in order. */
+#define LONG_RUN 512
+static int32_t is_long(const ramet__span *run) { return run->rows >= LONG_RUN; }
 static ramet_status grad_prepare(ramet__plan *p, ramet__step *s) {
     const ramet__spans *spans = NULL;
     RAMET__TRY(ramet__plan_spans(p, s->in[3], queries(s), &spans));
@@ -150,22 +154,50 @@ static ramet_status grad_prepare(ramet__plan *p, ramet__step *s) {
     const int64_t group = s->attr.i[0] / s->attr.i[1], hd = s->attr.i[2];
     s->scratch_bytes = k->attention_grad_scratch(p->max_rows, group, hd);
     if (k->attention_brain) s->scratch_bytes = RAMET__MAX(s->scratch_bytes, k->attention_grad_brain_scratch(p->max_rows, group, hd));
+    if (group > 1 && p->max_rows >= LONG_RUN && (!p->max_context || p->max_context >= LONG_RUN)) s->shared_bytes = 2 * (uint64_t)(group * s->in[1]->fixed * s->in[1]->cols) * sizeof(float);
     s->batch = p->workers;
     return RAMET_OK;
 }
 static int64_t grad_pieces(const ramet__step *s, const ramet__exec *x, int32_t phase) {
-    (void)x;
-    return phase ? -1 : ((const ramet__spans *)s->extra)->n_runs * s->attr.i[1];
+    const ramet__spans *spans = s->extra;
+    const int64_t group = s->attr.i[0] / s->attr.i[1];
+    int64_t n = 0, rows = 0;
+    for (int64_t i = 0; i < spans->n_runs; i++) {
+        const int32_t parts = s->shared_bytes && is_long(&spans->runs[i]);
+        n += s->attr.i[1] * (parts ? group : 1);
+        if (parts) rows = x->rows;
+    }
+    return phase == 0 ? n : phase == 1 ? ramet__ceil_div(rows, QUERIES) : -1;
 }
+/* Sums of keys (0) or values (1) of one head of every group */
+static float *part_of(const ramet__step *s, int64_t head, int32_t values) { return (float *)s->shared + (2 * head + values) * s->in[1]->fixed * s->in[1]->cols; }
 static void grad_run(const ramet__step *s, const ramet__exec *x, int32_t phase, int64_t piece, void *scratch) {
-    (void)phase;
-    int64_t n_head = s->attr.i[0], n_kv = s->attr.i[1], hd = s->attr.i[2], group = n_head / n_kv, head = piece % n_kv;
-    const ramet__span *c = &((const ramet__spans *)s->extra)->runs[piece / n_kv];
-    int64_t q = head * group * hd, kv = head * hd, r = c->row;
+    const int64_t n_head = s->attr.i[0], n_kv = s->attr.i[1], hd = s->attr.i[2], group = n_head / n_kv;
+    const ramet__span *c = ((const ramet__spans *)s->extra)->runs;
+    if (phase == 1) {
+        for (int64_t row = piece * QUERIES; row < RAMET__MIN(x->rows, (piece + 1) * QUERIES); row++) {
+            while (row >= c->row + c->rows) c++;
+            for (int32_t v = 0; v < 2 && is_long(c); v++) {
+                float *to = ramet__row(s->out[1 + v], row);
+                const int64_t n = n_kv * hd;
+                memcpy(to, part_of(s, 0, v) + row * n, (size_t)n * sizeof *to);
+                for (int64_t h = 1; h < group; h++) x->k->add(to, to, part_of(s, h, v) + row * n, n);
+            }
+        }
+        return;
+    }
+    int64_t parts = 1;
+    for (;; c++) {
+        parts = s->shared_bytes && is_long(c) ? group : 1;
+        if (piece < n_kv * parts) break;
+        piece -= n_kv * parts;
+    }
+    const int64_t head = piece / parts, part = piece % parts, heads = group / parts, r = c->row, q = (head * group + part) * hd, kv = head * hd;
+    float *dk = parts > 1 ? part_of(s, part, 0) + r * n_kv * hd : ramet__row(s->out[1], r), *dv = parts > 1 ? part_of(s, part, 1) + r * n_kv * hd : ramet__row(s->out[2], r);
     (in_brain(x, c->rows * group) ? x->k->attention_grad_brain : x->k->attention_grad)(
-        ramet__row(s->out[0], r) + q, ramet__row(s->out[1], r) + kv, ramet__row(s->out[2], r) + kv, ramet__row(s->in[0], r) + q,
-        ramet__row(s->in[1], r) + kv, ramet__row(s->in[2], r) + kv, ramet__row(s->in[4], r) + q, ramet__row(s->in[6], r) + q,
-        ramet__row(s->in[5], r) + head * group, n_head, n_head * hd, n_kv * hd, c->rows, group, hd, !s->attr.i[3], 1.0f / sqrtf((float)hd), scratch);
+        ramet__row(s->out[0], r) + q, dk + kv, dv + kv, ramet__row(s->in[0], r) + q, ramet__row(s->in[1], r) + kv, ramet__row(s->in[2], r) + kv,
+        ramet__row(s->in[4], r) + q, ramet__row(s->in[6], r) + q, ramet__row(s->in[5], r) + head * group + part, n_head, n_head * hd, n_kv * hd, c->rows, heads, hd,
+        !s->attr.i[3], 1.0f / sqrtf((float)hd), scratch);
 }
 const ramet__op ramet__opdef_attention_grad = {
     .name = "attention_grad", .work = work, .expand = grad_expand, .prepare = grad_prepare, .pieces = grad_pieces, .run = grad_run};

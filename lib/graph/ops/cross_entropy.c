@@ -265,7 +265,7 @@ const ramet__op ramet__opdef_kl_top_grad = {
  * loss, row, dx ---- */
 typedef struct head_info {
     const ramet__product *product;
-    int64_t rows; /* of a piece */
+    int64_t rows, ld; /* of a piece; floats between its rows of logits, of which none is a multiple of a page: they would share few of the cache's sets */
     uint64_t stride, prepared, logits, saved;
 } head_info;
 static void head_room(ramet__step *s, head_info *info, int64_t rows) {
@@ -273,7 +273,8 @@ static void head_room(ramet__step *s, head_info *info, int64_t rows) {
     info->rows = rows;
     info->stride = info->product->scheme->prepared_bytes(w->cols);
     info->prepared = ramet__align(info->stride * (uint64_t)rows);
-    info->logits = ramet__align((uint64_t)(w->fixed * rows) * sizeof(float));
+    info->ld = RAMET__ROUND_UP(w->fixed, 16) + 16;
+    info->logits = ramet__align((uint64_t)(info->ld * rows) * sizeof(float));
     info->saved = ramet__align((uint64_t)s->in[2]->cols * sizeof(float));
     s->scratch_bytes = info->prepared + info->logits + info->saved + info->product->scheme->scratch_bytes(rows, w->fixed, w->cols);
 }
@@ -309,7 +310,7 @@ static void head_run(const ramet__step *s, const ramet__exec *x, int32_t phase, 
     }
     const head_info *info = s->extra;
     const ramet__pval *w = s->in[1], *p = s->in[4];
-    int64_t n = w->fixed, k = w->cols, top = s->in[2]->cols, r0 = piece * info->rows,
+    int64_t n = w->fixed, k = w->cols, ld = info->ld, top = s->in[2]->cols, r0 = piece * info->rows,
             m = RAMET__MIN(ramet__count(x, s->in[0]) - r0, info->rows);
     char *at = scratch;
     float *z = (float *)(at + info->prepared), *saved = (float *)(at + info->prepared + info->logits),
@@ -326,16 +327,16 @@ static void head_run(const ramet__step *s, const ramet__exec *x, int32_t phase, 
                              .x_stride = (int64_t)info->stride,
                              .packed = ramet__weight_packed(w->weight),
                              .y = z,
-                             .y_stride = n,
+                             .y_stride = ld,
                              .scratch = inner};
     info->product->forward(&a);
     int32_t grad = s->n_out > 2 && s->out[2] != NULL;
     for (int64_t r = 0; r < m; r++) {
         const int32_t *ids = (const int32_t *)s->in[2]->data + (r0 + r) * top;
         float coef = grad ? ((const float *)s->in[5]->data)[r0 + r] : 0.0f;
-        row[r] = p ? kl_row(x->k, z + r * n, n, ids, ramet__row(p, r0 + r), top, saved, grad, coef, &s->attr)
-                   : entropy_row(x->k, z + r * n, n, *ids, grad, coef);
-        if (grad && info->product->scheme->round) info->product->scheme->round((uint16_t *)(void *)(z + r * n), z + r * n, n);
+        row[r] = p ? kl_row(x->k, z + r * ld, n, ids, ramet__row(p, r0 + r), top, saved, grad, coef, &s->attr)
+                   : entropy_row(x->k, z + r * ld, n, *ids, grad, coef);
+        if (grad && info->product->scheme->round) info->product->scheme->round((uint16_t *)(void *)(z + r * ld), z + r * ld, n);
     }
     if (!grad) return;
     const int32_t rounded = info->product->scheme->round != NULL;
@@ -345,7 +346,7 @@ static void head_run(const ramet__step *s, const ramet__exec *x, int32_t phase, 
                              .from = 0,
                              .to = k,
                              .x = z,
-                             .x_stride = rounded ? n * (int64_t)sizeof *z : n,
+                             .x_stride = rounded ? ld * (int64_t)sizeof *z : ld,
                              .rounded = rounded,
                              .packed = a.packed,
                              .y = ramet__row(s->out[2], r0),

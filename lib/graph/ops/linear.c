@@ -433,10 +433,12 @@ static ramet_status dw_prepare(ramet__plan *p, ramet__step *s) {
     s->scratch_bytes = product->scheme->scratch_bytes(1, s->out[0]->fixed, s->out[0]->cols);
     return RAMET_OK;
 }
-static int64_t dw_block(const ramet__step *s) { return s->extra ? BRAIN_BLOCK : DENSE_ROWS; } /* of W, in both directions */
+/* Rows and columns of W of a piece; where the product is fast, more rows, since both sides are rounded and turned over for each piece */
+static int64_t dw_block(const ramet__step *s) { return s->extra ? BRAIN_BLOCK : DENSE_ROWS; }
+static int64_t dw_rows(const ramet__step *s) { return dw_block(s) * (s->extra && ((const ramet__product *)s->extra)->scheme->col_step > BRAIN_BLOCK ? 2 : 1); }
 static int64_t dw_pieces(const ramet__step *s, const ramet__exec *x, int32_t phase) {
     (void)x;
-    return phase ? -1 : ramet__ceil_div(s->out[0]->fixed, dw_block(s)) * ramet__ceil_div(s->out[0]->cols, dw_block(s));
+    return phase ? -1 : ramet__ceil_div(s->out[0]->fixed, dw_rows(s)) * ramet__ceil_div(s->out[0]->cols, dw_block(s));
 }
 static int32_t dw_takes_narrow(const ramet__plan *p, const ramet__step *s, int32_t j) {
     (void)p;
@@ -447,7 +449,7 @@ static void dw_run(const ramet__step *s, const ramet__exec *x, int32_t phase, in
     const ramet__product *product = s->extra;
     const ramet__pval *dy = s->in[0], *v = s->in[1], *base = s->in[2];
     int64_t n = s->out[0]->fixed, k = s->out[0]->cols, block = dw_block(s), across = ramet__ceil_div(k, block);
-    int64_t n0 = piece / across * block, n1 = RAMET__MIN(n, n0 + block), k0 = piece % across * block, k1 = RAMET__MIN(k, k0 + block);
+    int64_t n0 = piece / across * dw_rows(s), n1 = RAMET__MIN(n, n0 + dw_rows(s)), k0 = piece % across * block, k1 = RAMET__MIN(k, k0 + block);
     if (base && base->data != s->out[0]->data)
         for (int64_t r = n0; r < n1; r++)
             memcpy(ramet__row(s->out[0], r) + k0, ramet__row(base, r) + k0, (size_t)(k1 - k0) * sizeof(float));

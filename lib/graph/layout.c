@@ -41,12 +41,12 @@ static ramet_status make_buffers(ramet__plan *p) {
             int64_t until = out->last;
             for (int32_t k = 0; k < s->n_in && out->buffer < 0; k++) {
                 const ramet__pval *in = s->in[k];
-                if (!ramet__overwrites(s->op, j, k) || !in || in->buffer < 0 || p->buffers[in->buffer].last != i ||
+                if (!ramet__overwrites(s, j, k) || !in || in->buffer < 0 || p->buffers[in->buffer].last != i ||
                     !ramet__same_size(in, out))
                     continue;
                 int32_t clash = 0; /* another role of the same memory in this step that may not be overwritten */
                 for (int32_t m = 0; m < s->n_in; m++)
-                    clash |= s->in[m] && s->in[m]->buffer == in->buffer && !ramet__overwrites(s->op, j, m);
+                    clash |= s->in[m] && s->in[m]->buffer == in->buffer && !ramet__overwrites(s, j, m);
                 for (int32_t m = 0; m < j; m++) clash |= s->out[m] && s->out[m]->buffer == in->buffer;
                 if (clash) continue;
                 out->buffer = in->buffer;

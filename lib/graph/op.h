@@ -239,8 +239,10 @@ static inline void ramet__prepare(const ramet__plan *p, const ramet__product *pr
     if (p->mode == RAMET__MODE_FAST && scheme->prepare_fast) scheme->prepare_fast(to, x, k);
     else scheme->prepare(to, x, k);
 }
-static inline int32_t ramet__overwrites(const ramet__op *op, int32_t out, int32_t in) {
-    return out < RAMET__OVERWRITING && (op->overwrites[out] >> in & 1);
+/* Whether result `out` may take the place of input `in`. A narrow result stands elsewhere in its rows than the floats it is made of: only who has whole
+ * rows in hand may write it over them. */
+static inline int32_t ramet__overwrites(const ramet__step *s, int32_t out, int32_t in) {
+    return out < RAMET__OVERWRITING && (s->op->overwrites[out] >> in & 1) && (s->op->rows || !s->out[out] || !s->out[out]->narrow);
 }
 static inline int64_t ramet__count(const ramet__exec *x, const ramet__pval *v) {
     return v->axis == RAMET__AXIS_ROWS ? x->rows : v->axis == RAMET__AXIS_OUTS ? x->outs : v->fixed;

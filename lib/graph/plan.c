@@ -430,7 +430,7 @@ char *ramet__plan_text(const ramet__plan *p) {
             }
         for (int32_t j = 0; j < s->n_in; j++)
             if (s->in[j] && s->in[j]->leaf == RAMET__LEAF_SLOT)
-                ramet__text_add(&t, " %s.%c", s->in[j]->name, s->attr.i[1] ? 'B' : 'A');
+                ramet__text_add(&t, " %s.%c", s->in[j]->name, s->in[j]->slot % 2 ? 'B' : 'A');
         if (s->op->base && s->op->base < s->n_in && s->in[s->op->base])
             ramet__text_add(&t, " += %s", s->in[s->op->base]->data == s->out[0]->data ? "in place" : "copy");
         for (int32_t j = 0; j < s->n_in; j++)

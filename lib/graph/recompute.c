@@ -136,7 +136,7 @@ static void hand_over(search *s, const ramet__step *t, int64_t at) {
     for (int32_t j = 0; j < t->n_out; j++)
         for (int32_t k = 0; t->out[j] && k < t->n_in; k++) {
             const int64_t v = value(s, t->in[k]);
-            if (v < 0 || !ramet__overwrites(t->op, j, k) || (given >> k & 1) || s->last[2 * v + s->made[v]] != at || !ramet__same_size(t->in[k], t->out[j])) continue;
+            if (v < 0 || !ramet__overwrites(t, j, k) || (given >> k & 1) || s->last[2 * v + s->made[v]] != at || !ramet__same_size(t->in[k], t->out[j])) continue;
             given |= 1u << k;
             s->change[at] -= (int64_t)ramet__value_bytes(t->in[k]);
             s->change[at + 1] += (int64_t)ramet__value_bytes(t->in[k]);

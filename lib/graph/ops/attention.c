@@ -108,7 +108,7 @@ static void run(const ramet__step *s, const ramet__exec *x, int32_t phase, int64
     (void)phase;
     int64_t n_head = s->attr.i[0], n_kv = s->attr.i[1], hd = s->attr.i[2], group = n_head / n_kv, head = piece % n_kv;
     const ramet__spans *spans = s->extra;
-    const ramet__span *c = &spans->chunks[piece / n_kv];
+    const ramet__span *c = &spans->chunks[spans->n_chunks - 1 - piece / n_kv]; /* the last look at most keys: first, so that no thread ends with one alone */
     scratch_map m = scratch_cut(scratch, ramet__ceil_div(x->plan->max_rows, BLOCK));
     int64_t last = s->attr.i[3] ? ramet__run_rows(spans, c) : c->row + c->rows - c->first; /* keys that the last query sees */
     for (int64_t b = 0; b * BLOCK < last; b++) {
@@ -352,7 +352,7 @@ static void cache_run(const ramet__step *s, const ramet__exec *x, int32_t phase,
     }
     int64_t head, range = -1;
     if (!split(s, x)) {
-        c += piece / n_kv;
+        c += info->spans->n_chunks - 1 - piece / n_kv; /* as above: what looks at most keys first */
         head = piece % n_kv;
     } else {
         for (; piece >= ranges_of(s, c) * n_kv; c++) piece -= ranges_of(s, c) * n_kv;

@@ -171,6 +171,9 @@ static char *rounded_slot(const ramet__step *s, int32_t part) {
     const linear_info *info = s->extra;
     return (char *)s->shared + info->slot_at + (uint64_t)(part * s->in[0]->fixed) * info->slot_stride;
 }
+static int32_t rounds_slot(const ramet__step *s, const ramet__exec *x, int32_t part) {
+    return slot_of(s, part) && x->plan->bound[s->attr.i[1 + part]] && ramet__slot_stride(x->plan, x->rows);
+}
 static ramet_status linear_prepare(ramet__plan *p, ramet__step *s) {
     linear_info *info = ramet__arena_alloc(&p->names, sizeof *info);
     if (!info) return ramet__alloc_status();
@@ -217,8 +220,7 @@ static int64_t linear_pieces(const ramet__step *s, const ramet__exec *x, int32_t
     if (phase == 0) {
         for (int32_t i = 0; i < parts; i++) {
             const ramet__pval *base = s->in[3 + 3 * i];
-            if (slot_of(s, i) && ramet__slot_stride(x->plan, x->rows)) return ramet__ceil_div(rows, PREPARE_ROWS);
-            if ((part[i].prepares && !ramet__narrow(x, s->in[0])) || (base && base->data != s->out[i]->data))
+            if (rounds_slot(s, x, i) || (part[i].prepares && !ramet__narrow(x, s->in[0])) || (base && base->data != s->out[i]->data))
                 return ramet__ceil_div(rows, PREPARE_ROWS);
         }
         return 0;
@@ -235,7 +237,7 @@ static void linear_prepare_rows(const ramet__step *s, const ramet__exec *x, cons
         if (part->prepares && !ramet__narrow(x, s->in[0]))
             for (int64_t r = r0; r < r1; r++)
                 ramet__prepare(x->plan, part->product, (char *)s->shared + part->at + (uint64_t)r * part->stride, ramet__row(s->in[0], r), s->in[0]->cols);
-        if (slot_of(s, i) && ramet__slot_stride(x->plan, x->rows)) ramet__slot_round(x, s->attr.i[1 + i], 1, slot_of(s, i), rounded_slot(s, i), r0, r1);
+        if (rounds_slot(s, x, i)) ramet__slot_round(x, s->attr.i[1 + i], 1, slot_of(s, i), rounded_slot(s, i), r0, r1);
         if (base && base->data != s->out[i]->data)
             memcpy(ramet__row(s->out[i], r0), ramet__row(base, r0), (size_t)((r1 - r0) * base->cols) * sizeof(float));
     }

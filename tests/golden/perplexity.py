@@ -59,6 +59,8 @@ def main():
     parser.add_argument("windows", nargs="?", type=int, default=4)
     parser.add_argument("--written", action="store_true")
     a = parser.parse_args()
+    if a.text.endswith(".jsonl"):
+        parser.error("TEXT must be plain text: of a .jsonl file ramet reads the texts, the peer here the lines")
     try:
         subprocess.run([os.environ.get("LLAMA_PEER", sys.executable), "-c", "import llama_cpp, numpy"], check=True, capture_output=True)
     except (OSError, subprocess.CalledProcessError):

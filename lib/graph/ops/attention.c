@@ -85,8 +85,14 @@ static uint64_t kernel_scratch(const ramet__plan *p, const ramet__step *s, int64
 }
 /* Results of a piece's `rows` rows and one group of heads, which stand side by side at o, rounded to their places */
 static void round_piece(const ramet__step *s, const ramet__exec *x, const float *o, int64_t row, int64_t rows, int64_t head) {
-    const int64_t n = s->attr.i[0] / s->attr.i[1] * s->attr.i[2];
-    for (int64_t r = 0; r < rows; r++) x->plan->plain->scheme->round((uint16_t *)(void *)ramet__row(s->out[0], row + r) + head * n, o + r * n, n);
+    const int64_t n = s->attr.i[0] / s->attr.i[1] * s->attr.i[2], whole = n / 16 * 16;
+    for (int64_t r = 0; r < rows; r++) {
+        uint16_t *to = (uint16_t *)(void *)ramet__row(s->out[0], row + r) + head * n, end[16];
+        if (whole) x->plan->plain->scheme->round(to, o + r * n, whole);
+        if (whole == n) continue;
+        x->plan->plain->scheme->round(end, o + r * n + whole, n - whole); /* writes 16: the next head's, which may be another thread's */
+        memcpy(to + whole, end, (size_t)(n - whole) * sizeof *to);
+    }
 }
 
 static ramet_status prepare(ramet__plan *p, ramet__step *s) {

@@ -76,6 +76,13 @@ typedef struct ramet__product {
 
 enum { RAMET__KV_ROWS, RAMET__KV_CACHE, RAMET__KV_CACHE_F16 }; /* how attention finds keys and values */
 
+typedef void ramet__attention_fn(float *o, int64_t o_row, float *lse, int64_t lse_row, const float *q, int64_t q_row, int64_t rows, int64_t group,
+    int64_t hd, const void *const *k_block, const void *const *v_block, int32_t layout, int64_t kv_row, int64_t block,
+    const int32_t *limit, float scale, void *scratch);
+typedef void ramet__attention_grad_fn(float *dq, float *dk, float *dv, const float *q, const float *k, const float *v, const float *o, const float *d_o,
+    const float *lse, int64_t lse_row, int64_t q_row, int64_t kv_row, int64_t rows, int64_t group, int64_t hd,
+    int32_t causal, float scale, void *scratch);
+
 /* ---- the table ------------------------------------------------------------------------------------------------- */
 typedef struct ramet__kernels {
     const char *isa;          /* "ref", "simd", "avx2", "avx512", "amx" ... */
@@ -150,23 +157,15 @@ typedef struct ramet__kernels {
      * KV_ROWS: floats, a key every kv_row. KV_CACHE: floats, keys turned over [hd, block], values [block, hd]; KV_CACHE_F16: the same in
      * halves (kv_row unused). lse: [rows, group] (stride lse_row), may be NULL.
      * exact: each row's result is independent of the others in the call. scratch: attention_scratch(rows, group, hd, block) bytes. */
-    void (*attention)(float *o, int64_t o_row, float *lse, int64_t lse_row, const float *q, int64_t q_row, int64_t rows, int64_t group,
-                      int64_t hd, const void *const *k_block, const void *const *v_block, int32_t layout, int64_t kv_row, int64_t block,
-                      const int32_t *limit, float scale, void *scratch);
+    ramet__attention_fn *attention;
     /* Gradient for one kv head of one segment of `rows` rows; causal: row r sees keys 0..r, else all. dq, dk, dv are written (not added);
      * q, o, do, dq: [rows, group, hd] with stride q_row; k, v, dk, dv: [rows, hd] with stride kv_row; lse: [rows, group], lse_row. */
-    void (*attention_grad)(float *dq, float *dk, float *dv, const float *q, const float *k, const float *v, const float *o, const float *d_o,
-                           const float *lse, int64_t lse_row, int64_t q_row, int64_t kv_row, int64_t rows, int64_t group, int64_t hd,
-                           int32_t causal, float scale, void *scratch);
+    ramet__attention_grad_fn *attention_grad;
     uint64_t (*attention_scratch)(int64_t rows, int64_t group, int64_t hd, int64_t block);
     uint64_t (*attention_grad_scratch)(int64_t rows, int64_t group, int64_t hd);
     /* The same with every product in bf16 and fp32 sums; NULL where they are not there or not faster. */
-    void (*attention_brain)(float *o, int64_t o_row, float *lse, int64_t lse_row, const float *q, int64_t q_row, int64_t rows, int64_t group,
-                            int64_t hd, const void *const *k_block, const void *const *v_block, int32_t layout, int64_t kv_row, int64_t block,
-                            const int32_t *limit, float scale, void *scratch);
-    void (*attention_grad_brain)(float *dq, float *dk, float *dv, const float *q, const float *k, const float *v, const float *o, const float *d_o,
-                                 const float *lse, int64_t lse_row, int64_t q_row, int64_t kv_row, int64_t rows, int64_t group, int64_t hd,
-                                 int32_t causal, float scale, void *scratch);
+    ramet__attention_fn *attention_brain;
+    ramet__attention_grad_fn *attention_grad_brain;
     uint64_t (*attention_brain_scratch)(int64_t rows, int64_t group, int64_t hd, int64_t block);
     uint64_t (*attention_grad_brain_scratch)(int64_t rows, int64_t group, int64_t hd);
 

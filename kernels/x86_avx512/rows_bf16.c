@@ -8,11 +8,6 @@
 
 enum { FORWARD_ROWS = 6, OUTPUTS = 4 };
 
-static uint64_t prepared_bytes(int64_t k) { return rounded_bytes(k); }
-static void prepare(void *dst, const float *x, int64_t k) {
-    memset(dst, 0, (size_t)prepared_bytes(k));
-    round_row(dst, x, k);
-}
 
 INLINE void block(const int R, const ramet__product_args *a, int64_t row, int64_t n, const uint16_t *const w[OUTPUTS]) {
     __m512 sum[FORWARD_ROWS][OUTPUTS];
@@ -56,7 +51,7 @@ INLINE __m512 wide(const int enc, const void *row, int64_t i, int64_t n) {
 
 /* OUTPUTS rows, or what strips take */
 static uint64_t rounded_scratch(int64_t m, int64_t n, int64_t k) {
-    uint64_t rows = OUTPUTS * prepared_bytes(k), strip = strip_scratch(m, n, k);
+    uint64_t rows = OUTPUTS * rounded_bytes(k), strip = strip_scratch(m, n, k);
     return rows > strip ? rows : strip;
 }
 
@@ -121,7 +116,7 @@ INLINE void strips_of(uint16_t *w, const float *b, int64_t ldb, int64_t depth, i
 /* Where a strip begins that starts at column j of b's rows, which may be rounded */
 INLINE const float *column(const float *b, int64_t j, int32_t rounded) { return rounded ? (const float *)(const void *)((const uint16_t *)(const void *)b + j) : b + j; }
 /* GROUP columns of a at a time, and strips of b, both rounded to pairs of rows */
-INLINE void outer_by_vectors(float *c, int64_t ldc, const float *a, int64_t lda, const float *b, int64_t ldb, int64_t m, int64_t n, int64_t k, int32_t accumulate, int32_t rounded, void *scratch) {
+static void outer(float *c, int64_t ldc, const float *a, int64_t lda, const float *b, int64_t ldb, int64_t m, int64_t n, int64_t k, int32_t accumulate, int32_t rounded, void *scratch) {
     uint16_t *w = scratch, *pairs = w + CHUNK * NARROW;
     for (int64_t l = 0; l < k; l += CHUNK) {
         const int64_t depth = k - l < CHUNK ? k - l : CHUNK;
@@ -136,9 +131,6 @@ INLINE void outer_by_vectors(float *c, int64_t ldc, const float *a, int64_t lda,
         }
     }
 }
-static void outer(float *c, int64_t ldc, const float *a, int64_t lda, const float *b, int64_t ldb, int64_t m, int64_t n, int64_t k, int32_t accumulate, int32_t rounded, void *scratch) {
-    outer_by_vectors(c, ldc, a, lda, b, ldb, m, n, k, accumulate, rounded, scratch);
-}
 
 INLINE void forward(const int enc, const ramet__product_args *a) {
     for (int64_t n = a->from; n < a->to; n += OUTPUTS) {
@@ -149,7 +141,7 @@ INLINE void forward(const int enc, const ramet__product_args *a) {
                 w[o] = (const uint16_t *)a->packed + at;
                 continue;
             }
-            uint16_t *to = (uint16_t *)a->scratch + o * (int64_t)(prepared_bytes(a->k) / 2);
+            uint16_t *to = (uint16_t *)a->scratch + o * (int64_t)(rounded_bytes(a->k) / 2);
             const void *row = (const char *)a->packed + at * (enc == F32 ? 4 : 2);
             for (int64_t i = 0; i < a->k; i += 16) _mm256_storeu_si256((__m256i *)(void *)(to + i), (__m256i)_mm512_cvtneps_pbh(wide(enc, row, i, a->k - i)));
             w[o] = to;
@@ -184,7 +176,7 @@ static void decode_F16(uint16_t *dst, const ramet__product_args *a, int64_t n, i
         else forward(ENC, a);                                                                                                               \
     }                                                                                                                                       \
     static void transposed_##ENC(const ramet__product_args *a) { strip_transposed(decode, tiles, NARROW, a); }                                      \
-    static const ramet__scheme scheme_##ENC = {"rows_bf16", RAMET__REDUCED, prepared_bytes, prepare, scratch, 256, 64, outer, round_row, NULL, 1};   \
+    static const ramet__scheme scheme_##ENC = {"rows_bf16", RAMET__REDUCED, rounded_bytes, prepare_row, scratch, 256, 64, outer, round_row, NULL, 1};   \
     const ramet__product FN(product_rows_##ENC##_bf16) = {&scheme_##ENC, &ramet__packing_rows_##ENC, forward_##ENC, transposed_##ENC};
 PRODUCT(BF16, decode_strip, strip_scratch, NULL)
 PRODUCT(F32, decode_F32, rounded_scratch, outer)
@@ -192,7 +184,7 @@ PRODUCT(F16, decode_F16, rounded_scratch, NULL)
 
 #ifdef RAMET__BUILD_AMX /* the same by AMX; its outer product wants rows of a, so that their columns' pairs are turned over, and wider strips, which are made first */
 static uint64_t wide_rounded_scratch(int64_t m, int64_t n, int64_t k) {
-    uint64_t rows = OUTPUTS * prepared_bytes(k), strip = wide_scratch(m, n, k);
+    uint64_t rows = OUTPUTS * rounded_bytes(k), strip = wide_scratch(m, n, k);
     return rows > strip ? rows : strip;
 }
 static uint64_t turned_scratch(int64_t m, int64_t n, int64_t k) {
@@ -221,7 +213,7 @@ static void outer_amx(float *c, int64_t ldc, const float *a, int64_t lda, const 
         else forward_##ENC(a);                                                                                                              \
     }                                                                                                                                       \
     static void amx_transposed_##ENC(const ramet__product_args *a) { strip_transposed(decode, ramet__tiles_amx, WIDE, a); }                       \
-    static const ramet__scheme amx_scheme_##ENC = {"rows_bf16", RAMET__REDUCED, prepared_bytes, prepare, scratch, 256, WIDE, outer, round_row, NULL, 1}; \
+    static const ramet__scheme amx_scheme_##ENC = {"rows_bf16", RAMET__REDUCED, rounded_bytes, prepare_row, scratch, 256, WIDE, outer, round_row, NULL, 1}; \
     const ramet__product ramet__product_rows_##ENC##_bf16_amx = {&amx_scheme_##ENC, &ramet__packing_rows_##ENC, amx_forward_##ENC, amx_transposed_##ENC};
 AMX_PRODUCT(BF16, decode_strip, wide_scratch, NULL)
 AMX_PRODUCT(F32, decode_F32, turned_scratch, outer_amx)

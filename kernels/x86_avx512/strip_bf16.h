@@ -65,6 +65,12 @@ static uint64_t rounded_bytes(int64_t k) {
     return bytes % 1024 ? bytes : bytes + 64;
 }
 
+/* A prepared row: rounded, then zeros */
+static void prepare_row(void *dst, const float *x, int64_t k) {
+    memset((char *)dst + k * 2, 0, (size_t)(rounded_bytes(k) - (uint64_t)k * 2));
+    round_row(dst, x, k);
+}
+
 /* y of outputs n..n + width += their biases */
 static void add_bias(const ramet__product_args *a, int64_t n, int64_t width) {
     for (int64_t r = 0; a->bias && r < a->m; r++) {

@@ -23,10 +23,15 @@ def arguments(doc, rounds):
 
 def load(a):
     """(the module, the model)"""
+    if not a.library.exists():
+        sys.exit(f"{pathlib.Path(sys.argv[0]).name}: {a.library} is not there; build with meson setup build && ninja -C build, or give --library")
     os.environ["RAMET_LIBRARY"] = str(a.library)
     sys.path.insert(0, str(ROOT / "bindings/python"))
     import ramet
-    return ramet, ramet.load(a.model, runtime=ramet.Runtime(threads=a.threads))
+    try:
+        return ramet, ramet.load(a.model, runtime=ramet.Runtime(threads=a.threads))
+    except ramet.Error as e:
+        sys.exit(f"{pathlib.Path(sys.argv[0]).name}: {e}")
 
 
 def middle(values, digits=1):

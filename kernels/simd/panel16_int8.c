@@ -77,9 +77,6 @@ INLINE vi block_dot(const int kind, const int G, vi start, const vi *q, const in
 #ifdef RAMET__VEC512
     UNROLL for (int g = 0; g < G; g++) start = _mm512_dpbusd_epi32(start, q[g], four(x + 4 * g));
     return start;
-#elif defined(__AVXVNNI__)
-    UNROLL for (int g = 0; g < G; g++) start = _mm256_dpbusd_avx_epi32(start, q[g], four(x + 4 * g));
-    return start;
 #elif defined(__ARM_FEATURE_DOTPROD)
     const int8x16_t x0 = vld1q_s8(x), x1 = G > 4 ? vld1q_s8(x + 16) : x0;
     const int big = kind == BYTE; /* both factors are signed: what reaches 128 is turned into q - 128 and starts from zero */
@@ -120,7 +117,11 @@ INLINE vi block_dot(const int kind, const int G, vi start, const vi *q, const in
 }
 
 /* Rows at a time: their sums stand in L1, and so do their activations unless rows are long */
-enum { GROUP = 48 };
+#if defined(__AVX2__) && !defined(RAMET__VEC512)
+enum { GROUP = 64, ROWS = 64, COLS = 256 };
+#else
+enum { GROUP = 48, ROWS = 128, COLS = 64 };
+#endif
 
 /* Few rows wait for memory. Hardware follows the stream, but not over the end of a page: what is this far ahead is fetched, to L1 for one row,
  * which keeps up with no more, to L2 for several, whose activations live in L1. */
@@ -185,7 +186,12 @@ INLINE void one(const int enc, const ramet__product_args *a, int64_t p) {
 }
 #endif
 
-#ifndef __ARM_FEATURE_MATMUL_INT8
+#ifdef __ARM_FEATURE_MATMUL_INT8
+#include "simd/panel16_smmla.h"
+#elif defined(__AVX2__) && !defined(RAMET__VEC512)
+#define TILE8
+#include "simd/panel16_tile8.h"
+#else
 /* Rows row.. against a vector of outputs, n.. */
 INLINE void many(const int enc, const ramet__product_args *a, int64_t row, int64_t n) {
     const int64_t blocks = a->k / 32, each = p16_unit_bytes(enc) / p16_unit(enc), rest = (int64_t)one_row(a->k), rows = a->m - row < GROUP ? a->m - row : GROUP;
@@ -201,14 +207,15 @@ INLINE void many(const int enc, const ramet__product_args *a, int64_t row, int64
     const vf bias = a->bias ? vget(a->bias + n, a->to - n) : vzero();
     for (int64_t r = 0; r < rows; r++) finish(a, row + r, n, bias, sum[r]);
 }
-#else
-#include "simd/panel16_smmla.h"
 #endif
 
+#ifndef TILE8
+#define scratch FN_BASE(panel16_scratch)
 INLINE void forward(const int enc, const ramet__product_args *a) {
     for (int64_t n = a->from; n < a->to; n += VL)
         for (int64_t r = 0; r < a->m; r += GROUP) many(enc, a, r, n);
 }
+#endif
 #ifdef RAMET__ONE_ROW
 #define FORWARD(ENC)                                                                                                                \
     static void forward_##ENC(const ramet__product_args *a) {                                                                       \
@@ -225,7 +232,7 @@ INLINE void forward(const int enc, const ramet__product_args *a) {
 #define OF(ENC) FN(panel16_int8_forward_##ENC)
 #endif
 
-static const ramet__scheme scheme = {"panel16_int8", RAMET__REDUCED, FN_ONE(int8_prepared_bytes), FN_ONE(int8_prepare), FN_BASE(panel16_scratch), 128, 64, NULL, NULL,
+static const ramet__scheme scheme = {"panel16_int8", RAMET__REDUCED, FN_ONE(int8_prepared_bytes), FN_ONE(int8_prepare), scratch, ROWS, COLS, NULL, NULL,
                                       FN_ONE(int8_prepare_fast)};
 #define PRODUCT_AS(ENC, AS) /* AS: the encoding whose panels it has */                                                              \
     const ramet__product FN(product_panel16_##ENC##_int8) = {&scheme, &ramet__packing_panel16_##ENC,                        \

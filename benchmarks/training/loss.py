@@ -7,8 +7,8 @@
 
 DATA is what examples/demo/fetch.py makes. Pairs of rank 16 on all linear layers. Both begin at the same random pairs and see the same windows in the same order
 with the same learning rates (the tuner's: warm-up, then a cosine) and clipping, by AdamW. ramet trains in `balanced` on the file as it is; PyTorch in float32 on its dequantized
-weights as a Hugging Face model. The pairs of both are then measured by ramet in `exact` on the same held-out tokens. The last line says how far apart the means are;
-seeds choose windows and first pairs. Needs numpy, torch, transformers, peft, gguf, safetensors, tokenizers.
+weights as a Hugging Face model. The pairs of both are then measured by ramet in `exact` on the same held-out tokens. The last lines say how far apart the means are, and
+the losses while training, step by step: between the two on one seed, and between PyTorch's seeds. Seeds choose windows and first pairs. Runs that FILE has already are taken from it. Needs numpy, torch, transformers, peft, gguf, safetensors, tokenizers.
 """
 import argparse
 import json
@@ -47,8 +47,8 @@ torch.set_num_threads(o.threads)
 
 
 def ours(model, data, seed, start):
-    """The adapter, and what it saw: (windows, learning rate) of every step. Its first pairs go to the folder `start`."""
-    ids, windows, seen = data.ids(), [], []
+    """The adapter, what it saw, (windows, learning rate) of every step, and its losses. Its first pairs go to the folder `start`."""
+    ids, windows, seen, losses = data.ids(), [], [], []
     ids = ids[:(len(ids) - 1) // WINDOW * WINDOW + 1]  # whole windows
 
     def read(at, count):
@@ -58,52 +58,71 @@ def ours(model, data, seed, start):
     tuner.adapter().save(start)
     while not tuner.done:
         windows.clear()
-        rate = tuner.step().learning_rate
-        seen.append((np.stack(windows), rate))
-    return tuner.adapter(), seen
+        event = tuner.step()
+        seen.append((np.stack(windows), event.learning_rate))
+        losses.append(event.loss)
+    return tuner.adapter(), seen, losses
 
 
 def theirs(base, seen, start, end):
     net = peft.PeftModel.from_pretrained(transformers.AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32), start, is_trainable=True)
     trained = [p for p in net.parameters() if p.requires_grad]
-    adam = torch.optim.AdamW(trained, weight_decay=0.0)
+    adam, losses = torch.optim.AdamW(trained, weight_decay=0.0), []
     for windows, rate in seen:
         ids = torch.from_numpy(windows).long()
         logits = net(ids[:, :-1]).logits
-        torch.nn.functional.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten()).backward()
+        loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten())
+        loss.backward()
+        losses.append(loss.item())
         torch.nn.utils.clip_grad_norm_(trained, 1.0)
         adam.param_groups[0]["lr"] = rate
         adam.step()
         adam.zero_grad(set_to_none=True)
     net.save_pretrained(end)
+    return losses
+
+
+def distances(found):
+    """Of the losses while training, of a moving mean over 10 steps: between the sides with one domain and seed, and between two seeds of PyTorch."""
+    smooth = lambda losses: np.convolve(losses, np.full(10, 0.1), "valid")
+    apart = lambda a, b: float(np.abs(smooth(a) - smooth(b)).mean())
+    sides = [apart(f["losses"][0], f["losses"][1]) for f in found]
+    seeds = [apart(f["losses"][1], g["losses"][1]) for i, f in enumerate(found) for g in found[:i] if f["domain"] == g["domain"]]
+    return sides, seeds
 
 
 def main():
-    runtime, found = ramet.Runtime(threads=o.threads), []
+    runtime = ramet.Runtime(threads=o.threads)
     model = ramet.load(o.model, runtime=runtime)
+    known = [json.loads(line) for line in open(o.json)] if o.json and os.path.exists(o.json) else []
+    found = []
     with tempfile.TemporaryDirectory() as work:
         base = f"{work}/base"
         llama_reference.write_folder(llama_reference.Reference(o.model), o.model, base, False)
-        for domain in o.domains.split(","):
-            train, test = (ramet.Dataset(model, pathlib.Path(o.data).expanduser() / f"{domain}.{part}.jsonl") for part in ("train", "test"))
-            loss = lambda adapter: model.evaluate(test, mode="exact", window=256, max_tokens=o.held_out, adapter=adapter).loss
-            before = loss(None)
-            for seed in map(int, o.seeds.split(",")):
-                start, end = f"{work}/{domain}-{seed}-start", f"{work}/{domain}-{seed}-end"
-                times = [time.perf_counter()]
-                adapter, seen = ours(model, train, seed, start)
-                times.append(time.perf_counter())
-                theirs(base, seen, start, end)
-                times.append(time.perf_counter())
-                found.append({"domain": domain, "seed": seed, "steps": o.steps, "before": before, "ramet": loss(adapter), "peft": loss(model.adapter(end)),
-                              "seconds": [b - a for a, b in zip(times, times[1:])]})
-                f = found[-1]
-                print(f"{domain}, seed {seed}: {before:.4f} -> ramet {f['ramet']:.4f} ({f['seconds'][0]:.0f} s), PEFT {f['peft']:.4f} ({f['seconds'][1]:.0f} s), {100 * (f['ramet'] / f['peft'] - 1):+.3f}%", flush=True)
-                if o.json:
-                    with open(o.json, "a") as file:
-                        file.write(json.dumps(f) + "\n")
+        for seed in map(int, o.seeds.split(",")):
+            for domain in o.domains.split(","):
+                wanted = {"domain": domain, "seed": seed, "steps": o.steps, "shape": o.shape}
+                f = next((k for k in known if wanted.items() <= k.items()), None)
+                if not f:
+                    train, test = (ramet.Dataset(model, pathlib.Path(o.data).expanduser() / f"{domain}.{part}.jsonl") for part in ("train", "test"))
+                    loss = lambda adapter: model.evaluate(test, mode="exact", window=256, max_tokens=o.held_out, adapter=adapter).loss
+                    start, end = f"{work}/{domain}-{seed}-start", f"{work}/{domain}-{seed}-end"
+                    times = [time.perf_counter()]
+                    adapter, seen, losses = ours(model, train, seed, start)
+                    times.append(time.perf_counter())
+                    losses = losses, theirs(base, seen, start, end)
+                    times.append(time.perf_counter())
+                    f = dict(wanted, before=loss(None), ramet=loss(adapter), peft=loss(model.adapter(end)), seconds=[b - a for a, b in zip(times, times[1:])], losses=losses)
+                    if o.json:
+                        with open(o.json, "a") as file:
+                            file.write(json.dumps(f) + "\n")
+                found.append(f)
+                print(f"{domain}, seed {seed}: {f['before']:.4f} -> ramet {f['ramet']:.4f} ({f['seconds'][0]:.0f} s), PEFT {f['peft']:.4f} ({f['seconds'][1]:.0f} s), {100 * (f['ramet'] / f['peft'] - 1):+.3f}%", flush=True)
     mean = {side: statistics.mean(f[side] for f in found) for side in ("ramet", "peft")}
     print(f"all {len(found)}: ramet {mean['ramet']:.4f}, PEFT {mean['peft']:.4f}, {100 * (mean['ramet'] / mean['peft'] - 1):+.3f}%")
+    sides, seeds = distances(found)
+    between = f"PyTorch's seeds {statistics.mean(seeds):.4f} apart (least {min(seeds):.4f})" if seeds else "one seed alone"
+    print(f"losses while training, nats a token, mean over the steps: ramet and PyTorch {statistics.mean(sides):.4f} apart (most {max(sides):.4f}), {between}")
 
 
 if __name__ == "__main__":

@@ -116,11 +116,11 @@ INLINE vi block_dot(const int kind, const int G, vi start, const vi *q, const in
 #endif
 }
 
-/* Rows at a time: their sums stand in L1, and so do their activations unless rows are long */
+/* Rows at a time: their sums stand in L1, and so do their activations unless rows are long; columns of a piece: the more, the less is gathered */
 #if defined(__AVX2__) && !defined(RAMET__VEC512)
-enum { GROUP = 64, ROWS = 64, COLS = 256 };
+enum { GROUP = 64, COLS = 256 };
 #else
-enum { GROUP = 48, ROWS = 128, COLS = 64 };
+enum { GROUP = 48, COLS = 64 };
 #endif
 
 /* Few rows wait for memory. Hardware follows the stream, but not over the end of a page: what is this far ahead is fetched, to L1 for one row,
@@ -232,7 +232,7 @@ INLINE void forward(const int enc, const ramet__product_args *a) {
 #define OF(ENC) FN(panel16_int8_forward_##ENC)
 #endif
 
-static const ramet__scheme scheme = {"panel16_int8", RAMET__REDUCED, FN_ONE(int8_prepared_bytes), FN_ONE(int8_prepare), scratch, ROWS, COLS, NULL, NULL,
+static const ramet__scheme scheme = {"panel16_int8", RAMET__REDUCED, FN_ONE(int8_prepared_bytes), FN_ONE(int8_prepare), scratch, 128, COLS, NULL, NULL,
                                       FN_ONE(int8_prepare_fast)};
 #define PRODUCT_AS(ENC, AS) /* AS: the encoding whose panels it has */                                                              \
     const ramet__product FN(product_panel16_##ENC##_int8) = {&scheme, &ramet__packing_panel16_##ENC,                        \

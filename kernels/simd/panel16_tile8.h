@@ -12,7 +12,7 @@ typedef struct part {
     int64_t at, none;
 } part;
 
-/* Of block b of a group of `rows` rows: its parts are part[2 * rows * b].., count[b] in number */
+/* Of block b of a group of `rows` rows: its parts are part[2 * rows * b].., count[b] in number, made even by one that adds nothing to the sums of a row that is not there */
 static void gather(int kind, int which, part *to, int32_t *count, const uint8_t *x, int64_t x_stride, int64_t rows, int64_t k) {
     const int64_t blocks = k / 32;
     for (int64_t b = 0; b < blocks; b++) count[b] = 0;
@@ -31,6 +31,8 @@ static void gather(int kind, int which, part *to, int32_t *count, const uint8_t 
                 p->at = r * (int64_t)(2 * sizeof(vf));
             }
         }
+    for (int64_t b = 0; b < blocks; b++)
+        if (count[b] & 1) to[2 * rows * b + count[b]++] = (part){.at = rows * (int64_t)(2 * sizeof(vf))};
 }
 
 /* GCC would add at the end, with every product kept in memory until then */
@@ -106,11 +108,7 @@ INLINE void tile8(const int kind, const int deep, const int R, vf sum[][2], cons
 /* All parts of a block */
 INLINE void tiles8(const int kind, const int deep, vf sum[][2], const part *p, int64_t count, const p16_block *w) {
     for (; count >= 4; count -= 4, p += 4) tile8(kind, deep, 4, sum, p, w);
-    if (count >= 2) {
-        tile8(kind, deep, 2, sum, p, w);
-        p += 2;
-    }
-    if (count & 1) tile8(kind, deep, 1, sum, p, w);
+    if (count) tile8(kind, deep, 2, sum, p, w);
 }
 /* 16 bits hold 8 * 15 * 127 * 2 = 30480 of four bits, 4 * 31 * 127 * 2 = 31496 of five, 2 * 63 * 127 * 2 = 32004 of six, 128 * 127 * 2 of eight */
 typedef void tiles_fn(vf sum[][2], const part *p, int64_t count, const p16_block *w);
@@ -146,8 +144,8 @@ NOINLINE static void forward(const int enc, const ramet__product_args *a) {
         gather(kind_of(enc), which_of(enc), parts, count, (const uint8_t *)a->x + row * a->x_stride, a->x_stride, rows, a->k);
         for (int64_t n = a->from; n < a->to; n += 16) {
             const uint8_t *panel = (const uint8_t *)a->packed + n / 16 * bytes;
-            vf sum[GROUP][2];
-            for (int64_t r = 0; r < rows; r++) sum[r][0] = sum[r][1] = vzero();
+            vf sum[GROUP + 1][2];
+            for (int64_t r = 0; r <= rows; r++) sum[r][0] = sum[r][1] = vzero();
             for (int64_t b = 0; b < blocks; b += unit) {
                 _Alignas(64) p16_block w[8];
                 for (int64_t i = 0; i < each; i += 64) PREFETCH((uintptr_t)panel + (uintptr_t)(b / unit * each + i + AHEAD), 2);

@@ -135,6 +135,29 @@ static void test_the_text_says_what_is_computed_again(void **state) {
     ramet_runtime_free(rt);
 }
 
+/* The share of what is computed twice is one of multiplications: products going back count as those going forward. */
+static void test_products_going_back_are_work(void **state) {
+    (void)state;
+    ramet_runtime *rt = test_runtime(1);
+    llama m;
+    ramet__plan *p;
+    ramet__plan_options o = {.training = 1, .max_context = 16};
+    double forward = 0.0, back = 0.0;
+    OK(llama_make(&m, rt));
+    ramet__graph *g = lora(rt, &m);
+    OK(ramet__plan_create(&p, g, &o));
+    for (int64_t i = 0; i < p->n_steps; i++) {
+        const ramet__step *s = &p->steps[i];
+        if (!strcmp(s->op->name, "linear_dx")) back += s->op->work(p, s);
+        else if (!strncmp(s->op->name, "linear", 6) && strcmp(s->op->name, "linear_dw")) forward += s->op->work(p, s);
+    }
+    assert_true(forward > 0.0 && back > .5 * forward && back <= forward); /* the first layer's inputs need no gradient */
+    ramet__plan_free(p);
+    ramet__graph_free(g);
+    llama_free(&m);
+    ramet_runtime_free(rt);
+}
+
 /* A plan that did not fit into what the runtime has left takes less. */
 static void test_the_runtimes_budget_is_kept(void **state) {
     (void)state;
@@ -170,6 +193,6 @@ static void test_the_runtimes_budget_is_kept(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_every_budget_gives_the_same_bits), cmocka_unit_test(test_the_text_says_what_is_computed_again),
-                                       cmocka_unit_test(test_the_runtimes_budget_is_kept)};
+                                       cmocka_unit_test(test_products_going_back_are_work), cmocka_unit_test(test_the_runtimes_budget_is_kept)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

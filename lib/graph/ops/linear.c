@@ -1,24 +1,21 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* linear.c - y = x W^T (+ bias) (+ base), its gradients dx = dy W and dW = dy^T x. W is an encoded weight (a product of
- * the kernels: activations prepared once, then pieces of rows x outputs) or plain numbers (general products).
+/* linear.c - y = x W^T (+ bias) (+ base). W is an encoded weight (a product of the kernels: activations prepared once, then
+ * pieces of rows x outputs) or plain numbers (general products). Gradients: linear_grad.c.
  *
  * Fusion turns several products of one x into one node of up to three parts: in = x, then W, bias and base of each
  * part, then of each part what a slot adds: its low-rank activations and its matrix. The first product of an adapter slot is a node of its own
  * (slot.c), so that these activations are there for the gradient.
  */
-#include "graph/op.h"
+#include "graph/ops/linear.h"
 #include <string.h>
 
 #define PARTS 3
 #define SLOTS (1 + 3 * PARTS) /* the first input of slots */
-#define PREPARE_ROWS 8 /* rows of a piece that prepares activations */
-#define DENSE_ROWS 128 /* rows and columns of a piece of a general product */
 #define DENSE_COLS 128
 #define MANY_PIECES 8
-#define BRAIN_BLOCK 192 /* rows and columns of a piece of dW in bf16 */
 
 static const ramet__gshape *shape(const ramet__graph *g, ramet__val v) { return ramet__graph_shape(g, v); }
-static int32_t check(ramet__graph *g, ramet__val x, ramet__val w, int32_t dim, const char *op) {
+int32_t ramet__linear_check(ramet__graph *g, ramet__val x, ramet__val w, int32_t dim, const char *op) {
     if (!ramet__want(g, ramet__is_val(g, x) && ramet__is_val(g, w) && ramet__graph_type(g, x) == RAMET__TYPE_F32, op,
                      "no such value"))
         return 0;
@@ -36,7 +33,7 @@ static int32_t check(ramet__graph *g, ramet__val x, ramet__val w, int32_t dim, c
 }
 
 ramet__val ramet__op_linear(ramet__graph *g, ramet__val x, ramet__val w, ramet__val bias, const ramet__slot *slot) {
-    if (!check(g, x, w, 1, "linear")) return -1;
+    if (!ramet__linear_check(g, x, w, 1, "linear")) return -1;
     int64_t n = shape(g, w)->dim[0], k = shape(g, w)->dim[1];
     if (bias >= 0 &&
         !ramet__want(g,
@@ -60,48 +57,16 @@ ramet__val ramet__op_linear(ramet__graph *g, ramet__val x, ramet__val w, ramet__
     if (y >= 0 && slot->gain) g->nodes[g->n_nodes - 1].attr.i[2] = 1;
     return y;
 }
-ramet__val ramet__op_linear_dx(ramet__graph *g, ramet__val dy, ramet__val w) {
-    if (!check(g, dy, w, 0, "linear_dx")) return -1;
-    ramet__val in[3] = {dy, w, -1};
-    ramet__gshape out = ramet__gshape2(shape(g, dy)->axis, ramet__grows(shape(g, dy)), shape(g, w)->dim[1]);
-    return ramet__node_add(g, &ramet__opdef_linear_dx, in, 3, &out, 1, NULL);
-}
-ramet__val ramet__op_linear_dw(ramet__graph *g, ramet__val dy, ramet__val x) {
-    if (!ramet__want(g, ramet__is_val(g, dy) && ramet__is_val(g, x), "linear_dw", "no such value")) return -1;
-    if (!ramet__want(g,
-                     shape(g, dy)->axis == shape(g, x)->axis && ramet__grows(shape(g, dy)) == ramet__grows(shape(g, x)),
-                     "linear_dw", "needs the same rows"))
-        return -1;
-    ramet__val in[3] = {dy, x, -1};
-    ramet__gshape out = ramet__gshape2(RAMET__AXIS_STATIC, ramet__gcols(shape(g, dy)), ramet__gcols(shape(g, x)));
-    return ramet__node_add(g, &ramet__opdef_linear_dw, in, 3, &out, 1, NULL);
-}
-
 static void linear_gradient(ramet__graph *g, const ramet__node *n, const ramet__val *dout, ramet__val *din) {
     if (ramet__needs(g, n, 0)) din[0] = ramet__op_linear_dx(g, dout[0], n->in[1]);
     if (ramet__needs(g, n, 1)) din[1] = ramet__op_linear_dw(g, dout[0], n->in[0]);
     if (ramet__needs(g, n, 2)) din[2] = ramet__op_sum_rows(g, dout[0]);
 }
-static void dx_gradient(ramet__graph *g, const ramet__node *n, const ramet__val *dout, ramet__val *din) {
-    if (ramet__needs(g, n, 0)) din[0] = ramet__op_linear(g, dout[0], n->in[1], -1, NULL);
-    if (ramet__needs(g, n, 1)) din[1] = ramet__op_linear_dw(g, n->in[0], dout[0]);
-}
-static void dw_gradient(ramet__graph *g, const ramet__node *n, const ramet__val *dout, ramet__val *din) {
-    if (ramet__needs(g, n, 0)) din[0] = ramet__op_linear(g, n->in[1], dout[0], -1, NULL);
-    if (ramet__needs(g, n, 1)) din[1] = ramet__op_linear_dx(g, n->in[0], dout[0]);
-}
-
 /* ---- forward ---- */
 /* Few rows wait for memory, and streams of weights are the faster the longer they are: each worker has one stretch of the outputs of all parts, in
  * blocks of BLOCK. An output's bits do not depend on the cut. */
 #define FEW_ROWS 8
 #define BLOCK 16
-typedef struct linear_part {
-    const ramet__product *product; /* NULL: general product */
-    uint64_t at, stride;           /* its prepared activations in shared room */
-    int32_t prepares;              /* the first part with this way of preparing */
-    int64_t rows, cols;            /* of a piece */
-} linear_part;
 typedef struct linear_info {
     int32_t parts;
     linear_part few[PARTS], many[PARTS]; /* many: used where so many rows are multiplied otherwise */
@@ -122,18 +87,15 @@ static int32_t linear_takes_narrow(const ramet__plan *p, const ramet__step *s, i
     return all;
 }
 
-/* A variable's floats are rounded as an encoded weight's where the plan's arithmetic is not exact and the CPU has what that takes. */
-static const ramet__product *product_of(const ramet__plan *p, const ramet__pval *w, int32_t arithmetic) {
+const ramet__product *ramet__linear_product(const ramet__plan *p, const ramet__pval *w, int32_t arithmetic) {
     const ramet__product *product;
     if (w->leaf == RAMET__LEAF_WEIGHT) return ramet__weight_product(w->weight, arithmetic);
     if (w->leaf != RAMET__LEAF_VAR || p->mode == RAMET__MODE_EXACT) return NULL;
     product = ramet__kernels_product(p->rt->kernels, "F32", arithmetic);
     return product->packing->in_place && product->scheme->outer ? product : NULL;
 }
-static const void *packed_of(const ramet__pval *w) { return w->leaf == RAMET__LEAF_WEIGHT ? ramet__weight_packed(w->weight) : w->data; }
 
-/* rows, cols: of the result. Pieces have about as many columns; of many rows they have more, so that weights are decoded less often. */
-static void cut(linear_part *part, const ramet__product *product, int64_t rows, int64_t cols) {
+void ramet__linear_cut(linear_part *part, const ramet__product *product, int64_t rows, int64_t cols) {
     part->product = product;
     part->rows = product ? product->scheme->row_step : DENSE_ROWS;
     if (product && product->scheme->rounds && rows >= MANY_PIECES * part->rows) part->rows *= 2;
@@ -146,7 +108,7 @@ static void cut_parts(linear_part *part, ramet__plan *p, ramet__step *s, int64_t
     const int64_t k = s->in[0]->cols;
     for (int32_t i = 0; i < s->attr.i[0]; i++) {
         const ramet__pval *w = s->in[1 + 3 * i];
-        cut(&part[i], product_of(p, w, arithmetic), rows, w->fixed);
+        ramet__linear_cut(&part[i], ramet__linear_product(p, w, arithmetic), rows, w->fixed);
         const ramet__product *product = part[i].product;
         if (!product) continue;
         s->scratch_bytes = RAMET__MAX(s->scratch_bytes, product->scheme->scratch_bytes(RAMET__MIN(rows, part[i].rows), w->fixed, k));
@@ -341,132 +303,3 @@ const ramet__op ramet__opdef_linear_gelu = {.name = "linear_gelu",
                                             .pieces = linear_pieces,
                                             .run = linear_run};
 
-/* ---- dx: in = dy, W, base, and what a slot adds: the gradient of its low-rank activations, its matrix ---- */
-static ramet_status dx_prepare(ramet__plan *p, ramet__step *s) {
-    linear_part *part = ramet__arena_alloc(&p->names, sizeof *part);
-    if (!part) return ramet__alloc_status();
-    s->extra = part;
-    const ramet__pval *w = s->in[1];
-    cut(part, product_of(p, w, ramet__plan_arithmetic(p)), s->in[0]->fixed, w->cols);
-    if (s->n_in > 3) {
-        s->scratch_bytes = ramet__slot_add_bytes(p, RAMET__MIN(s->in[0]->fixed, part->rows), s->out[0]->cols);
-        s->shared_bytes = ramet__slot_stride(p, s->in[0]->fixed) * (uint64_t)s->in[0]->fixed;
-    }
-    if (!part->product) return RAMET_OK;
-    s->scratch_bytes = RAMET__MAX(s->scratch_bytes, part->product->scheme->scratch_bytes(RAMET__MIN(s->in[0]->fixed, part->rows), w->fixed, w->cols));
-    if (part->product->scheme->round) {
-        part->stride = ramet__align((uint64_t)w->fixed * sizeof(uint16_t));
-        part->at = ramet__align(s->shared_bytes); /* after a slot's */
-        s->shared_bytes = part->at + part->stride * (uint64_t)s->in[0]->fixed;
-    }
-    return RAMET_OK;
-}
-static int32_t dx_takes_narrow(const ramet__plan *p, const ramet__step *s, int32_t j) {
-    (void)p;
-    return j == 0 && ((const linear_part *)s->extra)->stride;
-}
-static int64_t dx_pieces(const ramet__step *s, const ramet__exec *x, int32_t phase) {
-    const linear_part *part = s->extra;
-    int64_t rows = ramet__count(x, s->in[0]);
-    const int32_t rounds = part->stride && !ramet__narrow(x, s->in[0]), slot = s->n_in > 3 && ramet__slot_stride(x->plan, x->rows);
-    if (phase == 0) return rounds || slot ? ramet__ceil_div(rows, PREPARE_ROWS) : 0;
-    return phase > 1 ? -1 : ramet__ceil_div(rows, part->rows) * ramet__ceil_div(s->out[0]->cols, part->cols);
-}
-static void dx_run(const ramet__step *s, const ramet__exec *x, int32_t phase, int64_t piece, void *scratch) {
-    const linear_part *part = s->extra;
-    const ramet__pval *w = s->in[1], *base = s->in[2];
-    const int32_t narrow = ramet__narrow(x, s->in[0]);
-    if (phase == 0) {
-        const int64_t from = piece * PREPARE_ROWS, to = RAMET__MIN(ramet__count(x, s->in[0]), from + PREPARE_ROWS);
-        for (int64_t r = from; r < to && part->stride && !narrow; r++)
-            part->product->scheme->round((uint16_t *)(void *)((char *)s->shared + part->at + (uint64_t)r * part->stride), ramet__row(s->in[0], r), s->in[0]->cols);
-        if (s->n_in > 3 && ramet__slot_stride(x->plan, x->rows)) ramet__slot_round(x, s->attr.i[1], 0, s->in[3], s->shared, from, to);
-        return;
-    }
-    int64_t rows = ramet__count(x, s->in[0]), n = s->in[0]->cols, k = s->out[0]->cols,
-            across = ramet__ceil_div(k, part->cols);
-    int64_t r0 = piece / across * part->rows, r1 = RAMET__MIN(rows, r0 + part->rows), c0 = piece % across * part->cols,
-            c1 = RAMET__MIN(k, c0 + part->cols);
-    float *y = ramet__row(s->out[0], r0);
-    if (base && base->data != s->out[0]->data)
-        for (int64_t r = r0; r < r1; r++)
-            memcpy(ramet__row(s->out[0], r) + c0, ramet__row(base, r) + c0, (size_t)(c1 - c0) * sizeof(float));
-    if (part->product) {
-        ramet__product_args a = {.m = r1 - r0,
-                                 .n = n,
-                                 .k = k,
-                                 .from = c0,
-                                 .to = c1,
-                                 .x = part->stride && !narrow ? (const char *)s->shared + part->at + (uint64_t)r0 * part->stride : (const void *)ramet__row(s->in[0], r0),
-                                 .x_stride = narrow ? n * (int64_t)sizeof *y : part->stride ? (int64_t)part->stride : n,
-                                 .rounded = part->stride != 0,
-                                 .packed = packed_of(w),
-                                 .y = y,
-                                 .y_stride = k,
-                                 .accumulate = base != NULL,
-                                 .scratch = scratch};
-        part->product->transposed(&a);
-    } else {
-        x->k->gemm_nn(y + c0, k, ramet__row(s->in[0], r0), n, (const float *)w->data + c0, k, r1 - r0, c1 - c0, n, 1.0f,
-                      base != NULL);
-    }
-    if (s->n_in > 3) ramet__slot_add(x, s->attr.i[1], 0, s->in[3], s->shared, y, k, k, r0, r1, c0, c1, scratch);
-}
-const ramet__op ramet__opdef_linear_dx = {.name = "linear_dx",
-                                          .overwrites = {1u << 2},
-                                          .base = 2,
-                                          .encoded = 1u << 1,
-                                          .work = linear_work,
-                                          .gradient = dx_gradient,
-                                          .takes_narrow = dx_takes_narrow,
-                                          .prepare = dx_prepare,
-                                          .pieces = dx_pieces,
-                                          .run = dx_run};
-
-/* ---- dW: in = dy, x, base; a piece owns a block of W and sums over all rows ---- */
-static double dw_work(const ramet__plan *p, const ramet__step *s) {
-    (void)p;
-    return (double)s->in[0]->fixed * (double)s->in[0]->cols * (double)s->in[1]->cols;
-}
-static ramet_status dw_prepare(ramet__plan *p, ramet__step *s) {
-    const ramet__product *product = ramet__kernels_product(p->rt->kernels, "F32", ramet__plan_arithmetic(p));
-    if (p->mode == RAMET__MODE_EXACT || !product->scheme->outer) return RAMET_OK;
-    s->extra = (void *)(uintptr_t)product;
-    s->scratch_bytes = product->scheme->scratch_bytes(1, s->out[0]->fixed, s->out[0]->cols);
-    return RAMET_OK;
-}
-/* Rows and columns of W of a piece; where the product is fast, more rows, since both sides are rounded and turned over for each piece */
-static int64_t dw_block(const ramet__step *s) { return s->extra ? BRAIN_BLOCK : DENSE_ROWS; }
-static int64_t dw_rows(const ramet__step *s) { return dw_block(s) * (s->extra && ((const ramet__product *)s->extra)->scheme->col_step > BRAIN_BLOCK ? 2 : 1); }
-static int64_t dw_pieces(const ramet__step *s, const ramet__exec *x, int32_t phase) {
-    (void)x;
-    return phase ? -1 : ramet__ceil_div(s->out[0]->fixed, dw_rows(s)) * ramet__ceil_div(s->out[0]->cols, dw_block(s));
-}
-static int32_t dw_takes_narrow(const ramet__plan *p, const ramet__step *s, int32_t j) {
-    (void)p;
-    return j == 1 && s->extra;
-}
-static void dw_run(const ramet__step *s, const ramet__exec *x, int32_t phase, int64_t piece, void *scratch) {
-    (void)phase;
-    const ramet__product *product = s->extra;
-    const ramet__pval *dy = s->in[0], *v = s->in[1], *base = s->in[2];
-    int64_t n = s->out[0]->fixed, k = s->out[0]->cols, block = dw_block(s), across = ramet__ceil_div(k, block);
-    int64_t n0 = piece / across * dw_rows(s), n1 = RAMET__MIN(n, n0 + dw_rows(s)), k0 = piece % across * block, k1 = RAMET__MIN(k, k0 + block);
-    if (base && base->data != s->out[0]->data)
-        for (int64_t r = n0; r < n1; r++)
-            memcpy(ramet__row(s->out[0], r) + k0, ramet__row(base, r) + k0, (size_t)(k1 - k0) * sizeof(float));
-    float *dw = ramet__row(s->out[0], n0) + k0;
-    const float *a = (const float *)dy->data + n0, *b = (const float *)v->data + k0;
-    if (ramet__narrow(x, v)) b = (const float *)(const void *)((const uint16_t *)v->data + k0);
-    if (product) product->scheme->outer(dw, k, a, n, b, k, n1 - n0, k1 - k0, ramet__count(x, dy), base != NULL, ramet__narrow(x, v), scratch);
-    else x->k->gemm_tn(dw, k, a, n, b, k, n1 - n0, k1 - k0, ramet__count(x, dy), 1.0f, base != NULL);
-}
-const ramet__op ramet__opdef_linear_dw = {.name = "linear_dw",
-                                          .overwrites = {1u << 2},
-                                          .base = 2,
-                                          .work = dw_work,
-                                          .gradient = dw_gradient,
-                                          .takes_narrow = dw_takes_narrow,
-                                          .prepare = dw_prepare,
-                                          .pieces = dw_pieces,
-                                          .run = dw_run};

@@ -1,0 +1,24 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* linear.h - what products and their gradients share: their check, and how a product is chosen and cut into pieces. linear.c */
+#ifndef RAMET__LINEAR_H
+#define RAMET__LINEAR_H
+#include "graph/op.h"
+
+#define PREPARE_ROWS 8 /* rows of a piece that prepares activations */
+#define DENSE_ROWS 128 /* rows of a piece of a general product; of dW columns too */
+
+typedef struct linear_part {
+    const ramet__product *product; /* NULL: general product */
+    uint64_t at, stride;           /* its prepared activations in shared room */
+    int32_t prepares;              /* the first part with this way of preparing */
+    int64_t rows, cols;            /* of a piece */
+} linear_part;
+
+/* Rows x go with side `dim` of the matrix w; else the graph has failed. */
+int32_t ramet__linear_check(ramet__graph *g, ramet__val x, ramet__val w, int32_t dim, const char *op);
+/* A variable's floats are rounded as an encoded weight's where the plan's arithmetic is not exact and the CPU has what that takes. */
+const ramet__product *ramet__linear_product(const ramet__plan *p, const ramet__pval *w, int32_t arithmetic);
+/* rows, cols: of the result. Pieces have about as many columns; of many rows they have more, so that weights are decoded less often. */
+void ramet__linear_cut(linear_part *part, const ramet__product *product, int64_t rows, int64_t cols);
+static inline const void *packed_of(const ramet__pval *w) { return w->leaf == RAMET__LEAF_WEIGHT ? ramet__weight_packed(w->weight) : w->data; }
+#endif

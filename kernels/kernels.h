@@ -41,7 +41,7 @@ typedef struct ramet__product_args {
     void *scratch;            /* `scratch` bytes, 64-aligned, private to the call */
 } ramet__product_args;
 
-/* What a product does to numbers. Exact: fp32 throughout, fixed order of sums over k. Brain: activations and weights in bf16, fp32 sums.
+/* What a product does to numbers. Exact: fp32 throughout, fixed order of sums over k. Brain: activations and weights in bf16, fp32 sums; or in int16 by blocks.
  * Reduced: what is fastest, int8 activations where weights are quantized. */
 enum { RAMET__REDUCED, RAMET__EXACT, RAMET__BRAIN };
 
@@ -179,7 +179,7 @@ typedef struct ramet__kernels {
      * c1 = 1/(1-beta1^t), c2 = 1/(1-beta2^t). */
     void (*adamw)(float *p, float *m, float *v, float *g, int64_t n, float lr, float beta1, float beta2, float eps, float decay, float c1, float c2, float g_scale);
 
-    int32_t brain_rows; /* from so many rows on, its bf16 products are faster than the reduced ones; 0: never */
+    int32_t brain_rows; /* from so many rows on, its products in bf16 or int16 are faster than the reduced ones; 0: never */
     uint32_t table; /* which products it has: ramet__kernels_products */
 } ramet__kernels;
 

@@ -60,6 +60,7 @@ enum { ALL_AVX2 = IN_AVX2 | IN_AVXVNNI, ALL_SIMD = IN_SIMD | IN_DOTPROD | IN_I8M
 #define IN_base (IN_AVX512 | IN_vnni)
 #define IN_vnni (IN_AVX512_VNNI | IN_bf16)
 #define IN_bf16 (IN_AVX512_BF16 | IN_AMX)
+#define IN_alone 0
 #define NONE(level, ...)
 #ifdef RAMET__BUILD_SIMD
 #define SIMD(f, ...) f(simd, ALL_SIMD, __VA_ARGS__)
@@ -99,7 +100,7 @@ enum { ALL_AVX2 = IN_AVX2 | IN_AVXVNNI, ALL_SIMD = IN_SIMD | IN_DOTPROD | IN_I8M
 #define EACH_ref(f, needs, ...) f(ref, IN_ALL, __VA_ARGS__)
 #define EACH_simd(f, needs, ...) SIMD(f, __VA_ARGS__) AVX2(f, ALL_AVX2 | IN_base, __VA_ARGS__)
 #define EACH_vec(f, needs, ...) SIMD(f, __VA_ARGS__) AVX2(f, ALL_AVX2, __VA_ARGS__) AVX512(f, IN_##needs, __VA_ARGS__)
-#define EACH_avx2(f, needs, ...) AVX2(f, ALL_AVX2 | IN_base, __VA_ARGS__)
+#define EACH_avx2(f, needs, ...) AVX2(f, ALL_AVX2 | IN_##needs, __VA_ARGS__)
 #define EACH_avxvnni(f, needs, ...) AVXVNNI(f, __VA_ARGS__)
 #define EACH_avx512(f, needs, ...) AVX512(f, IN_##needs, __VA_ARGS__)
 #define EACH_amx(f, needs, ...) AMX(f, __VA_ARGS__)
@@ -122,6 +123,7 @@ static const uint16_t product_in[] = {
 #undef RAMET__KERNEL
 
 #define NEEDS_base ""
+#define NEEDS_alone ""
 #define NEEDS_vnni "needs VNNI"
 #define NEEDS_bf16 "needs BF16"
 #define ENTRY(level, in, name, detail) #level "/" name "\0" detail "\0"
@@ -164,11 +166,11 @@ static const ramet__kernels table_i8mm = {
 #define RAMET__KERNEL(level, op, types) avx2_##level(FIELD, op)
 static const ramet__kernels table_avx2 = {
 #include "registry.def"
-    .isa = "avx2", .table = IN_AVX2};
+    .isa = "avx2", .table = IN_AVX2, .brain_rows = 32};
 #ifdef RAMET__BUILD_AVXVNNI
 static const ramet__kernels table_avxvnni = {
 #include "registry.def"
-    .isa = "avxvnni", .table = IN_AVXVNNI};
+    .isa = "avxvnni", .table = IN_AVXVNNI, .brain_rows = 32};
 #endif
 #undef RAMET__KERNEL
 #endif

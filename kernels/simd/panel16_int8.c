@@ -3,7 +3,7 @@
  * between blocks. One dot of a block per ISA: dpbusd on AVX-512 VNNI and AVX-VNNI, maddubs on AVX2, sdot on NEON, and smmla for pairs of rows. A row's bits do not depend on the others.
  * A block of activations that stands out of its row carries most of the row's rounding noise: what rounding left of it is rounded as well, and
  * multiplied like a block of its own; what that costs and gains: benchmarks/inference/accuracy.py. A block of a panel is unpacked into registers once
- * for as many rows as fit L1. The transposed product stays in fp32. */
+ * for as many rows as fit L1. The transposed product stays in fp32 or, where a CPU has AVX2 alone, goes by integers of 16 bits. */
 #include "simd/panel16_int8.h"
 #include "simd/tile.h"
 #include "simd/panel16.h"
@@ -211,6 +211,7 @@ INLINE void many(const int enc, const ramet__product_args *a, int64_t row, int64
 
 #ifndef TILE8
 #define scratch FN_BASE(panel16_scratch)
+#define NAME "panel16_int8"
 INLINE void forward(const int enc, const ramet__product_args *a) {
     for (int64_t n = a->from; n < a->to; n += VL)
         for (int64_t r = 0; r < a->m; r += GROUP) many(enc, a, r, n);
@@ -232,11 +233,11 @@ INLINE void forward(const int enc, const ramet__product_args *a) {
 #define OF(ENC) FN(panel16_int8_forward_##ENC)
 #endif
 
-static const ramet__scheme scheme = {"panel16_int8", RAMET__REDUCED, FN_ONE(int8_prepared_bytes), FN_ONE(int8_prepare), scratch, 128, COLS, NULL, NULL,
+static const ramet__scheme scheme = {NAME, RAMET__REDUCED, FN_ONE(int8_prepared_bytes), FN_ONE(int8_prepare), scratch, 128, COLS, NULL, NULL,
                                       FN_ONE(int8_prepare_fast)};
 #define PRODUCT_AS(ENC, AS) /* AS: the encoding whose panels it has */                                                              \
     const ramet__product FN(product_panel16_##ENC##_int8) = {&scheme, &ramet__packing_panel16_##ENC,                        \
-                                                             OF(AS), FN_BASE(panel16_transposed_##AS)};
+                                                             OF(AS), TRANSPOSED(AS)};
 #define PRODUCT(ENC)                                                                                                                \
     FORWARD(ENC)                                                                                                                    \
     PRODUCT_AS(ENC, ENC)

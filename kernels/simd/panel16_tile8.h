@@ -4,6 +4,8 @@
  * out after the rest, and a row's sums are added in the same order as there: its bits are those of the row alone. */
 #ifndef RAMET__PANEL16_TILE8_H
 #define RAMET__PANEL16_TILE8_H
+#include "simd/int16.h"
+
 /* One row's part of a block; its sums lie `at` bytes after the group's */
 typedef struct part {
     int8_t q[32];
@@ -34,13 +36,6 @@ static void gather(int kind, int which, part *to, int32_t *count, const uint8_t 
     for (int64_t b = 0; b < blocks; b++)
         if (count[b] & 1) to[2 * rows * b + count[b]++] = (part){.at = rows * (int64_t)(2 * sizeof(vf))};
 }
-
-/* GCC would add at the end, with every product kept in memory until then */
-#ifdef __GNUC__
-#define HERE(v) __asm__("" : "+x"(v))
-#else
-#define HERE(v) (void)(v)
-#endif
 
 /* dot[r][h] += products of inputs 4 g.. for g in from..to */
 INLINE void dots(const int kind, const int deep, const int R, vi dot[4][2], const part *p, const p16_block *block, const int from, const int to) {
@@ -128,11 +123,13 @@ TILES(byte, BYTE, 1)
 static tiles_fn *const tiles_of[] = {[P16_Q4_0] = offset4, [P16_Q4_1] = minimum4, [P16_Q5_0] = offset5, [P16_Q5_1] = minimum5,
                                      [P16_Q8_0] = byte,    [P16_Q4_K] = minimum4, [P16_Q5_K] = minimum5, [P16_Q6_K] = six};
 
+#define NAME "panel16_int8int16"
 /* Counts, then parts */
 static uint64_t counts_bytes(int64_t k) { return ramet__round64((uint64_t)(k / 32) * sizeof(int32_t)); }
 static uint64_t scratch(int64_t m, int64_t n, int64_t k) {
-    const uint64_t base = FN_BASE(panel16_scratch)(m, n, k), parts = counts_bytes(k) + (uint64_t)(2 * (m < GROUP ? m : GROUP) * (k / 32)) * sizeof(part);
-    return base > parts ? base : parts;
+    (void)n;
+    const uint64_t back = FN_BASE(panel16_int16_scratch)(m), parts = counts_bytes(k) + (uint64_t)(2 * (m < GROUP ? m : GROUP) * (k / 32)) * sizeof(part);
+    return back > parts ? back : parts;
 }
 
 NOINLINE static void forward(const int enc, const ramet__product_args *a) {

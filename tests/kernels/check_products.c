@@ -78,7 +78,24 @@ static void pack(world *t) {
 /* What an arithmetic may lose: forward from rounding activations to int8 by blocks (half a step) or bf16, and fp32 sums. */
 static int is_int8(const ramet__product *p) { return strstr(p->scheme->name, "int8") != NULL; }
 static int is_bf16(const ramet__product *p) { return strstr(p->scheme->name, "bf16") != NULL; }
+static int is_int16(const ramet__product *p) { return strstr(p->scheme->name, "int16") != NULL; } /* going forward, or back only where int8 goes forward */
 #define BF16 (0x1p-8 * 2.01) /* two factors, each within 2^-8 */
+#define HALF_STEP16 (0.501 / 8191)
+
+/* n numbers of two sides, so far apart, in blocks of 32: half a step of either side's largest number for each number of the other */
+static double int16_bound(const float *a, int64_t a_step, const float *b, int64_t b_step, int64_t n) {
+    double bound = 0;
+    for (int64_t at = 0; at < n; at += 32) {
+        double top[2] = {0, 0}, sum[2] = {0, 0};
+        for (int64_t i = at; i < n && i < at + 32; i++)
+            for (int s = 0; s < 2; s++) {
+                double v = fabs((double)(s ? b[i * b_step] : a[i * a_step]));
+                top[s] = fmax(top[s], v), sum[s] += v;
+            }
+        bound += HALF_STEP16 * (top[0] * sum[1] + top[1] * sum[0] + 32 * HALF_STEP16 * top[0] * top[1]);
+    }
+    return bound;
+}
 
 static double forward_bound(const world *t, const float *x, const float *w, double size) {
     double loss = 0;
@@ -93,7 +110,7 @@ static double forward_bound(const world *t, const float *x, const float *w, doub
             loss += top / 127 * 0.501 * weight / (twice ? 254 : 1);
             size += top * weight; /* offsets cancel within a block */
         }
-    } else loss = BF16 * size;
+    } else loss = is_int16(t->p) ? int16_bound(x, 1, w, 1, t->k) : BF16 * size;
     return loss + 20 * size * ULP * (double)(t->k / 32 + 8) + size * ULP * (is_int8(t->p) ? 0 : (double)t->k);
 }
 
@@ -194,6 +211,7 @@ static void transposed(const world *t, int64_t m, int accumulate) {
                 sum += v; size += fabs(v);
             }
             double bound = size * ULP * (double)(t->n + 8) + (!(t->p->scheme->arithmetic == RAMET__EXACT) && is_bf16(t->p) ? BF16 * size : 0.0);
+            if (is_int16(t->p)) bound += int16_bound(dy + r * ldy, 1, t->w + i, t->k, t->n);
             CHECK(check_near(dx[r * ldx + i], sum, bound), "transposed m %lld n %lld k %lld: [%lld][%lld] is %.9g, not %.9g +- %.2g", (long long)m,
                   (long long)t->n, (long long)t->k, (long long)r, (long long)i, (double)dx[r * ldx + i], sum, bound);
         }

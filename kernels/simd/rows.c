@@ -163,9 +163,10 @@ static void prepare16(void *dst, const float *x, int64_t k) { FN(int16_round)(ds
 /* A stretch of weights as floats and as pairs; when transposed, of rows as well */
 typedef struct room16 { float w[INT16_DEPTH * STRIP], w_d[INT16_DEPTH / 32 * INT16_COLS]; int32_t pairs[INT16_DEPTH / 2 * INT16_COLS]; } room16;
 typedef struct row16 { float d[INT16_DEPTH / 32]; int16_t q[INT16_DEPTH]; } row16;
+enum { ROWS16 = 192 }; /* of an outer product at a time */
 static uint64_t scratch16_bytes(int64_t m, int64_t n, int64_t k) {
     (void)n, (void)k;
-    return sizeof(room16) + (uint64_t)m * sizeof(row16);
+    return sizeof(room16) + (uint64_t)(m > ROWS16 ? m : ROWS16) * sizeof(row16);
 }
 
 NOINLINE static void forward16(decoder *decode, int64_t row_bytes, const ramet__product_args *a) {
@@ -203,7 +204,30 @@ NOINLINE static void transposed16(decoder *decode, int64_t row_bytes, const rame
     }
 }
 
-static const ramet__scheme scheme16 = {"rows_int16", RAMET__BRAIN, prepared16_bytes, prepare16, scratch16_bytes, 128, 64, NULL, NULL, NULL};
+/* Columns of a become rows, ROWS16 at a time */
+static void outer16(float *c, int64_t ldc, const float *a, int64_t lda, const float *b, int64_t ldb, int64_t m, int64_t n, int64_t k, int32_t accumulate, int32_t rounded, void *scratch) {
+    room16 *room = scratch;
+    row16 *rows = (void *)(room + 1);
+    (void)rounded;
+    for (int64_t at = 0; at < k; at += INT16_DEPTH, a += INT16_DEPTH * lda, b += INT16_DEPTH * ldb, accumulate = 1) {
+        const int64_t depth = k - at < INT16_DEPTH ? k - at : INT16_DEPTH, whole = (depth + 31) / 32 * 32;
+        for (int64_t from = 0; from < m; from += ROWS16) {
+            const int64_t count = m - from < ROWS16 ? m - from : ROWS16;
+            for (int64_t i = 0; i < count; i++) {
+                if (i % STRIP == 0) tile_turn(room->w, INT16_DEPTH, a + from + i, lda, depth, count - i < STRIP ? count - i : STRIP);
+                FN(int16_round)(rows[i].q, rows[i].d, room->w + i % STRIP * INT16_DEPTH, depth);
+            }
+            memset(room->w, 0, (size_t)(whole * INT16_COLS) * sizeof *room->w);
+            for (int64_t j = 0; j < n; j += INT16_COLS) {
+                for (int64_t i = 0; i < depth; i++) memcpy(room->w + i * INT16_COLS, b + i * ldb + j, (size_t)(n - j < INT16_COLS ? n - j : INT16_COLS) * sizeof *b);
+                FN(int16_columns)(room->pairs, room->w_d, room->w, INT16_COLS, whole);
+                FN(int16_tile)(c + from * ldc + j, ldc, count, n - j, rows->q, rows->d, sizeof *rows, sizeof *rows, room->pairs, room->w_d, whole / 32, NULL, accumulate);
+            }
+        }
+    }
+}
+
+static const ramet__scheme scheme16 = {"rows_int16", RAMET__BRAIN, prepared16_bytes, prepare16, scratch16_bytes, 128, 64, outer16, NULL, NULL};
 #define PRODUCT16(ENC)                                                                                                                      \
     static void forward16_##ENC(const ramet__product_args *a) { forward16(decode_##ENC, ramet__row_##ENC(a->k), a); }                       \
     static void transposed16_##ENC(const ramet__product_args *a) { transposed16(decode_##ENC, ramet__row_##ENC(a->k), a); }                 \

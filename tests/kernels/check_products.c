@@ -264,7 +264,7 @@ static void outer(const world *t, int64_t m, int accumulate) {
                 double v = (double)a[r * lda + n] * (double)wide[r * ldb + i];
                 sum += v; all += fabs(v);
             }
-            CHECK(check_near(c[n * ldc + i], sum, all * (ULP * (double)(m + 8) + BF16)), "outer of %lld rows: [%lld][%lld] is %.9g, not %.9g", (long long)m, (long long)n, (long long)i,
+            CHECK(check_near(c[n * ldc + i], sum, all * ULP * (double)(m + 8) + (is_int16(t->p) ? int16_bound(a + n, lda, b + i, ldb, m) : BF16 * all)), "outer of %lld rows: [%lld][%lld] is %.9g, not %.9g", (long long)m, (long long)n, (long long)i,
                   (double)c[n * ldc + i], sum);
         }
     }

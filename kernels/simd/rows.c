@@ -227,7 +227,7 @@ static void outer16(float *c, int64_t ldc, const float *a, int64_t lda, const fl
     }
 }
 
-static const ramet__scheme scheme16 = {"rows_int16", RAMET__BRAIN, prepared16_bytes, prepare16, scratch16_bytes, 128, 64, outer16, NULL, NULL};
+static const ramet__scheme scheme16 = {"rows_int16", RAMET__BRAIN, prepared16_bytes, prepare16, scratch16_bytes, 128, 128, outer16, NULL, NULL};
 #define PRODUCT16(ENC)                                                                                                                      \
     static void forward16_##ENC(const ramet__product_args *a) { forward16(decode_##ENC, ramet__row_##ENC(a->k), a); }                       \
     static void transposed16_##ENC(const ramet__product_args *a) { transposed16(decode_##ENC, ramet__row_##ENC(a->k), a); }                 \

@@ -29,53 +29,68 @@ INLINE void tile_fma(const int R, const int NV, vf sum[TILE_R][TILE_NV], const f
     }
 }
 
-INLINE void tile_run(const int R, const int NV, float *c, int64_t ldc, int64_t cols, const float *a, int64_t a_row, int64_t a_step, const float *b,
-                     int64_t ldb, int64_t depth, const tile_out *t) {
+INLINE void tile_run(const int R, const int NV, float *c, int64_t ldc, const float *a, int64_t a_row, int64_t a_step, const float *b, int64_t ldb, int64_t depth, const tile_out *t) {
     vf sum[TILE_R][TILE_NV];
     UNROLL for (int v = 0; v < NV; v++) {
 #ifdef RAMET__PAIRS /* a bias comes first, and there is nothing else at the end */
-        vf first = t->bias ? vget(t->bias + v * VL, cols - v * VL) : vzero();
+        vf first = t->bias ? vload(t->bias + v * VL) : vzero();
 #else
         vf first = vzero();
 #endif
-        UNROLL for (int r = 0; r < R; r++) sum[r][v] = t->start ? vget(c + r * ldc + v * VL, cols - v * VL) : first;
+        UNROLL for (int r = 0; r < R; r++) sum[r][v] = t->start ? vload(c + r * ldc + v * VL) : first;
     }
     int64_t l = 0;
     do tile_fma(R, NV, sum, a + l * t->a_line, a_row, a_step, b + l * t->b_line, ldb, depth);
     while (++l < t->lines);
     UNROLL for (int v = 0; v < NV; v++) {
-        int64_t left = cols - v * VL;
 #ifdef RAMET__PAIRS
-        UNROLL for (int r = 0; r < R; r++) vput(c + r * ldc + v * VL, sum[r][v], left);
+        UNROLL for (int r = 0; r < R; r++) vstore(c + r * ldc + v * VL, sum[r][v]);
 #else
-        vf bias = t->bias ? vget(t->bias + v * VL, left) : vzero();
+        vf bias = t->bias ? vload(t->bias + v * VL) : vzero();
         UNROLL for (int r = 0; r < R; r++) {
             vf y = sum[r][v];
             if (t->alpha != 1.0f) y = vmul(y, vset(t->alpha));
             if (t->bias) y = vadd(y, bias);
-            if (t->add) y = vadd(y, vget(c + r * ldc + v * VL, left));
-            vput(c + r * ldc + v * VL, y, left);
+            if (t->add) y = vadd(y, vload(c + r * ldc + v * VL));
+            vstore(c + r * ldc + v * VL, y);
         }
 #endif
     }
 }
 
-INLINE void tile_rows_nv(const int NV, float *c, int64_t ldc, int64_t m, int64_t cols, const float *a, int64_t a_row, int64_t a_step, const float *b,
-                         int64_t ldb, int64_t depth, const tile_out *t) {
+INLINE void tile_rows_nv(const int NV, float *c, int64_t ldc, int64_t m, const float *a, int64_t a_row, int64_t a_step, const float *b, int64_t ldb, int64_t depth, const tile_out *t) {
     int64_t r = 0;
-    for (; r + TILE_R <= m; r += TILE_R) tile_run(TILE_R, NV, c + r * ldc, ldc, cols, a + r * a_row, a_row, a_step, b, ldb, depth, t);
+    for (; r + TILE_R <= m; r += TILE_R) tile_run(TILE_R, NV, c + r * ldc, ldc, a + r * a_row, a_row, a_step, b, ldb, depth, t);
 #ifdef RAMET__VEC512
-    for (; r + 4 <= m; r += 4) tile_run(4, NV, c + r * ldc, ldc, cols, a + r * a_row, a_row, a_step, b, ldb, depth, t);
+    for (; r + 4 <= m; r += 4) tile_run(4, NV, c + r * ldc, ldc, a + r * a_row, a_row, a_step, b, ldb, depth, t);
 #endif
 #ifndef RAMET__PAIRS
-    for (; r + 2 <= m; r += 2) tile_run(2, NV, c + r * ldc, ldc, cols, a + r * a_row, a_row, a_step, b, ldb, depth, t);
+    for (; r + 2 <= m; r += 2) tile_run(2, NV, c + r * ldc, ldc, a + r * a_row, a_row, a_step, b, ldb, depth, t);
 #endif
-    for (; r < m; r++) tile_run(1, NV, c + r * ldc, ldc, cols, a + r * a_row, a_row, a_step, b, ldb, depth, t);
+    for (; r < m; r++) tile_run(1, NV, c + r * ldc, ldc, a + r * a_row, a_row, a_step, b, ldb, depth, t);
+}
+/* All columns of one vector, or of two */
+static void whole(float *c, int64_t ldc, int64_t m, int64_t cols, const float *a, int64_t a_row, int64_t a_step, const float *b, int64_t ldb, int64_t depth, const tile_out *t) {
+    if (cols > VL) tile_rows_nv(TILE_NV, c, ldc, m, a, a_row, a_step, b, ldb, depth, t);
+    else tile_rows_nv(1, c, ldc, m, a, a_row, a_step, b, ldb, depth, t);
 }
 void tile_rows(float *c, int64_t ldc, int64_t m, int64_t cols, const float *a, int64_t a_row, int64_t a_step, const float *b, int64_t ldb,
                int64_t depth, const tile_out *t) {
-    if (cols > VL) tile_rows_nv(TILE_NV, c, ldc, m, cols, a, a_row, a_step, b, ldb, depth, t);
-    else tile_rows_nv(1, c, ldc, m, cols, a, a_row, a_step, b, ldb, depth, t);
+    enum { ROWS = 4 * TILE_R };
+    if (cols >= TILE_N || cols == VL) {
+        whole(c, ldc, m, cols, a, a_row, a_step, b, ldb, depth, t);
+        return;
+    }
+    float part[ROWS * TILE_N] = {0}, bias[TILE_N] = {0}; /* a part of a vector's columns goes through whole ones */
+    const size_t bytes = (size_t)cols * sizeof *c;
+    tile_out u = *t;
+    if (t->bias) u.bias = memcpy(bias, t->bias, bytes);
+    for (int64_t r = 0; r < m; r += ROWS) {
+        const int64_t rows = m - r < ROWS ? m - r : ROWS;
+        for (int64_t i = 0; i < rows && (t->start || t->add); i++) memcpy(part + i * TILE_N, c + (r + i) * ldc, bytes);
+        whole(part, TILE_N, rows, cols, a + r * a_row, a_row, a_step, b, ldb, depth, &u);
+        for (int64_t i = 0; i < rows; i++) memcpy(c + (r + i) * ldc, part + i * TILE_N, bytes);
+    }
 }
 
 #ifndef RAMET__PAIRS

@@ -113,7 +113,7 @@ def main():
         llama_reference.write_folder(llama_reference.Reference(o.model), o.model, base, False)
         for seed in map(int, o.seeds.split(",")):
             for domain in o.domains.split(","):
-                wanted = {"domain": domain, "seed": seed, "steps": o.steps, "shape": o.shape}
+                wanted = {"domain": domain, "seed": seed, "steps": o.steps, "shape": o.shape, "rate": o.rate, "held_out": o.held_out}
                 f = next((k for k in known if wanted.items() <= k.items()), None)
                 if not f:
                     train, test = (ramet.Dataset(model, pathlib.Path(o.data).expanduser() / f"{domain}.{part}.jsonl") for part in ("train", "test"))

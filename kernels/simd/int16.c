@@ -4,7 +4,8 @@
 #include "simd/tile.h"
 
 #define LARGEST 8191.0f
-INLINE float inverse(float top) { return top > 0.0f ? LARGEST / top : 0.0f; }
+#define LEAST 0x1p-100f /* a block of smaller numbers counts as zeros: the inverse of its step would not be finite */
+INLINE float inverse(float top) { return top > LEAST ? LARGEST / top : 0.0f; }
 INLINE vi rounded(const float *x, float by) { return vtoi(vmul(vload(x), vset(by))); }
 
 void FN(int16_round)(int16_t *q, float *d, const float *x, int64_t n) {
@@ -25,7 +26,7 @@ void FN(int16_columns)(int32_t *pairs, float *d, const float *w, int64_t ld, int
             const float *first = w + b * ld + c;
             vf top = vzero();
             for (int64_t i = 0; i < 32; i++) top = vmax(top, vabs(vload(first + i * ld)));
-            const vf by = vwhere(top, vzero(), vdiv(vset(LARGEST), top), vzero());
+            const vf by = vwhere(top, vset(LEAST), vdiv(vset(LARGEST), top), vzero());
             vstore(d + c, vdiv(top, vset(LARGEST)));
             for (int64_t i = 0; i < 32; i += 2) {
                 const vi low = vtoi(vmul(vload(first + i * ld), by)), high = vtoi(vmul(vload(first + (i + 1) * ld), by));

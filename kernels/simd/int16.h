@@ -20,7 +20,7 @@ enum { INT16_DEPTH = 256, INT16_COLS = 16 }; /* lengths of a stretch of the sum 
 void FN(int16_round)(int16_t *q, float *d, const float *x, int64_t n);
 /* INT16_COLS columns of w[depth][ld], depth a multiple of 32 up to INT16_DEPTH: pairs[depth / 2][column], d[depth / 32][column] */
 void FN(int16_columns)(int32_t *pairs, float *d, const float *w, int64_t ld, int64_t depth);
-/* The same of the first `outputs` of INT16_COLS rows w[.][n]; n up to INT16_DEPTH */
+/* The same of INT16_COLS rows w[.][n], each a column of pairs; n up to INT16_DEPTH */
 void FN(int16_outputs)(int32_t *pairs, float *d, const float *const w[INT16_COLS], int64_t n);
 /* y[m, cols] = (add: y +) (bias +) the sum of `blocks` blocks; q, d: of row 0, the next ones so many bytes on */
 void FN(int16_tile)(float *y, int64_t y_stride, int64_t m, int64_t cols, const int16_t *q, const float *d, int64_t q_bytes, int64_t d_bytes, const int32_t *pairs, const float *w_d,

@@ -49,6 +49,7 @@ enum { RAMET__REDUCED, RAMET__EXACT, RAMET__BRAIN };
 #define RAMET__STANDS_OUT 20
 
 /* What the products of one arithmetic over one layout of weights share, whatever the encoding. */
+static inline uint64_t ramet__rounded_bytes(int64_t n) { return (uint64_t)((n + 31) / 32 * 68); } /* 16 bits each, and a scale */
 typedef struct ramet__scheme {
     char name[20];            /* "panel16_int8" */
     int32_t arithmetic;       /* RAMET__REDUCED, RAMET__EXACT or RAMET__BRAIN */
@@ -60,10 +61,11 @@ typedef struct ramet__scheme {
     /* c[m,n] = a[k,m]^T b[k,n] (+ c) in its arithmetic, as gemm_tn; scratch: of any call of the others; rounded: rows of b are what `round` makes, in place of
      * their floats. NULL: it has none. */
     void (*outer)(float *c, int64_t ldc, const float *a, int64_t lda, const float *b, int64_t ldb, int64_t m, int64_t n, int64_t k, int32_t accumulate, int32_t rounded, void *scratch);
-    /* A row of dy as transposed would round it each time it is asked: at most 2 n + 30 bytes, also in place of its floats. NULL: it does not round. */
+    /* A row of dy as transposed would round it each time it is asked: up to ramet__rounded_bytes(n), also in place of its floats. NULL: it does not round. */
     void (*round)(uint16_t *dst, const float *dy, int64_t n);
     void (*prepare_fast)(void *dst, const float *x, int64_t k);  /* coarser than prepare, for mode fast, read by the same forward. NULL: there is none. */
     int32_t rounds;           /* a prepared row is what `round` makes, filled with zeros to 64 bytes */
+    int32_t outer_rows, outer_cols; /* of c that a call of `outer` should cover: both sides are rounded and turned over for each */
 } ramet__scheme;
 
 /* One way to multiply: a scheme and a packing. */

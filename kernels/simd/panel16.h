@@ -125,5 +125,16 @@ INLINE void p16_by_output(uint8_t u8[16][32], const p16_block *w) {
             UNROLL for (int o = 0; o < VL; o++) memcpy(u8[h * VL + o] + 16 * s, t[o % 4] + o / 4 * 16, 16);
         }
 }
+
+/* dst[16][ld]: 16 outputs x 32 inputs of block b, as floats */
+static inline void p16_strip(int enc, float *dst, int64_t ld, const uint8_t *panel, int64_t b) {
+    _Alignas(64) p16_block w;
+    uint8_t u8[16][32];
+    FN_BASE(panel16_expand)(enc, &w, panel, b, b + 1);
+    p16_by_output(u8, &w);
+    for (int o = 0; o < 16; o++)
+        UNROLL for (int i = 0; i < 32; i += VL)
+            vstore(dst + o * ld + i, vfma(vset(w.d[i / 16][o]), vu8(u8[o] + i), vset(w.m[i / 16][o])));
+}
 #endif
 #endif

@@ -4,7 +4,6 @@
  * (one chain over a vocabulary of 49152 would be wrong by 1e-5), and an output's bits depend on nothing else in the call. */
 #include "simd/panel16_exact.h"
 #include "simd/tile.h"
-#include "simd/int16.h"
 #include "simd/panel16.h"
 
 enum { PANELS = TILE_N / 16, STRIP = 64, DEPTH = 128, CHUNK = 256 }; /* panels a tile; columns of a transposed strip; lengths of chains */
@@ -102,17 +101,6 @@ NOINLINE static void forward(int enc, int64_t bytes, const ramet__product_args *
     }
 }
 
-/* dst[16][STRIP]: 16 outputs x 32 inputs of block b */
-static void decode_strip(int enc, float *dst, const uint8_t *panel, int64_t b) {
-    _Alignas(64) p16_block w;
-    uint8_t u8[16][32];
-    FN(panel16_expand)(enc, &w, panel, b, b + 1);
-    p16_by_output(u8, &w);
-    for (int o = 0; o < 16; o++)
-        UNROLL for (int i = 0; i < 32; i += VL)
-            vstore(dst + o * STRIP + i, vfma(vset(w.d[i / 16][o]), vu8(u8[o] + i), vset(w.m[i / 16][o])));
-}
-
 NOINLINE static void transposed(int enc, int64_t bytes, const ramet__product_args *a) {
     float *w = a->scratch;
     for (int64_t k = a->from; k < a->to; k += STRIP) {
@@ -121,7 +109,7 @@ NOINLINE static void transposed(int enc, int64_t bytes, const ramet__product_arg
             int64_t depth = a->n - n < CHUNK ? a->n - n : CHUNK;
             for (int64_t o = 0; o < depth; o += 16)
                 for (int64_t i = 0; i < width; i += 32)
-                    decode_strip(enc, w + o * STRIP + i, (const uint8_t *)a->packed + (n + o) / 16 * bytes, (k + i) / 32);
+                    p16_strip(enc, w + o * STRIP + i, STRIP, (const uint8_t *)a->packed + (n + o) / 16 * bytes, (k + i) / 32);
             tile_out t = {1.0f, NULL, n > 0 || a->accumulate, 0};
             for (int64_t i = 0; i < width; i += TILE_N)
                 tile_rows(a->y + k + i, a->y_stride, a->m, width - i, (const float *)a->x + n, a->x_stride, 1, w + i, STRIP, depth, &t);
@@ -129,44 +117,12 @@ NOINLINE static void transposed(int enc, int64_t bytes, const ramet__product_arg
     }
 }
 
-/* The same by integers of 16 bits, for levels that have int8 products and no bf16 */
-#ifdef RAMET__INT16
-enum { BLOCKS = CHUNK / 32 };
-uint64_t FN(panel16_int16_scratch)(int64_t m) { return 4 * (CHUNK * STRIP + (BLOCKS + CHUNK / 2) * INT16_COLS) + (uint64_t)m * (4 * BLOCKS + 2 * CHUNK); }
-NOINLINE static void transposed_int16(int enc, int64_t bytes, const ramet__product_args *a) {
-    float *w = a->scratch, *w_d = w + CHUNK * STRIP, *d = w_d + BLOCKS * INT16_COLS;
-    int32_t *pairs = (int32_t *)(void *)(d + a->m * BLOCKS);
-    int16_t *q = (int16_t *)(void *)(pairs + CHUNK / 2 * INT16_COLS);
-    for (int64_t n = 0; n < a->n; n += CHUNK) {
-        const int64_t depth = a->n - n < CHUNK ? a->n - n : CHUNK, whole = (depth + 31) / 32 * 32;
-        for (int64_t r = 0; r < a->m; r++) FN(int16_round)(q + r * CHUNK, d + r * BLOCKS, (const float *)a->x + r * a->x_stride + n, depth);
-        for (int64_t k = a->from; k < a->to; k += STRIP) {
-            const int64_t width = a->to - k < STRIP ? a->to - k : STRIP;
-            for (int64_t o = 0; o < whole; o += 16)
-                for (int64_t i = 0; i < width; i += 32) {
-                    if (o < depth) decode_strip(enc, w + o * STRIP + i, (const uint8_t *)a->packed + (n + o) / 16 * bytes, (k + i) / 32);
-                    else for (int64_t j = 0; j < 16; j++) memset(w + (o + j) * STRIP + i, 0, 128);
-                }
-            for (int64_t i = 0; i < width; i += INT16_COLS) {
-                FN(int16_columns)(pairs, w_d, w + i, STRIP, whole);
-                FN(int16_tile)(a->y + k + i, a->y_stride, a->m, width - i, q, d, 2 * CHUNK, 4 * BLOCKS, pairs, w_d, whole / 32, NULL, n > 0 || a->accumulate);
-            }
-        }
-    }
-}
-#define TRANSPOSED_INT16(ENC) \
-    void FN(panel16_transposed16_##ENC)(const ramet__product_args *a) { transposed_int16(P16_##ENC, p16_bytes(P16_##ENC, a->k), a); }
-#else
-#define TRANSPOSED_INT16(ENC)
-#endif
-
 static const ramet__scheme scheme = {"panel16_f32", RAMET__EXACT, prepared_bytes, prepare, FN(panel16_scratch), 128, 64, NULL, NULL, NULL};
 #define PRODUCT_AS(ENC, AS) /* AS: the encoding whose panels it has */                                                                  \
     const ramet__product FN(product_panel16_##ENC##_exact) = {&scheme, &ramet__packing_panel16_##ENC, forward_##AS, FN(panel16_transposed_##AS)};
 #define PRODUCT(ENC)                                                                                                                    \
     static void forward_##ENC(const ramet__product_args *a) { forward(P16_##ENC, p16_bytes(P16_##ENC, a->k), a); }                      \
     void FN(panel16_transposed_##ENC)(const ramet__product_args *a) { transposed(P16_##ENC, p16_bytes(P16_##ENC, a->k), a); }           \
-    TRANSPOSED_INT16(ENC)                                                                                                               \
     PRODUCT_AS(ENC, ENC)
 PRODUCT(Q4_0)
 PRODUCT(Q4_1)

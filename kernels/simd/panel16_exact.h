@@ -5,21 +5,6 @@
 #include "kernels.h"
 #include "simd/vec.h"
 uint64_t FN_BASE(panel16_scratch)(int64_t m, int64_t n, int64_t k);
-/* Where there is no bf16 but AVX2 the transposed product of what is not exact is one of integers: int16.h */
-#ifdef RAMET__INT16
-uint64_t FN_BASE(panel16_int16_scratch)(int64_t m);
-#define TRANSPOSED(ENC) FN_BASE(panel16_transposed16_##ENC)
-void TRANSPOSED(Q4_0)(const ramet__product_args *a);
-void TRANSPOSED(Q4_1)(const ramet__product_args *a);
-void TRANSPOSED(Q5_0)(const ramet__product_args *a);
-void TRANSPOSED(Q5_1)(const ramet__product_args *a);
-void TRANSPOSED(Q8_0)(const ramet__product_args *a);
-void TRANSPOSED(Q4_K)(const ramet__product_args *a);
-void TRANSPOSED(Q5_K)(const ramet__product_args *a);
-void TRANSPOSED(Q6_K)(const ramet__product_args *a);
-#else
-#define TRANSPOSED(ENC) FN_BASE(panel16_transposed_##ENC)
-#endif
 void FN_BASE(panel16_transposed_Q4_0)(const ramet__product_args *a);
 void FN_BASE(panel16_transposed_Q4_1)(const ramet__product_args *a);
 void FN_BASE(panel16_transposed_Q5_0)(const ramet__product_args *a);

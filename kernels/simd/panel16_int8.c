@@ -211,6 +211,8 @@ INLINE void many(const int enc, const ramet__product_args *a, int64_t row, int64
 
 #ifndef TILE8
 #define SCRATCH FN_BASE(panel16_scratch)
+#define TRANSPOSED(ENC) FN_BASE(panel16_transposed_##ENC)
+#define ROUND NULL
 #define NAME "panel16_int8"
 INLINE void forward(const int enc, const ramet__product_args *a) {
     for (int64_t n = a->from; n < a->to; n += VL)
@@ -233,7 +235,7 @@ INLINE void forward(const int enc, const ramet__product_args *a) {
 #define OF(ENC) FN(panel16_int8_forward_##ENC)
 #endif
 
-static const ramet__scheme scheme = {NAME, RAMET__REDUCED, FN_ONE(int8_prepared_bytes), FN_ONE(int8_prepare), SCRATCH, 128, COLS, NULL, NULL,
+static const ramet__scheme scheme = {NAME, RAMET__REDUCED, FN_ONE(int8_prepared_bytes), FN_ONE(int8_prepare), SCRATCH, 128, COLS, NULL, ROUND,
                                       FN_ONE(int8_prepare_fast)};
 #define PRODUCT_AS(ENC, AS) /* AS: the encoding whose panels it has */                                                              \
     const ramet__product FN(product_panel16_##ENC##_int8) = {&scheme, &ramet__packing_panel16_##ENC,                        \

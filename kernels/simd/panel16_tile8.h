@@ -125,11 +125,13 @@ static tiles_fn *const tiles_of[] = {[P16_Q4_0] = offset4, [P16_Q4_1] = minimum4
 
 #define NAME "panel16_int8int16"
 #define SCRATCH tile8_scratch
+#define ROUND FN(int16_round)
+#define TRANSPOSED(ENC) FN(panel16_transposed16_##ENC)
 /* Counts, then parts */
 static uint64_t counts_bytes(int64_t k) { return ramet__round64((uint64_t)(k / 32) * sizeof(int32_t)); }
 static uint64_t tile8_scratch(int64_t m, int64_t n, int64_t k) {
     (void)n;
-    const uint64_t back = FN_BASE(panel16_int16_scratch)(m), parts = counts_bytes(k) + (uint64_t)(2 * (m < GROUP ? m : GROUP) * (k / 32)) * sizeof(part);
+    const uint64_t back = FN(panel16_transposed16_scratch)(m), parts = counts_bytes(k) + (uint64_t)(2 * (m < GROUP ? m : GROUP) * (k / 32)) * sizeof(part);
     return back > parts ? back : parts;
 }
 

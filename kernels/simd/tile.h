@@ -24,10 +24,10 @@ typedef struct tile_out {
 
 /* c[m, cols] from all m rows of a against one tile of columns; b is [depth][ldb] with TILE_N readable columns (VL are enough when
  * cols <= VL). */
-void FN(tile_rows)(float *c, int64_t ldc, int64_t m, int64_t cols, const float *a, int64_t a_row, int64_t a_step, const float *b, int64_t ldb,
+void FN_BASE(tile_rows)(float *c, int64_t ldc, int64_t m, int64_t cols, const float *a, int64_t a_row, int64_t a_step, const float *b, int64_t ldb,
                    int64_t depth, const tile_out *t);
 /* dst[depth][ldd], columns 0..rows = src[rows][depth] turned over. */
-void FN(tile_turn)(float *dst, int64_t ldd, const float *src, int64_t lds, int64_t rows, int64_t depth);
-#define tile_rows FN(tile_rows)
-#define tile_turn FN(tile_turn)
+void FN_BASE(tile_turn)(float *dst, int64_t ldd, const float *src, int64_t lds, int64_t rows, int64_t depth);
+#define tile_rows FN_BASE(tile_rows)
+#define tile_turn FN_BASE(tile_turn)
 #endif

@@ -25,6 +25,12 @@
 #define NOINLINE
 #define PREFETCH(p, level) (void)(p)
 #endif
+/* GCC would put an addition off to the end, with every product kept in memory until then */
+#ifdef __GNUC__
+#define HERE(v) __asm__("" : "+x"(v))
+#else
+#define HERE(v) (void)(v)
+#endif
 #if defined(__GNUC__) && (defined(__AVX2__) || defined(__ARM_NEON))
 #define UNROLL _Pragma("GCC unroll 32")
 #else

@@ -217,13 +217,13 @@ static void transposed(const world *t, int64_t m, int accumulate) {
         }
     }
     if (t->p->scheme->round) { /* before, in place: the same bits */
-        float *same = check_copy(old, (m - 1) * ldx + t->k), *rows = check_floats(m * (ldy + 8));
+        float *same = check_copy(old, (m - 1) * ldx + t->k), *rows = check_floats(m * (ldy + 16));
         for (int64_t r = 0; r < m; r++) {
-            memcpy(rows + r * (ldy + 8), dy + r * ldy, (size_t)t->n * 4);
-            t->p->scheme->round((uint16_t *)(void *)(rows + r * (ldy + 8)), rows + r * (ldy + 8), t->n);
+            memcpy(rows + r * (ldy + 16), dy + r * ldy, (size_t)t->n * 4);
+            t->p->scheme->round((uint16_t *)(void *)(rows + r * (ldy + 16)), rows + r * (ldy + 16), t->n);
         }
         ramet__product_args b = a;
-        b.x = rows; b.x_stride = (ldy + 8) * 4; b.rounded = 1; b.y = same; b.from = 0; b.to = t->k;
+        b.x = rows; b.x_stride = (ldy + 16) * 4; b.rounded = 1; b.y = same; b.from = 0; b.to = t->k;
         t->p->transposed(&b);
         CHECK(!memcmp(same, dx, (size_t)((m - 1) * ldx + t->k) * 4), "transposed of rounded rows has other bits");
     }

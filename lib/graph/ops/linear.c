@@ -13,6 +13,8 @@
 #define SLOTS (1 + 3 * PARTS) /* the first input of slots */
 #define DENSE_COLS 128
 #define MANY_PIECES 8
+#define WHOLE_COLS 64 /* pieces have so many columns, times a number */
+#define LEAST_COLS 32 /* or times this, where workers would wait */
 
 static const ramet__gshape *shape(const ramet__graph *g, ramet__val v) { return ramet__graph_shape(g, v); }
 int32_t ramet__linear_check(ramet__graph *g, ramet__val x, ramet__val w, int32_t dim, const char *op) {
@@ -95,12 +97,21 @@ const ramet__product *ramet__linear_product(const ramet__plan *p, const ramet__p
     return product->packing->in_place && product->scheme->outer ? product : NULL;
 }
 
-void ramet__linear_cut(linear_part *part, const ramet__product *product, int64_t rows, int64_t cols) {
+void ramet__linear_most(linear_part *part, const ramet__product *product, int64_t rows) {
     part->product = product;
     part->rows = product ? product->scheme->row_step : DENSE_ROWS;
     if (product && product->scheme->rounds && rows >= MANY_PIECES * part->rows) part->rows *= 2;
     part->cols = product ? product->scheme->col_step : DENSE_COLS;
-    part->cols = RAMET__MIN(part->cols, RAMET__ROUND_UP(ramet__ceil_div(cols, ramet__ceil_div(cols, part->cols)), 64));
+}
+static int32_t waiting(int64_t pieces, int64_t workers) { return 6 * (RAMET__ROUND_UP(pieces, workers) - pieces) > pieces; }
+linear_piece ramet__linear_piece(const linear_part *part, int64_t rows, int64_t cols, int64_t workers) {
+    int64_t of = part->rows, down, across = ramet__ceil_div(cols, part->cols), step = WHOLE_COLS;
+    while ((down = ramet__ceil_div(rows, of)), of >= 2 * DENSE_ROWS && waiting(down * across, workers)) of /= 2;
+    if (down == 1 && waiting(across, workers)) {
+        across = RAMET__ROUND_UP(across, workers);
+        step = part->product ? RAMET__MAX(LEAST_COLS, part->product->packing->k_block) : LEAST_COLS;
+    }
+    return (linear_piece){of, RAMET__MIN(part->cols, RAMET__ROUND_UP(ramet__ceil_div(cols, across), step))};
 }
 /* The parts of a step that has at most so many rows; their prepared activations take `bytes` of shared room. */
 static void cut_parts(linear_part *part, ramet__plan *p, ramet__step *s, int64_t rows, int32_t arithmetic) {
@@ -108,7 +119,7 @@ static void cut_parts(linear_part *part, ramet__plan *p, ramet__step *s, int64_t
     const int64_t k = s->in[0]->cols;
     for (int32_t i = 0; i < s->attr.i[0]; i++) {
         const ramet__pval *w = s->in[1 + 3 * i];
-        ramet__linear_cut(&part[i], ramet__linear_product(p, w, arithmetic), rows, w->fixed);
+        ramet__linear_most(&part[i], ramet__linear_product(p, w, arithmetic), rows);
         const ramet__product *product = part[i].product;
         if (!product) continue;
         s->scratch_bytes = RAMET__MAX(s->scratch_bytes, product->scheme->scratch_bytes(RAMET__MIN(rows, part[i].rows), w->fixed, k));
@@ -172,9 +183,15 @@ static int64_t blocks_of(const ramet__step *s) {
     for (int32_t i = 0; i < (gated(s) ? 1 : ((const linear_info *)s->extra)->parts); i++) n += ramet__ceil_div(cols_of(s, i), BLOCK);
     return n;
 }
-/* Of a piece of a gated step */
-static int64_t gate_rows(const ramet__step *s, const linear_part *part) { return s->attr.i[0] > 1 ? RAMET__MIN(part[0].rows, part[1].rows) : part->rows; }
-static int64_t gate_cols(const ramet__step *s, const linear_part *part) { return s->attr.i[0] > 1 ? RAMET__MIN(part[0].cols, part[1].cols) : part->cols; }
+static linear_piece piece_of(const ramet__step *s, const ramet__exec *x, const linear_part *part, int32_t i, int64_t rows) {
+    return ramet__linear_piece(&part[i], rows, cols_of(s, i), x->plan->workers);
+}
+/* Of a gated step */
+static linear_piece gate_of(const ramet__step *s, const ramet__exec *x, const linear_part *part, int64_t rows) {
+    linear_piece a = piece_of(s, x, part, 0, rows), b = s->attr.i[0] > 1 ? piece_of(s, x, part, 1, rows) : a;
+    return (linear_piece){RAMET__MIN(a.rows, b.rows), RAMET__MIN(a.cols, b.cols)};
+}
+static int64_t pieces_in(linear_piece of, int64_t rows, int64_t cols) { return ramet__ceil_div(rows, of.rows) * ramet__ceil_div(cols, of.cols); }
 static int64_t linear_pieces(const ramet__step *s, const ramet__exec *x, int32_t phase) {
     const int32_t parts = ((const linear_info *)s->extra)->parts;
     int64_t rows = ramet__count(x, s->in[0]), n = 0;
@@ -189,8 +206,8 @@ static int64_t linear_pieces(const ramet__step *s, const ramet__exec *x, int32_t
     }
     if (phase > 1) return -1;
     if (rows <= FEW_ROWS) return x->plan->workers;
-    if (gated(s)) return ramet__ceil_div(rows, gate_rows(s, part)) * ramet__ceil_div(cols_of(s, 0), gate_cols(s, part));
-    for (int32_t i = 0; i < parts; i++) n += ramet__ceil_div(rows, part[i].rows) * ramet__ceil_div(cols_of(s, i), part[i].cols);
+    if (gated(s)) return pieces_in(gate_of(s, x, part, rows), rows, cols_of(s, 0));
+    for (int32_t i = 0; i < parts; i++) n += pieces_in(piece_of(s, x, part, i, rows), rows, cols_of(s, i));
     return n;
 }
 static void linear_prepare_rows(const ramet__step *s, const ramet__exec *x, const linear_part *part, int64_t r0, int64_t r1) {
@@ -263,16 +280,14 @@ static void linear_run(const ramet__step *s, const ramet__exec *x, int32_t phase
         }
         return;
     }
-    if (gated(s)) {
-        const int64_t across = ramet__ceil_div(cols_of(s, 0), gate_cols(s, part)), r0 = piece / across * gate_rows(s, part), c0 = piece % across * gate_cols(s, part);
-        gated_block(s, x, part, r0, RAMET__MIN(rows, r0 + gate_rows(s, part)), c0, RAMET__MIN(cols_of(s, 0), c0 + gate_cols(s, part)), scratch);
-        return;
-    }
-    for (int32_t i = 0;; i++, part++, piece -= n) { /* which part this piece belongs to */
-        int64_t across = ramet__ceil_div(cols_of(s, i), part->cols), r0 = piece / across * part->rows, c0 = piece % across * part->cols;
-        n = ramet__ceil_div(rows, part->rows) * across;
+    for (int32_t i = 0;; i++, piece -= n) { /* which part this piece belongs to */
+        const linear_piece of = gated(s) ? gate_of(s, x, part, rows) : piece_of(s, x, part, i, rows);
+        const int64_t cols = cols_of(s, i), across = ramet__ceil_div(cols, of.cols), r0 = piece / across * of.rows, c0 = piece % across * of.cols;
+        n = pieces_in(of, rows, cols);
         if (piece >= n) continue;
-        block(s, x, part, i, ramet__row(s->out[i], r0), cols_of(s, i), r0, RAMET__MIN(rows, r0 + part->rows), c0, RAMET__MIN(cols_of(s, i), c0 + part->cols), scratch);
+        const int64_t r1 = RAMET__MIN(rows, r0 + of.rows), c1 = RAMET__MIN(cols, c0 + of.cols);
+        if (gated(s)) gated_block(s, x, part, r0, r1, c0, c1, scratch);
+        else block(s, x, &part[i], i, ramet__row(s->out[i], r0), cols, r0, r1, c0, c1, scratch);
         return;
     }
 }

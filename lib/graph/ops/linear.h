@@ -11,14 +11,17 @@ typedef struct linear_part {
     const ramet__product *product; /* NULL: general product */
     uint64_t at, stride;           /* its prepared activations in shared room */
     int32_t prepares;              /* the first part with this way of preparing */
-    int64_t rows, cols;            /* of a piece */
+    int64_t rows, cols;            /* the most of a piece */
 } linear_part;
+typedef struct linear_piece { int64_t rows, cols; } linear_piece;
 
 /* Rows x go with side `dim` of the matrix w; else the graph has failed. */
 int32_t ramet__linear_check(ramet__graph *g, ramet__val x, ramet__val w, int32_t dim, const char *op);
 /* A variable's floats are rounded as an encoded weight's where the plan's arithmetic is not exact and the CPU has what that takes. */
 const ramet__product *ramet__linear_product(const ramet__plan *p, const ramet__pval *w, int32_t arithmetic);
-/* rows, cols: of the result. Pieces have about as many columns; of many rows they have more, so that weights are decoded less often. */
-void ramet__linear_cut(linear_part *part, const ramet__product *product, int64_t rows, int64_t cols);
+/* What a product of at most so many rows takes at a time: of many rows more, so that weights are decoded less often. */
+void ramet__linear_most(linear_part *part, const ramet__product *product, int64_t rows);
+/* rows, cols: of the result. The largest pieces that leave no worker waiting long for another; bits do not depend on them. */
+linear_piece ramet__linear_piece(const linear_part *part, int64_t rows, int64_t cols, int64_t workers);
 static inline const void *packed_of(const ramet__pval *w) { return w->leaf == RAMET__LEAF_WEIGHT ? ramet__weight_packed(w->weight) : w->data; }
 #endif

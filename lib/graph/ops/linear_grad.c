@@ -3,8 +3,6 @@
 #include "graph/ops/linear.h"
 #include <string.h>
 
-#define BRAIN_BLOCK 192 /* rows and columns of a piece of dW in bf16 */
-
 static const ramet__gshape *shape(const ramet__graph *g, ramet__val v) { return ramet__graph_shape(g, v); }
 ramet__val ramet__op_linear_dx(ramet__graph *g, ramet__val dy, ramet__val w) {
     if (!ramet__linear_check(g, dy, w, 0, "linear_dx")) return -1;
@@ -42,7 +40,7 @@ static ramet_status dx_prepare(ramet__plan *p, ramet__step *s) {
     if (!part) return ramet__alloc_status();
     s->extra = part;
     const ramet__pval *w = s->in[1];
-    ramet__linear_cut(part, ramet__linear_product(p, w, ramet__plan_arithmetic(p)), s->in[0]->fixed, w->cols);
+    ramet__linear_most(part, ramet__linear_product(p, w, ramet__plan_arithmetic(p)), s->in[0]->fixed);
     if (s->n_in > 3) {
         s->scratch_bytes = ramet__slot_add_bytes(p, RAMET__MIN(s->in[0]->fixed, part->rows), s->out[0]->cols);
         s->shared_bytes = ramet__slot_stride(p, s->in[0]->fixed) * (uint64_t)s->in[0]->fixed;
@@ -50,7 +48,7 @@ static ramet_status dx_prepare(ramet__plan *p, ramet__step *s) {
     if (!part->product) return RAMET_OK;
     s->scratch_bytes = RAMET__MAX(s->scratch_bytes, part->product->scheme->scratch_bytes(RAMET__MIN(s->in[0]->fixed, part->rows), w->fixed, w->cols));
     if (part->product->scheme->round) {
-        part->stride = ramet__align((uint64_t)w->fixed * sizeof(uint16_t));
+        part->stride = ramet__align(ramet__rounded_bytes(w->fixed));
         part->at = ramet__align(s->shared_bytes); /* after a slot's */
         s->shared_bytes = part->at + part->stride * (uint64_t)s->in[0]->fixed;
     }
@@ -65,7 +63,9 @@ static int64_t dx_pieces(const ramet__step *s, const ramet__exec *x, int32_t pha
     int64_t rows = ramet__count(x, s->in[0]);
     const int32_t rounds = part->stride && !ramet__narrow(x, s->in[0]), slot = s->n_in > 3 && ramet__slot_stride(x->plan, x->rows);
     if (phase == 0) return rounds || slot ? ramet__ceil_div(rows, PREPARE_ROWS) : 0;
-    return phase > 1 ? -1 : ramet__ceil_div(rows, part->rows) * ramet__ceil_div(s->out[0]->cols, part->cols);
+    if (phase > 1) return -1;
+    const linear_piece of = ramet__linear_piece(part, rows, s->out[0]->cols, x->plan->workers);
+    return ramet__ceil_div(rows, of.rows) * ramet__ceil_div(s->out[0]->cols, of.cols);
 }
 static void dx_run(const ramet__step *s, const ramet__exec *x, int32_t phase, int64_t piece, void *scratch) {
     const linear_part *part = s->extra;
@@ -78,10 +78,9 @@ static void dx_run(const ramet__step *s, const ramet__exec *x, int32_t phase, in
         if (s->n_in > 3 && ramet__slot_stride(x->plan, x->rows)) ramet__slot_round(x, s->attr.i[1], 0, s->in[3], s->shared, from, to);
         return;
     }
-    int64_t rows = ramet__count(x, s->in[0]), n = s->in[0]->cols, k = s->out[0]->cols,
-            across = ramet__ceil_div(k, part->cols);
-    int64_t r0 = piece / across * part->rows, r1 = RAMET__MIN(rows, r0 + part->rows), c0 = piece % across * part->cols,
-            c1 = RAMET__MIN(k, c0 + part->cols);
+    const int64_t rows = ramet__count(x, s->in[0]), n = s->in[0]->cols, k = s->out[0]->cols;
+    const linear_piece of = ramet__linear_piece(part, rows, k, x->plan->workers);
+    const int64_t across = ramet__ceil_div(k, of.cols), r0 = piece / across * of.rows, r1 = RAMET__MIN(rows, r0 + of.rows), c0 = piece % across * of.cols, c1 = RAMET__MIN(k, c0 + of.cols);
     float *y = ramet__row(s->out[0], r0);
     if (base && base->data != s->out[0]->data)
         for (int64_t r = r0; r < r1; r++)
@@ -130,12 +129,16 @@ static ramet_status dw_prepare(ramet__plan *p, ramet__step *s) {
     s->scratch_bytes = product->scheme->scratch_bytes(1, s->out[0]->fixed, s->out[0]->cols);
     return RAMET_OK;
 }
-/* Rows and columns of W of a piece; where the product is fast, more rows, since both sides are rounded and turned over for each piece */
-static int64_t dw_block(const ramet__step *s) { return s->extra ? BRAIN_BLOCK : DENSE_ROWS; }
-static int64_t dw_rows(const ramet__step *s) { return dw_block(s) * (s->extra && ((const ramet__product *)s->extra)->scheme->col_step > BRAIN_BLOCK ? 2 : 1); }
+/* Rows and columns of W of a piece */
+static int64_t share(int64_t size, int64_t most) { return RAMET__ROUND_UP(ramet__ceil_div(size, ramet__ceil_div(size, most)), 32); }
+static linear_piece dw_piece(const ramet__step *s) {
+    const ramet__scheme *scheme = s->extra ? ((const ramet__product *)s->extra)->scheme : NULL;
+    return (linear_piece){share(s->out[0]->fixed, scheme ? scheme->outer_rows : DENSE_ROWS), share(s->out[0]->cols, scheme ? scheme->outer_cols : DENSE_ROWS)};
+}
 static int64_t dw_pieces(const ramet__step *s, const ramet__exec *x, int32_t phase) {
+    const linear_piece of = dw_piece(s);
     (void)x;
-    return phase ? -1 : ramet__ceil_div(s->out[0]->fixed, dw_rows(s)) * ramet__ceil_div(s->out[0]->cols, dw_block(s));
+    return phase ? -1 : ramet__ceil_div(s->out[0]->fixed, of.rows) * ramet__ceil_div(s->out[0]->cols, of.cols);
 }
 static int32_t dw_takes_narrow(const ramet__plan *p, const ramet__step *s, int32_t j) {
     (void)p;
@@ -145,8 +148,9 @@ static void dw_run(const ramet__step *s, const ramet__exec *x, int32_t phase, in
     (void)phase;
     const ramet__product *product = s->extra;
     const ramet__pval *dy = s->in[0], *v = s->in[1], *base = s->in[2];
-    int64_t n = s->out[0]->fixed, k = s->out[0]->cols, block = dw_block(s), across = ramet__ceil_div(k, block);
-    int64_t n0 = piece / across * dw_rows(s), n1 = RAMET__MIN(n, n0 + dw_rows(s)), k0 = piece % across * block, k1 = RAMET__MIN(k, k0 + block);
+    const linear_piece of = dw_piece(s);
+    const int64_t n = s->out[0]->fixed, k = s->out[0]->cols, across = ramet__ceil_div(k, of.cols);
+    const int64_t n0 = piece / across * of.rows, n1 = RAMET__MIN(n, n0 + of.rows), k0 = piece % across * of.cols, k1 = RAMET__MIN(k, k0 + of.cols);
     if (base && base->data != s->out[0]->data)
         for (int64_t r = n0; r < n1; r++)
             memcpy(ramet__row(s->out[0], r) + k0, ramet__row(base, r) + k0, (size_t)(k1 - k0) * sizeof(float));

@@ -49,6 +49,11 @@ enum { RAMET__REDUCED, RAMET__EXACT, RAMET__BRAIN };
 #define RAMET__STANDS_OUT 20
 
 /* What the products of one arithmetic over one layout of weights share, whatever the encoding. */
+/* What a call should be given at most, for the caches' sake: rows of activations and outputs (back: inputs), of outer rows and columns of c. The more rows,
+ * the less often weights are decoded, the more columns, the less often what rows need is done. */
+typedef struct ramet__piece { int32_t rows, cols; } ramet__piece;
+enum { RAMET__FORWARD, RAMET__BACK, RAMET__OUTER };
+
 static inline uint64_t ramet__rounded_bytes(int64_t n) { return (uint64_t)((n + 31) / 32 * 68); } /* 16 bits each, and a scale */
 typedef struct ramet__scheme {
     char name[20];            /* "panel16_int8" */
@@ -56,8 +61,7 @@ typedef struct ramet__scheme {
     uint64_t (*prepared_bytes)(int64_t k);                       /* of one prepared row of activations, a multiple of 64 */
     void (*prepare)(void *dst, const float *x, int64_t k);       /* one row: copy, round to bf16, quantize by blocks ... */
     uint64_t (*scratch_bytes)(int64_t m, int64_t n, int64_t k);  /* for one call with at most m rows, either direction */
-    int32_t row_step;         /* rows of activations a call should be given at a time for cache reuse (prefill): e.g. 128 */
-    int32_t col_step;         /* outputs (or inputs) a piece should cover: constant per ISA */
+    ramet__piece piece[3];    /* RAMET__FORWARD, RAMET__BACK, RAMET__OUTER */
     /* c[m,n] = a[k,m]^T b[k,n] (+ c) in its arithmetic, as gemm_tn; scratch: of any call of the others; rounded: rows of b are what `round` makes, in place of
      * their floats. NULL: it has none. */
     void (*outer)(float *c, int64_t ldc, const float *a, int64_t lda, const float *b, int64_t ldb, int64_t m, int64_t n, int64_t k, int32_t accumulate, int32_t rounded, void *scratch);
@@ -65,7 +69,6 @@ typedef struct ramet__scheme {
     void (*round)(uint16_t *dst, const float *dy, int64_t n);
     void (*prepare_fast)(void *dst, const float *x, int64_t k);  /* coarser than prepare, for mode fast, read by the same forward. NULL: there is none. */
     int32_t rounds;           /* a prepared row is what `round` makes, filled with zeros to 64 bytes */
-    int32_t outer_rows, outer_cols; /* of c that a call of `outer` should cover: both sides are rounded and turned over for each */
 } ramet__scheme;
 
 /* One way to multiply: a scheme and a packing. */

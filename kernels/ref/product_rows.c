@@ -45,7 +45,7 @@ static void transposed(const ramet__product_args *a, decoder decode, int64_t row
         }
 }
 
-static const ramet__scheme scheme = {"rows", RAMET__EXACT, prepared_bytes, prepare, scratch_bytes, 128, 64, NULL, NULL, NULL};
+static const ramet__scheme scheme = {"rows", RAMET__EXACT, prepared_bytes, prepare, scratch_bytes, {{128, 64}, {128, 64}}, NULL, NULL, NULL};
 #define ROWS(ENC)                                                                                                                   \
     static void decode_##ENC(float *dst, const void *packed, int64_t n, int64_t k, int64_t row) {                                   \
         ramet__decode_##ENC(dst, (const uint8_t *)packed + row * ramet__row_##ENC(k), k);                                           \

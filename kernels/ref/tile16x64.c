@@ -136,7 +136,7 @@ static void transposed(int enc, const ramet__product_args *a) {
         }
 }
 
-static const ramet__scheme scheme = {"tile16x64", RAMET__EXACT, prepared_bytes, prepare, scratch_bytes, 16, 64, NULL, NULL, NULL};
+static const ramet__scheme scheme = {"tile16x64", RAMET__EXACT, prepared_bytes, prepare, scratch_bytes, {{16, 64}, {16, 64}}, NULL, NULL, NULL};
 #define PRODUCT(ENC)                                                                                                                         \
     static uint64_t bytes_##ENC(int64_t n, int64_t k) { return packed_bytes(ENC, n, k); }                                                    \
     static void pack_##ENC(void *packed, const void *rows, int64_t n, int64_t k, int64_t n0, int64_t n1) { pack(ENC, packed, rows, n, k, n0, n1); } \

@@ -214,7 +214,7 @@ static void outer(float *c, int64_t ldc, const float *a, int64_t lda, const floa
     }
 }
 
-static const ramet__scheme scheme = {"rows_int16", RAMET__BRAIN, prepared_bytes, prepare, scratch_bytes, ROWS, 128, outer, FN(int16_round), NULL, 0, 384, 384};
+static const ramet__scheme scheme = {"rows_int16", RAMET__BRAIN, prepared_bytes, prepare, scratch_bytes, {{ROWS, 128}, {ROWS, 128}, {384, 384}}, outer, FN(int16_round), NULL};
 #define IN_PLACE_F32 NULL /* F32 going forward: rows are floats as they lie */
 #define IN_PLACE_F16 decode_F16
 #define IN_PLACE_BF16 decode_BF16

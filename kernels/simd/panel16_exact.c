@@ -117,7 +117,7 @@ NOINLINE static void transposed(int enc, int64_t bytes, const ramet__product_arg
     }
 }
 
-static const ramet__scheme scheme = {"panel16_f32", RAMET__EXACT, prepared_bytes, prepare, FN(panel16_scratch), 128, 64, NULL, NULL, NULL};
+static const ramet__scheme scheme = {"panel16_f32", RAMET__EXACT, prepared_bytes, prepare, FN(panel16_scratch), {{128, 64}, {128, 64}}, NULL, NULL, NULL};
 #define PRODUCT_AS(ENC, AS) /* AS: the encoding whose panels it has */                                                                  \
     const ramet__product FN(product_panel16_##ENC##_exact) = {&scheme, &ramet__packing_panel16_##ENC, forward_##AS, FN(panel16_transposed_##AS)};
 #define PRODUCT(ENC)                                                                                                                    \

@@ -116,11 +116,11 @@ INLINE vi block_dot(const int kind, const int G, vi start, const vi *q, const in
 #endif
 }
 
-/* Rows at a time: their sums stand in L1, and so do their activations unless rows are long; columns of a piece: the more, the less is gathered */
+/* Rows at a time: their sums stand in L1, and so do their activations unless rows are long */
 #if defined(__AVX2__) && !defined(RAMET__VEC512)
-enum { GROUP = 64, COLS = 256 };
+enum { GROUP = 64 };
 #else
-enum { GROUP = 48, COLS = 64 };
+enum { GROUP = 48 };
 #endif
 
 /* Few rows wait for memory. Hardware follows the stream, but not over the end of a page: what is this far ahead is fetched, to L1 for one row,
@@ -213,6 +213,7 @@ INLINE void many(const int enc, const ramet__product_args *a, int64_t row, int64
 #define SCRATCH FN_BASE(panel16_scratch)
 #define TRANSPOSED(ENC) FN_BASE(panel16_transposed_##ENC)
 #define ROUND NULL
+#define PIECES {{128, 64}, {128, 64}}
 #define NAME "panel16_int8"
 INLINE void forward(const int enc, const ramet__product_args *a) {
     for (int64_t n = a->from; n < a->to; n += VL)
@@ -235,7 +236,7 @@ INLINE void forward(const int enc, const ramet__product_args *a) {
 #define OF(ENC) FN(panel16_int8_forward_##ENC)
 #endif
 
-static const ramet__scheme scheme = {NAME, RAMET__REDUCED, FN_ONE(int8_prepared_bytes), FN_ONE(int8_prepare), SCRATCH, 128, COLS, NULL, ROUND,
+static const ramet__scheme scheme = {NAME, RAMET__REDUCED, FN_ONE(int8_prepared_bytes), FN_ONE(int8_prepare), SCRATCH, PIECES, NULL, ROUND,
                                       FN_ONE(int8_prepare_fast)};
 #define PRODUCT_AS(ENC, AS) /* AS: the encoding whose panels it has */                                                              \
     const ramet__product FN(product_panel16_##ENC##_int8) = {&scheme, &ramet__packing_panel16_##ENC,                        \

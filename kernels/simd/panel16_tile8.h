@@ -6,15 +6,27 @@
 #define RAMET__PANEL16_TILE8_H
 #include "simd/int16.h"
 
-/* One row's part of a block; its sums lie `at` bytes after the group's */
+/* One row's part of a block; its sums lie `at` bytes after the group's. q: 32 numbers of 8 bits or, where weights are BYTE, which AVX2 cannot multiply by such, of
+ * 16: 4g and 4g + 2 are pair g, 4g + 1 and 4g + 3 pair g of the second half. */
 typedef struct part {
-    int8_t q[32];
     float d, s;
     int32_t start[2];
     int64_t at, none;
+    int8_t q[];
 } part;
+#ifdef __AVXVNNI__
+INLINE int is_wide(const int kind) { return (void)kind, 0; }
+#else
+INLINE int is_wide(const int kind) { return kind == BYTE; }
+#endif
+INLINE int64_t part_bytes(const int kind) { return (int64_t)sizeof(part) + (is_wide(kind) ? 64 : 32); }
+INLINE part *nth(const int kind, const part *p, int64_t i) { return (part *)(void *)((uint8_t *)(uintptr_t)p + i * part_bytes(kind)); }
+INLINE void widen(vi to[2], vi bytes) {
+    to[0] = simde_mm256_srai_epi16(simde_mm256_slli_epi16(bytes, 8), 8);
+    to[1] = simde_mm256_srai_epi16(bytes, 8);
+}
 
-/* Of block b of a group of `rows` rows: its parts are part[2 * rows * b].., count[b] in number, made even by one that adds nothing to the sums of a row that is not there */
+/* Of block b of a group of `rows` rows: its parts are 2 * rows * b.., count[b] in number, made even by one that adds nothing to the sums of a row that is not there */
 static void gather(int kind, int which, part *to, int32_t *count, const uint8_t *x, int64_t x_stride, int64_t rows, int64_t k) {
     const int64_t blocks = k / 32;
     for (int64_t b = 0; b < blocks; b++) count[b] = 0;
@@ -24,8 +36,11 @@ static void gather(int kind, int which, part *to, int32_t *count, const uint8_t 
             const int32_t *first = row.start[kind == SIXTEEN ? 3 : which], *second = row.start[4];
             for (int64_t b = 0; b < blocks; b++) {
                 if (left && row.d[b] == 0.0f) continue;
-                part *p = to + 2 * rows * b + count[b]++;
-                vistore(p->q, viload(row.q + 32 * b));
+                part *p = nth(kind, to, 2 * rows * b + count[b]++);
+                vi q[2] = {viload(row.q + 32 * b)};
+                if (is_wide(kind)) widen(q, q[0]);
+                vistore(p->q, q[0]);
+                if (is_wide(kind)) vistore(p->q + 32, q[1]);
                 p->d = row.d[b];
                 p->s = row.s[b];
                 p->start[0] = first[b];
@@ -34,31 +49,43 @@ static void gather(int kind, int which, part *to, int32_t *count, const uint8_t 
             }
         }
     for (int64_t b = 0; b < blocks; b++)
-        if (count[b] & 1) to[2 * rows * b + count[b]++] = (part){.at = rows * (int64_t)(2 * sizeof(vf))};
+        if (count[b] & 1) {
+            part *p = memset(nth(kind, to, 2 * rows * b + count[b]++), 0, (size_t)part_bytes(kind));
+            p->at = rows * (int64_t)(2 * sizeof(vf));
+        }
 }
 
-/* dot[r][h] += products of inputs 4 g.. for g in from..to */
-INLINE void dots(const int kind, const int deep, const int R, vi dot[4][2], const part *p, const p16_block *block, const int from, const int to) {
+/* dot[r][h] += products of inputs 4 g.. for g in from..to; wide: the block's weights where is_wide */
+INLINE void dots(const int kind, const int deep, const int R, vi dot[4][2], const part *p, const p16_block *block, const uint8_t *wide, const int from, const int to) {
+    if (is_wide(kind)) {
+        UNROLL for (int g = from; g < to; g++) UNROLL for (int i = 0; i < 2; i++) {
+            const vi w[2] = {viload(wide + 128 * g + 64 * i), viload(wide + 128 * g + 64 * i + 32)};
+            UNROLL for (int r = 0; r < R; r++) {
+                const vi x = four(nth(kind, p, r)->q + 32 * i + 4 * g);
+                UNROLL for (int h = 0; h < 2; h++) {
+                    dot[r][h] = viadd(dot[r][h], simde_mm256_madd_epi16(w[h], x));
+                    HERE(dot[r][h]);
+                }
+            }
+        }
+        return;
+    }
 #ifdef __AVXVNNI__
-    (void)kind, (void)deep;
+    (void)deep;
     UNROLL for (int g = from; g < to; g++) {
         const vi w[2] = {viload(block->q[g]), viload(block->q[g] + 32)};
-        UNROLL for (int r = 0; r < R; r++) UNROLL for (int h = 0; h < 2; h++) dot[r][h] = _mm256_dpbusd_avx_epi32(dot[r][h], w[h], four(p[r].q + 4 * g));
+        UNROLL for (int r = 0; r < R; r++) UNROLL for (int h = 0; h < 2; h++) dot[r][h] = _mm256_dpbusd_avx_epi32(dot[r][h], w[h], four(nth(kind, p, r)->q + 4 * g));
     }
 #else
     const vi one = simde_mm256_set1_epi16(1);
     UNROLL for (int f = from; f < to; f += deep) {
         vi s[4][2];
         UNROLL for (int g = f; g < f + deep; g++) {
-            vi w[2] = {viload(block->q[g]), viload(block->q[g] + 32)}, sign[2];
-            if (kind == BYTE) UNROLL for (int h = 0; h < 2; h++) {
-                sign[h] = vixor(w[h], viset8((int8_t)0x80));
-                w[h] = simde_mm256_abs_epi8(sign[h]);
-            }
+            const vi w[2] = {viload(block->q[g]), viload(block->q[g] + 32)};
             UNROLL for (int r = 0; r < R; r++) {
-                const vi x = four(p[r].q + 4 * g);
+                const vi x = four(nth(kind, p, r)->q + 4 * g);
                 UNROLL for (int h = 0; h < 2; h++) {
-                    const vi t = simde_mm256_maddubs_epi16(w[h], kind == BYTE ? simde_mm256_sign_epi8(x, sign[h]) : x);
+                    const vi t = simde_mm256_maddubs_epi16(w[h], x);
                     s[r][h] = g > f ? simde_mm256_add_epi16(s[r][h], t) : t;
                     HERE(s[r][h]);
                 }
@@ -73,7 +100,7 @@ INLINE void dots(const int kind, const int deep, const int R, vi dot[4][2], cons
 }
 
 /* R parts against both halves of a block */
-INLINE void tile8(const int kind, const int deep, const int R, vf sum[][2], const part *p, const p16_block *w) {
+INLINE void tile8(const int kind, const int deep, const int R, vf sum[][2], const part *p, const p16_block *w, const uint8_t *wide) {
     vi dot[4][2];
     vf low[4][2];
 #ifdef __AVXVNNI__
@@ -81,18 +108,18 @@ INLINE void tile8(const int kind, const int deep, const int R, vf sum[][2], cons
 #else
     const int starts = kind == OFFSET || kind == SIXTEEN;
 #endif
-    UNROLL for (int r = 0; r < R; r++) UNROLL for (int h = 0; h < 2; h++) dot[r][h] = viset(starts ? p[r].start[0] : 0);
+    UNROLL for (int r = 0; r < R; r++) UNROLL for (int h = 0; h < 2; h++) dot[r][h] = viset(starts ? nth(kind, p, r)->start[0] : 0);
     if (kind == SIXTEEN) {
-        dots(kind, deep, R, dot, p, w, 0, 4);
+        dots(kind, deep, R, dot, p, w, wide, 0, 4);
         UNROLL for (int r = 0; r < R; r++) UNROLL for (int h = 0; h < 2; h++) {
             low[r][h] = vmul(vcvt(dot[r][h]), vload(w->d[0] + 8 * h));
-            dot[r][h] = viset(p[r].start[1]);
+            dot[r][h] = viset(nth(kind, p, r)->start[1]);
         }
-        dots(kind, deep, R, dot, p, w, 4, 8);
-    } else dots(kind, deep, R, dot, p, w, 0, 8);
+        dots(kind, deep, R, dot, p, w, wide, 4, 8);
+    } else dots(kind, deep, R, dot, p, w, wide, 0, 8);
     UNROLL for (int r = 0; r < R; r++) {
-        const vf scale = vset(p[r].d), s = vset(p[r].s);
-        vf *at = (void *)((uint8_t *)sum + p[r].at);
+        const vf scale = vset(nth(kind, p, r)->d), s = vset(nth(kind, p, r)->s);
+        vf *at = (void *)((uint8_t *)sum + nth(kind, p, r)->at);
         UNROLL for (int h = 0; h < 2; h++) {
             if (kind == SIXTEEN) at[h] = vfma(vfma(vcvt(dot[r][h]), vload(w->d[1] + 8 * h), low[r][h]), scale, at[h]);
             else at[h] = vfma(vcvt(dot[r][h]), vmul(vload(w->d[0] + 8 * h), scale), at[h]);
@@ -102,10 +129,20 @@ INLINE void tile8(const int kind, const int deep, const int R, vf sum[][2], cons
 }
 /* All parts of a block */
 INLINE void tiles8(const int kind, const int deep, vf sum[][2], const part *p, int64_t count, const p16_block *w) {
-    for (; count >= 4; count -= 4, p += 4) tile8(kind, deep, 4, sum, p, w);
-    if (count) tile8(kind, deep, 2, sum, p, w);
+    _Alignas(64) uint8_t bytes[1024], *wide = bytes; /* [g][half of a part's][outputs] */
+    if (is_wide(kind)) {
+        for (int i = 0; i < 16; i++) {
+            vi both[2];
+            widen(both, vixor(viload((const uint8_t *)w->q + 32 * i), viset8((int8_t)0x80)));
+            vistore(bytes + i / 2 * 128 + i % 2 * 32, both[0]);
+            vistore(bytes + i / 2 * 128 + i % 2 * 32 + 64, both[1]);
+        }
+        IN_MEMORY(wide);
+    }
+    for (; count >= 4; count -= 4, p = nth(kind, p, 4)) tile8(kind, deep, 4, sum, p, w, wide);
+    if (count) tile8(kind, deep, 2, sum, p, w, wide);
 }
-/* 16 bits hold 8 * 15 * 127 * 2 = 30480 of four bits, 4 * 31 * 127 * 2 = 31496 of five, 2 * 63 * 127 * 2 = 32004 of six, 128 * 127 * 2 of eight */
+/* 16 bits hold 8 * 15 * 127 * 2 = 30480 of four bits, 4 * 31 * 127 * 2 = 31496 of five, 2 * 63 * 127 * 2 = 32004 of six */
 typedef void tiles_fn(vf sum[][2], const part *p, int64_t count, const p16_block *w);
 #define TILES(name, kind, deep) static void name(vf sum[][2], const part *p, int64_t count, const p16_block *w) { tiles8(kind, deep, sum, p, count, w); }
 TILES(offset4, OFFSET, 8)
@@ -126,12 +163,13 @@ static tiles_fn *const tiles_of[] = {[P16_Q4_0] = offset4, [P16_Q4_1] = minimum4
 #define NAME "panel16_int8int16"
 #define SCRATCH tile8_scratch
 #define ROUND FN(int16_round)
+#define PIECES {{GROUP, 512}, {512, 256}} /* rows are gathered for each piece */
 #define TRANSPOSED(ENC) FN(panel16_transposed16_##ENC)
 /* Counts, then parts */
 static uint64_t counts_bytes(int64_t k) { return ramet__round64((uint64_t)(k / 32) * sizeof(int32_t)); }
 static uint64_t tile8_scratch(int64_t m, int64_t n, int64_t k) {
     (void)n;
-    const uint64_t back = FN(panel16_transposed16_scratch)(m), parts = counts_bytes(k) + (uint64_t)(2 * (m < GROUP ? m : GROUP) * (k / 32)) * sizeof(part);
+    const uint64_t back = FN(panel16_transposed16_scratch)(m), parts = counts_bytes(k) + (uint64_t)(2 * (m < GROUP ? m : GROUP) * (k / 32) * part_bytes(BYTE));
     return back > parts ? back : parts;
 }
 
@@ -151,7 +189,7 @@ NOINLINE static void forward(const int enc, const ramet__product_args *a) {
                 for (int64_t i = 0; i < each; i += 64) PREFETCH((uintptr_t)panel + (uintptr_t)(b / unit * each + i + AHEAD), 2);
                 const int64_t end = b + unit < blocks ? b + unit : blocks;
                 FN_BASE(panel16_expand)(enc, w, panel, b, end);
-                for (int64_t i = b; i < end; i++) tiles_of[enc](sum, parts + 2 * rows * i, count[i], &w[i - b]);
+                for (int64_t i = b; i < end; i++) tiles_of[enc](sum, nth(kind_of(enc), parts, 2 * rows * i), count[i], &w[i - b]);
             }
             for (int h = 0; h < 2 && n + 8 * h < a->to; h++) {
                 const vf bias = a->bias ? vget(a->bias + n + 8 * h, a->to - n - 8 * h) : vzero();

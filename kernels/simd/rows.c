@@ -116,7 +116,7 @@ NOINLINE static void transposed(decoder *decode, int64_t row_bytes, const ramet_
     }
 }
 
-static const ramet__scheme scheme = {"rows_f32", RAMET__EXACT, prepared_bytes, prepare, scratch_bytes, 128, 64, NULL, NULL, NULL};
+static const ramet__scheme scheme = {"rows_f32", RAMET__EXACT, prepared_bytes, prepare, scratch_bytes, {{128, 64}, {128, 64}}, NULL, NULL, NULL};
 #define FORWARD_1(decode, bytes, a) forward(1, decode, bytes, a)
 #define FORWARD_0 forward_decoded
 #define PRODUCT(ENC, in_place)                                                                                                              \

@@ -28,8 +28,10 @@
 /* GCC would put an addition off to the end, with every product kept in memory until then */
 #ifdef __GNUC__
 #define HERE(v) __asm__("" : "+x"(v))
+#define IN_MEMORY(p) __asm__("" : "+r"(p) : : "memory") /* what p points to is read from there, not kept in registers that there are not */
 #else
 #define HERE(v) (void)(v)
+#define IN_MEMORY(p) (void)(p)
 #endif
 #if defined(__GNUC__) && (defined(__AVX2__) || defined(__ARM_NEON))
 #define UNROLL _Pragma("GCC unroll 32")

@@ -63,8 +63,8 @@ static void brain_forward(int enc, int64_t bytes, strip_tiles *multiply, int64_t
     }
 }
 
-static const ramet__scheme int8_bf16 = {"panel16_int8_bf16", RAMET__REDUCED, FN(int8_prepared_bytes), FN(int8_prepare), strip_scratch, 128, 64, NULL, round_row, FN(int8_prepare_fast)};
-static const ramet__scheme brain = {"panel16_bf16", RAMET__BRAIN, rounded_bytes, prepare_row, strip_scratch, 256, 64, NULL, round_row, NULL, 1};
+static const ramet__scheme int8_bf16 = {"panel16_int8_bf16", RAMET__REDUCED, FN(int8_prepared_bytes), FN(int8_prepare), strip_scratch, {{128, 64}, {128, 64}}, NULL, round_row, FN(int8_prepare_fast)};
+static const ramet__scheme brain = {"panel16_bf16", RAMET__BRAIN, rounded_bytes, prepare_row, strip_scratch, {{256, 64}, {256, 64}}, NULL, round_row, NULL, 1};
 #define PRODUCT_AS(ENC, AS) /* AS: the encoding whose panels it has */                                                              \
     const ramet__product FN(product_panel16_##ENC##_int8bf16) = {&int8_bf16, &ramet__packing_panel16_##ENC, FN(panel16_int8_forward_##AS), transposed_##AS}; \
     const ramet__product FN(product_panel16_##ENC##_bf16) = {&brain, &ramet__packing_panel16_##ENC, forward_##AS, transposed_##AS}; \
@@ -76,7 +76,7 @@ static const ramet__scheme brain = {"panel16_bf16", RAMET__BRAIN, rounded_bytes,
     AMX(ENC)                                                                                                                        \
     PRODUCT_AS(ENC, ENC)
 #ifdef RAMET__BUILD_AMX /* the same by AMX */
-static const ramet__scheme brain_amx = {"panel16_bf16", RAMET__BRAIN, rounded_bytes, prepare_row, wide_scratch, 256, WIDE, NULL, round_row, NULL, 1};
+static const ramet__scheme brain_amx = {"panel16_bf16", RAMET__BRAIN, rounded_bytes, prepare_row, wide_scratch, {{256, WIDE}, {256, WIDE}}, NULL, round_row, NULL, 1};
 #define AMX(ENC)                                                                                                                    \
     static void amx_transposed_##ENC(const ramet__product_args *a) { strip_transposed(decode_##ENC, ramet__tiles_amx, WIDE, a); }         \
     static void amx_forward_##ENC(const ramet__product_args *a) { brain_forward(P16_##ENC, p16_bytes(P16_##ENC, a->k), ramet__tiles_amx, WIDE, a); }

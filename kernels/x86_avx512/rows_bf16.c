@@ -176,7 +176,7 @@ static void decode_F16(uint16_t *dst, const ramet__product_args *a, int64_t n, i
         else forward(ENC, a);                                                                                                               \
     }                                                                                                                                       \
     static void transposed_##ENC(const ramet__product_args *a) { strip_transposed(decode, tiles, NARROW, a); }                                      \
-    static const ramet__scheme scheme_##ENC = {"rows_bf16", RAMET__REDUCED, rounded_bytes, prepare_row, scratch, 256, 64, outer, round_row, NULL, 1, 192, 192};   \
+    static const ramet__scheme scheme_##ENC = {"rows_bf16", RAMET__REDUCED, rounded_bytes, prepare_row, scratch, {{256, 64}, {256, 64}, {192, 192}}, outer, round_row, NULL, 1};   \
     const ramet__product FN(product_rows_##ENC##_bf16) = {&scheme_##ENC, &ramet__packing_rows_##ENC, forward_##ENC, transposed_##ENC};
 PRODUCT(BF16, decode_strip, strip_scratch, NULL)
 PRODUCT(F32, decode_F32, rounded_scratch, outer)
@@ -213,7 +213,7 @@ static void outer_amx(float *c, int64_t ldc, const float *a, int64_t lda, const 
         else forward_##ENC(a);                                                                                                              \
     }                                                                                                                                       \
     static void amx_transposed_##ENC(const ramet__product_args *a) { strip_transposed(decode, ramet__tiles_amx, WIDE, a); }                       \
-    static const ramet__scheme amx_scheme_##ENC = {"rows_bf16", RAMET__REDUCED, rounded_bytes, prepare_row, scratch, 256, WIDE, outer, round_row, NULL, 1, 384, 192}; \
+    static const ramet__scheme amx_scheme_##ENC = {"rows_bf16", RAMET__REDUCED, rounded_bytes, prepare_row, scratch, {{256, WIDE}, {256, WIDE}, {384, 192}}, outer, round_row, NULL, 1}; \
     const ramet__product ramet__product_rows_##ENC##_bf16_amx = {&amx_scheme_##ENC, &ramet__packing_rows_##ENC, amx_forward_##ENC, amx_transposed_##ENC};
 AMX_PRODUCT(BF16, decode_strip, wide_scratch, NULL)
 AMX_PRODUCT(F32, decode_F32, turned_scratch, outer_amx)

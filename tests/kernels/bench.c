@@ -112,15 +112,16 @@ static limits measure(const ramet__kernels *k, uint32_t cpu, const uint8_t *memo
         }                                                                                 \
     } while (0)
 
-/* A matrix as the engine cuts it: pieces of row_step rows x col_step columns. */
+/* A matrix as the engine cuts it: pieces of so many rows x columns. */
 static void run(const ramet__product *p, ramet__product_args a, int transposed) {
+    const ramet__piece most = p->scheme->piece[transposed ? RAMET__BACK : RAMET__FORWARD];
     int64_t cols = transposed ? a.k : a.n, m = a.m;
     const uint8_t *x = a.x;
     float *y = a.y;
-    for (int64_t r = 0; r < m; r += p->scheme->row_step)
-        for (int64_t c = 0; c < cols; c += p->scheme->col_step) {
-            a.m = m - r < p->scheme->row_step ? m - r : p->scheme->row_step;
-            a.from = c; a.to = cols - c < p->scheme->col_step ? cols : c + p->scheme->col_step;
+    for (int64_t r = 0; r < m; r += most.rows)
+        for (int64_t c = 0; c < cols; c += most.cols) {
+            a.m = m - r < most.rows ? m - r : most.rows;
+            a.from = c; a.to = cols - c < most.cols ? cols : c + most.cols;
             a.x = x + r * a.x_stride * (transposed ? 4 : 1);
             a.y = y + r * a.y_stride;
             (transposed ? p->transposed : p->forward)(&a);

@@ -56,7 +56,7 @@ static ramet_status prepare(ramet__plan *p, ramet__step *s) {
     const int64_t form = s->attr.i[0], n = s->attr.i[1], k = s->attr.i[2], rows = s->in[0]->fixed;
     const ramet__product *product = ramet__kernels_product(p->rt->kernels, "F32", ramet__plan_arithmetic(p));
     const int32_t rounds = p->mode != RAMET__MODE_EXACT && product->scheme->outer && product->packing->in_place && (form == TN || s->in[1]->leaf == RAMET__LEAF_VAR);
-    *f = (info){.product = rounds ? product : NULL, .cols = form == TN ? OWNED : rounds ? product->scheme->col_step : COLS};
+    *f = (info){.product = rounds ? product : NULL, .cols = form == TN ? OWNED : rounds ? product->scheme->piece[form == NT ? RAMET__FORWARD : RAMET__BACK].cols : COLS};
     f->stride = rounds && form == NT ? product->scheme->prepared_bytes(k) : (uint64_t)s->in[0]->cols * sizeof(float);
     f->a = ramet__align((uint64_t)(2 * s->attr.i[3] + 1) * sizeof(int64_t) + (uint64_t)rows * sizeof(int32_t));
     f->b = f->a + ramet__align((uint64_t)rows * f->stride);

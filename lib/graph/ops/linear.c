@@ -97,11 +97,11 @@ const ramet__product *ramet__linear_product(const ramet__plan *p, const ramet__p
     return product->packing->in_place && product->scheme->outer ? product : NULL;
 }
 
-void ramet__linear_most(linear_part *part, const ramet__product *product, int64_t rows) {
+void ramet__linear_most(linear_part *part, const ramet__product *product, int32_t way, int64_t rows) {
     part->product = product;
-    part->rows = product ? product->scheme->row_step : DENSE_ROWS;
+    part->rows = product ? product->scheme->piece[way].rows : DENSE_ROWS;
     if (product && product->scheme->rounds && rows >= MANY_PIECES * part->rows) part->rows *= 2;
-    part->cols = product ? product->scheme->col_step : DENSE_COLS;
+    part->cols = product ? product->scheme->piece[way].cols : DENSE_COLS;
 }
 static int32_t waiting(int64_t pieces, int64_t workers) { return 6 * (RAMET__ROUND_UP(pieces, workers) - pieces) > pieces; }
 linear_piece ramet__linear_piece(const linear_part *part, int64_t rows, int64_t cols, int64_t workers) {
@@ -119,7 +119,7 @@ static void cut_parts(linear_part *part, ramet__plan *p, ramet__step *s, int64_t
     const int64_t k = s->in[0]->cols;
     for (int32_t i = 0; i < s->attr.i[0]; i++) {
         const ramet__pval *w = s->in[1 + 3 * i];
-        ramet__linear_most(&part[i], ramet__linear_product(p, w, arithmetic), rows);
+        ramet__linear_most(&part[i], ramet__linear_product(p, w, arithmetic), RAMET__FORWARD, rows);
         const ramet__product *product = part[i].product;
         if (!product) continue;
         s->scratch_bytes = RAMET__MAX(s->scratch_bytes, product->scheme->scratch_bytes(RAMET__MIN(rows, part[i].rows), w->fixed, k));

@@ -19,8 +19,8 @@ typedef struct linear_piece { int64_t rows, cols; } linear_piece;
 int32_t ramet__linear_check(ramet__graph *g, ramet__val x, ramet__val w, int32_t dim, const char *op);
 /* A variable's floats are rounded as an encoded weight's where the plan's arithmetic is not exact and the CPU has what that takes. */
 const ramet__product *ramet__linear_product(const ramet__plan *p, const ramet__pval *w, int32_t arithmetic);
-/* What a product of at most so many rows takes at a time: of many rows more, so that weights are decoded less often. */
-void ramet__linear_most(linear_part *part, const ramet__product *product, int64_t rows);
+/* What a product takes at a time, RAMET__FORWARD or RAMET__BACK, of at most so many rows */
+void ramet__linear_most(linear_part *part, const ramet__product *product, int32_t way, int64_t rows);
 /* rows, cols: of the result. The largest pieces that leave no worker waiting long for another; bits do not depend on them. */
 linear_piece ramet__linear_piece(const linear_part *part, int64_t rows, int64_t cols, int64_t workers);
 static inline const void *packed_of(const ramet__pval *w) { return w->leaf == RAMET__LEAF_WEIGHT ? ramet__weight_packed(w->weight) : w->data; }

@@ -40,7 +40,7 @@ static ramet_status dx_prepare(ramet__plan *p, ramet__step *s) {
     if (!part) return ramet__alloc_status();
     s->extra = part;
     const ramet__pval *w = s->in[1];
-    ramet__linear_most(part, ramet__linear_product(p, w, ramet__plan_arithmetic(p)), s->in[0]->fixed);
+    ramet__linear_most(part, ramet__linear_product(p, w, ramet__plan_arithmetic(p)), RAMET__BACK, s->in[0]->fixed);
     if (s->n_in > 3) {
         s->scratch_bytes = ramet__slot_add_bytes(p, RAMET__MIN(s->in[0]->fixed, part->rows), s->out[0]->cols);
         s->shared_bytes = ramet__slot_stride(p, s->in[0]->fixed) * (uint64_t)s->in[0]->fixed;
@@ -132,8 +132,8 @@ static ramet_status dw_prepare(ramet__plan *p, ramet__step *s) {
 /* Rows and columns of W of a piece */
 static int64_t share(int64_t size, int64_t most) { return RAMET__ROUND_UP(ramet__ceil_div(size, ramet__ceil_div(size, most)), 32); }
 static linear_piece dw_piece(const ramet__step *s) {
-    const ramet__scheme *scheme = s->extra ? ((const ramet__product *)s->extra)->scheme : NULL;
-    return (linear_piece){share(s->out[0]->fixed, scheme ? scheme->outer_rows : DENSE_ROWS), share(s->out[0]->cols, scheme ? scheme->outer_cols : DENSE_ROWS)};
+    const ramet__piece most = s->extra ? ((const ramet__product *)s->extra)->scheme->piece[RAMET__OUTER] : (ramet__piece){DENSE_ROWS, DENSE_ROWS};
+    return (linear_piece){share(s->out[0]->fixed, most.rows), share(s->out[0]->cols, most.cols)};
 }
 static int64_t dw_pieces(const ramet__step *s, const ramet__exec *x, int32_t phase) {
     const linear_piece of = dw_piece(s);

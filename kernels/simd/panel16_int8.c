@@ -117,7 +117,7 @@ INLINE vi block_dot(const int kind, const int G, vi start, const vi *q, const in
 }
 
 /* Rows at a time: their sums stand in L1, and so do their activations unless rows are long */
-#if defined(__AVX2__) && !defined(RAMET__VEC512)
+#if VL == 8
 enum { GROUP = 64 };
 #else
 enum { GROUP = 48 };
@@ -186,11 +186,8 @@ INLINE void one(const int enc, const ramet__product_args *a, int64_t p) {
 }
 #endif
 
-#ifdef __ARM_FEATURE_MATMUL_INT8
-#include "simd/panel16_smmla.h"
-#elif defined(__AVX2__) && !defined(RAMET__VEC512)
-#define TILE8
-#include "simd/panel16_tile8.h"
+#if VL == 8
+#include "simd/panel16_tile.h"
 #else
 /* Rows row.. against a vector of outputs, n.. */
 INLINE void many(const int enc, const ramet__product_args *a, int64_t row, int64_t n) {
@@ -207,13 +204,10 @@ INLINE void many(const int enc, const ramet__product_args *a, int64_t row, int64
     const vf bias = a->bias ? vget(a->bias + n, a->to - n) : vzero();
     for (int64_t r = 0; r < rows; r++) finish(a, row + r, n, bias, sum[r]);
 }
-#endif
-
-#ifndef TILE8
+#define PIECES {{128, 64}, {128, 64}}
 #define SCRATCH FN_BASE(panel16_scratch)
 #define TRANSPOSED(ENC) FN_BASE(panel16_transposed_##ENC)
 #define ROUND NULL
-#define PIECES {{128, 64}, {128, 64}}
 #define NAME "panel16_int8"
 INLINE void forward(const int enc, const ramet__product_args *a) {
     for (int64_t n = a->from; n < a->to; n += VL)

@@ -26,8 +26,12 @@
 #define PREFETCH(p, level) (void)(p)
 #endif
 /* GCC would put an addition off to the end, with every product kept in memory until then */
-#ifdef __GNUC__
+#if defined(__GNUC__) && (defined(__x86_64__) || defined(__aarch64__))
+#ifdef __aarch64__
+#define HERE(v) __asm__("" : "+w"(v)) /* of one register */
+#else
 #define HERE(v) __asm__("" : "+x"(v))
+#endif
 #define IN_MEMORY(p) __asm__("" : "+r"(p) : : "memory") /* what p points to is read from there, not kept in registers that there are not */
 #else
 #define HERE(v) (void)(v)

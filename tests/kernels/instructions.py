@@ -35,7 +35,7 @@ def peer(cache, level):
     if not (out / "peer").exists():
         source = next(cache.glob("llama_cpp_python-*/vendor/llama.cpp"), None)
         if not source:
-            run(sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--no-binary", ":all:", "-d", cache, f"llama-cpp-python=={VERSION}")
+            run(sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--no-binary", "llama-cpp-python", "-d", cache, f"llama-cpp-python=={VERSION}")
             run("tar", "xzf", next(cache.glob("*.tar.gz")), "-C", cache)
             source = next(cache.glob("llama_cpp_python-*/vendor/llama.cpp"))
         print(f"instructions: building ggml for {LEVELS[level]}", flush=True)

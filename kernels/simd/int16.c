@@ -106,15 +106,26 @@ INLINE void tile(const int R, float *y, int64_t y_stride, const block *x, int64_
     UNROLL for (int r = 0; r < R; r++) UNROLL for (int h = 0; h < 2; h++) vstore(y + r * y_stride + h * VL, sum[r][h]);
 }
 
+/* What comes next is fetched to L2 meanwhile, a little with every tile: `count` pieces of so many bytes, each so far after the one before */
+typedef struct ahead { const uint8_t *first; int64_t stride, count, bytes; } ahead;
+INLINE void fetch(const ahead *next, int64_t part, int64_t parts) {
+    const int64_t lines = next->bytes / 64;
+    for (int64_t i = next->count * part / parts; i < next->count * (part + 1) / parts; i++)
+        for (int64_t l = 0; l < lines; l++) PREFETCH((uintptr_t)next->first + (uintptr_t)(i * next->stride + 64 * l), 2);
+}
+
 /* y[m, cols] = (add: y +) (bias +) the sum over a stretch of `depth`; rows are x_stride bytes apart; cols beyond COLS are left alone */
-NOINLINE static void tiles(float *y, int64_t y_stride, int64_t m, int64_t cols, const block *x, int64_t x_stride, const columns *c, int64_t depth, const float *bias, int32_t add) {
+NOINLINE static void tiles(float *y, int64_t y_stride, int64_t m, int64_t cols, const block *x, int64_t x_stride, const columns *c, int64_t depth, const float *bias, int32_t add, ahead next) {
     float part[COLS] = {0}, own[COLS] = {0};
     const size_t bytes = (size_t)(cols < COLS ? cols : COLS) * sizeof *y;
     const int64_t blocks = (depth + 31) / 32;
     int64_t r = 0;
 #define ROW (const void *)((const uint8_t *)x + r * x_stride)
     if (cols >= COLS) {
-        for (; r + 4 <= m; r += 4) tile(4, y + r * y_stride, y_stride, ROW, x_stride, c, blocks, bias, add);
+        for (; r + 4 <= m; r += 4) {
+            fetch(&next, r / 4, m / 4);
+            tile(4, y + r * y_stride, y_stride, ROW, x_stride, c, blocks, bias, add);
+        }
     } else if (bias) bias = memcpy(own, bias, bytes);
     for (; r < m; r++) {
         memcpy(part, y + r * y_stride, bytes);
@@ -125,12 +136,13 @@ NOINLINE static void tiles(float *y, int64_t y_stride, int64_t m, int64_t cols, 
 }
 
 /* The rows of a room against width columns of its strip w[depth] */
-static void strip(float *y, int64_t y_stride, int64_t m, int64_t width, room *at, int64_t depth, int32_t add) {
+static void strip(float *y, int64_t y_stride, int64_t m, int64_t width, room *at, int64_t depth, int32_t add, ahead next) {
     const int64_t whole = (depth + 31) / 32 * 32;
     memset(at->w + depth * STRIP, 0, (size_t)((whole - depth) * STRIP) * sizeof *at->w);
     for (int64_t i = 0; i < width; i += COLS) {
         round_columns(&at->c, at->w + i, whole);
-        tiles(y + i, y_stride, m, width - i, at->rows->of, sizeof(stretch), &at->c, depth, NULL, add);
+        const int64_t from = next.count * i / STRIP, to = next.count * (i + COLS) / STRIP;
+        tiles(y + i, y_stride, m, width - i, at->rows->of, sizeof(stretch), &at->c, depth, NULL, add, (ahead){next.first + from * next.stride, next.stride, to - from, next.bytes});
     }
 }
 
@@ -147,12 +159,15 @@ NOINLINE static void transposed(source s, const ramet__product_args *a) {
         }
         for (int64_t k = a->from; k < a->to; k += STRIP) {
             const int64_t width = a->to - k < STRIP ? a->to - k : STRIP;
+            ahead next = {(const uint8_t *)a->packed + n * s.bytes, s.bytes, k + STRIP < a->to ? depth : 0, STRIP * s.bytes / a->k};
+            if (s.decode) next.first += (k + STRIP) * s.bytes / a->k;
+            else next = (ahead){(const uint8_t *)a->packed + n / 16 * s.bytes + (k + STRIP) * s.bytes / a->k, s.bytes, next.count / 16, STRIP * s.bytes / a->k};
             if (s.decode)
                 for (int64_t o = 0; o < depth; o++) s.decode(at->w + o * STRIP, (const uint8_t *)a->packed + (n + o) * s.bytes, k, width);
             else
                 for (int64_t o = 0; o < depth; o += 16)
                     for (int64_t i = 0; i < width; i += 32) p16_strip(s.enc, at->w + o * STRIP + i, STRIP, (const uint8_t *)a->packed + (n + o) / 16 * s.bytes, (k + i) / 32);
-            strip(a->y + k, a->y_stride, a->m, width, at, depth, n > 0 || a->accumulate);
+            strip(a->y + k, a->y_stride, a->m, width, at, depth, n > 0 || a->accumulate, next);
         }
     }
 }
@@ -189,7 +204,9 @@ NOINLINE static void forward(source s, const ramet__product_args *a) {
                 w[o] = s.decode ? at->w + o * DEPTH : (const float *)(const void *)from + k;
             }
             round_outputs(&at->c, w, depth);
-            tiles(a->y + n, a->y_stride, a->m, a->to - n, (const block *)a->x + k / 32, a->x_stride, &at->c, depth, k || !a->bias ? NULL : a->bias + n, k || a->accumulate);
+            const uint8_t *first = (const uint8_t *)a->packed + n * s.bytes;
+            ahead next = {k + depth < a->k ? first + (k + depth) * s.bytes / a->k : first + COLS * s.bytes, s.bytes, n + 2 * COLS <= a->to ? COLS : 0, DEPTH * s.bytes / a->k};
+            tiles(a->y + n, a->y_stride, a->m, a->to - n, (const block *)a->x + k / 32, a->x_stride, &at->c, depth, k || !a->bias ? NULL : a->bias + n, k || a->accumulate, next);
         }
 }
 
@@ -208,7 +225,7 @@ static void outer(float *c, int64_t ldc, const float *a, int64_t lda, const floa
             for (int64_t j = 0; j < n; j += STRIP) {
                 const int64_t width = n - j < STRIP ? n - j : STRIP;
                 for (int64_t o = 0; o < depth; o++) memcpy(at->w + o * STRIP, b + o * ldb + j, (size_t)width * sizeof *b);
-                strip(c + from * ldc + j, ldc, count, width, at, depth, accumulate);
+                strip(c + from * ldc + j, ldc, count, width, at, depth, accumulate, (ahead){0});
             }
         }
     }

@@ -166,10 +166,8 @@ INLINE void dots(const int kind, const int deep, const int R, vi dot[4][2], cons
 INLINE void tile(const int kind, const int deep, const int R, vf sum[][2], const part *p, const p16_block *w, const uint8_t *q) {
     vi dot[4][2];
     vf low[4][2];
-#if defined(__AVX2__) && !defined(__AVXVNNI__)
-    const int starts = kind == OFFSET || kind == SIXTEEN;
-#elif defined(__AVX2__)
-    const int starts = kind != MINIMUM;
+#ifdef __AVXVNNI__
+    const int starts = kind != MINIMUM; /* bytes too are unsigned there */
 #else
     const int starts = kind == OFFSET || kind == SIXTEEN;
 #endif

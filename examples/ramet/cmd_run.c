@@ -39,8 +39,8 @@ static int take_cached(int64_t *kept, ramet_session *s, const char *path, const 
 }
 
 int cmd_run(cli *c, int argc, char **argv) {
-    const char *text = NULL, *file = NULL, *lora = NULL, *system = NULL, *mode = "balanced", *cache = NULL, *path;
-    int64_t n = 128, seed = 0;
+    const char *text = NULL, *file = NULL, *lora = NULL, *system = NULL, *mode = "balanced", *cache = NULL, *small = NULL, *path;
+    int64_t n = 128, seed = 0, words = 0;
     int chat = 0;
     double temp = 0, top_p = 1, min_p = 0;
     ramet_sampling s;
@@ -50,7 +50,9 @@ int cmd_run(cli *c, int argc, char **argv) {
                         {"--temp", OPT_DOUBLE, &temp, "T", "temperature (default 0: greedy)"}, {"--top-k", OPT_INT, &s.top_k, "K", "keep the K likeliest (default 0: off)"},
                         {"--top-p", OPT_DOUBLE, &top_p, "P", "keep the likeliest that sum to P (default 1: off)"}, {"--min-p", OPT_DOUBLE, &min_p, "M", "keep those of at least M times the likeliest (default 0: off)"},
                         {"--seed", OPT_LONG, &seed, "S", "of the draws (default 0)"},
-                        {"--draft", OPT_INT, &s.draft, "N", "guess N tokens a run from what followed the same words before (default 0: off)"},
+                        {"--draft", OPT_INT, &s.draft, "N", "guess N tokens a run from what followed the same words before (default 0: off; 4 with --draft-model)"},
+                        {"--draft-model", OPT_TEXT, &small, "SMALL", "a smaller model with the same vocabulary that guesses where the text does not repeat itself"},
+                        {"--draft-vocabulary", OPT_LONG, &words, "N", "it guesses the first N ids alone, which is faster (default 0: all)"},
                         {"--lora", OPT_TEXT, &lora, "A[:scale]", "an adapter"},
                         {"--prompt-cache", OPT_TEXT, &cache, "FILE", "go on from what FILE holds of the prompt, and keep the whole text there"}, {"--mode", OPT_TEXT, &mode, "MODE", "exact, balanced (default), fast"},
                         {NULL, OPT_FLAG, NULL, NULL, NULL}};
@@ -61,6 +63,8 @@ int cmd_run(cli *c, int argc, char **argv) {
     if (!text == !file) return cli_usage(c, "give either -p or -f");
     if (system && !chat) return cli_usage(c, "--system needs --chat");
     if (n < 1) return cli_usage(c, "-n must be positive");
+    if (words && !small) return cli_usage(c, "--draft-vocabulary needs --draft-model");
+    if (small && !s.draft) s.draft = 4;
     if (s.draft < 0 || s.draft > 255) return cli_usage(c, "--draft is 0 to 255");
     if (mode_named(mode) < 0) return cli_usage(c, "--mode is exact, balanced or fast, not \"%s\"", mode);
     if (file && !(data = read_file(file, &size))) return EXIT_FAILED;
@@ -81,7 +85,8 @@ int cmd_run(cli *c, int argc, char **argv) {
     reply r = {.c = c};
     ramet_model *m = load_model(c, path);
     code = EXIT_FAILED;
-    if (!m) goto out;
+    if (!m || (small && !(so.draft_model = load_model(c, small)))) goto out;
+    so.draft_vocabulary = words;
     const char *bytes = text ? text : data, *roles[] = {"system", "user"}, *contents[] = {system, bytes};
     for (int fill = 0; fill < 2; fill++) { /* first the count, then the ids */
         int from = system ? 0 : 1;
@@ -123,6 +128,7 @@ out:
     j_free(&r.ids);
     ramet_session_free(session);
     ramet_adapter_free(adapter);
+    ramet_model_free(so.draft_model);
     ramet_model_free(m);
     free(ids);
     free(data);

@@ -26,6 +26,10 @@ typedef struct ramet_session_options {
     int32_t max_rank;          /**< largest adapter rank that can be attached; default 64 */
     int32_t max_outputs;       /**< most rows of logits a run may want; default 8 */
     int32_t dora;              /**< 1: DoRA adapters can be attached, which costs every run a little; default 0 */
+    ramet_model *draft_model;  /**< NULL (default), or a smaller model with the same vocabulary that guesses for ramet_sampling.draft
+                                    (Leviathan et al. 2023, speculative decoding). Retained; its keys and values are beside the session's own. Since 0.1 */
+    int64_t draft_vocabulary;  /**< the draft model only guesses ids below this, so its head is as much smaller; a byte-pair vocabulary begins with
+                                    what is frequent. 0 (default): all. Since 0.1 */
 } ramet_session_options;
 RAMET_API void ramet_session_options_init(ramet_session_options *options, uint32_t struct_size);
 
@@ -84,7 +88,8 @@ typedef struct ramet_sampling {
     float min_p;       /**< 0 (default): off (Nguyen et al. 2024) */
     uint64_t seed;     /**< default 0; the draw at a position is a function of (seed, sequence, position) */
     int32_t draft;     /**< 0 (default): off. ramet_session_generate: most tokens guessed a run, from what followed the same tokens
-                            earlier in the prompt and the reply (Saxena 2023, prompt lookup decoding); fewer than the session's max_outputs
+                            earlier in the prompt and the reply (Saxena 2023, prompt lookup decoding), else by the session's draft model, which
+                            rests while its guesses cost more than they save; fewer than the session's max_outputs
                             and max_rows. One run checks them and those that were to be chosen anyway stay: the same text in `exact` mode,
                             up to rounding in the others */
 } ramet_sampling;
@@ -101,7 +106,7 @@ typedef int32_t (*ramet_token_fn)(int32_t sequence, int32_t id, const char *text
  */
 RAMET_API ramet_status ramet_session_generate(int64_t *generated, ramet_session *session, int32_t sequence, const int32_t *prompt, int64_t prompt_length, int64_t max_tokens, const ramet_sampling *sampling, ramet_token_fn on_token, ramet_progress_fn progress, void *user);
 
-/** Last-run timing and memory for display: {"plan_bytes":..,"cache_bytes":..}. Caller frees. */
+/** Last-run timing and memory, the draft model's with it, for display: {"plan_bytes":..,"cache_bytes":..}. Caller frees. */
 RAMET_API ramet_status ramet_session_describe(char **json, const ramet_session *session);
 
 #ifdef __cplusplus

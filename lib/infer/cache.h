@@ -35,8 +35,11 @@ void ramet__cache_cut(ramet__cache *c, int32_t seq, int64_t length);
 void ramet__cache_share(ramet__cache *c, int32_t to, int32_t from, int64_t length);
 /* What `seq` holds becomes that of sequence 0 of another cache of the same layout and context, which is empty then. */
 void ramet__cache_take(ramet__cache *c, int32_t seq, ramet__cache *from);
-/* Ids of a block's positions, which stand behind its keys and values. */
+/* Ids of a block's positions, which stand behind its keys and values; and that of one position. */
 int32_t *ramet__cache_ids(const ramet__cache *c, void *block);
+static inline int32_t ramet__cache_id(const ramet__cache *c, int32_t seq, int64_t position) {
+    return ramet__cache_ids(c, c->seqs[seq].blocks[position / c->layout.block])[position % c->layout.block];
+}
 /* Zeros to keys and values of a block from position `used` on. */
 void ramet__cache_clean(const ramet__cache *c, void *block, int64_t used);
 uint64_t ramet__cache_bytes(const ramet__cache *c);

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* generate.c - a prompt in, tokens out, streamed as whole UTF-8 characters; several tokens a run where the text repeats itself
- * (speculative decoding, Leviathan et al. 2023, with drafts looked up in the text). */
+ * or a draft model guesses right (draft.c). */
 #include "infer/session.h"
 #include <string.h>
 
@@ -23,18 +23,6 @@ static ramet_status deliver(int32_t *stop, ramet_session *s, int32_t sequence, i
 out:
     ramet__text_free(&text);
     return st;
-}
-
-/* Behind the n tokens at t: what followed the latest earlier place of their last 3, 2 or 1. How many: `most`, or 0 when there is no such
- * place. A place that overlaps the end continues into its own draft: a period goes on. */
-static int64_t look_up(int32_t *t, int64_t n, int64_t most) {
-    for (int64_t k = RAMET__MIN(3, n - 1); k > 0; k--)
-        for (int64_t end = n - 1; end >= k; end--) {
-            if (memcmp(t + end - k, t + n - k, (size_t)k * sizeof *t)) continue;
-            for (int64_t i = 0; i < most; i++) t[n + i] = t[end + i];
-            return most;
-        }
-    return 0;
 }
 
 static ramet_status check_generate(const ramet_session *s, int32_t sequence, const int32_t *prompt, int64_t prompt_length, int64_t max_tokens,
@@ -60,7 +48,8 @@ ramet_status ramet_session_generate(int64_t *generated, ramet_session *session, 
     int32_t *rows = NULL, *text = NULL, id, stop = 0;
     uint8_t *want = NULL;
     int64_t made = 0, n = prompt_length; /* tokens of text */
-    int64_t ahead = 0, reach;            /* guesses that ran and stand behind them; most of the next run */
+    int64_t ahead = 0;                   /* guesses that ran and stand behind them */
+    ramet__draft draft = {0};
     ramet__utf8 u = {{0}, 0};
     ramet_status st;
     RAMET__TRY(ramet__session_enter(s, "ramet_session_generate"));
@@ -75,22 +64,20 @@ ramet_status ramet_session_generate(int64_t *generated, ramet_session *session, 
     RAMET__NEW(want, ramet__alloc(s->model->rt->mem, (size_t)(most + 1)));
     memcpy(text, prompt, (size_t)prompt_length * sizeof *text);
     memset(want, 1, (size_t)(most + 1));
-    reach = most;
+    RAMET__GO(ramet__draft_init(&draft, s, sequence, most, q->length + prompt_length + room, &o, progress, user));
     for (int64_t i = 0; i < widest; i++) rows[i] = sequence;
     RAMET__GO(ramet__session_rows(&logits, NULL, s, prompt, rows, NULL, prompt_length, progress, user));
     while (!stop && made < room) {
         const int64_t length = q->length;
-        RAMET__GO(ramet_sample(&id, logits, s->model->h.n_vocab, &o, sequence, length));
+        RAMET__GO(ramet_sample(&id, logits, s->vocabulary, &o, sequence, length));
         if (ramet_token_is_end(s->model, id)) break;
         /* the sequence holds what was delivered: the token runs before the caller sees it */
         if (ahead && id == text[n]) { /* as guessed: it ran, and the next row of logits is what follows it */
             ahead--;
-            reach = most;
-            logits += s->model->h.n_vocab;
+            logits += s->vocabulary;
         } else {
             text[n] = id;
-            ahead = look_up(text, n + 1, RAMET__MIN(reach, room - made - 1));
-            if (ahead) reach = (reach + 1) / 2; /* wrong guesses cost rows: half as many until one is right */
+            RAMET__GO(ramet__draft_guess(&ahead, &draft, text, n + 1, room - made - 1, draft.guesses - ahead));
             RAMET__GO(ramet__session_rows(&logits, NULL, s, text + n, rows, want, 1 + ahead, progress, user));
         }
         q->length = length + 1; /* guesses stand behind it until they are met or overwritten */
@@ -101,6 +88,7 @@ ramet_status ramet_session_generate(int64_t *generated, ramet_session *session, 
     if (generated) *generated = made;
 out:
     ramet__cache_cut(&s->cache, sequence, q->length);
+    ramet__draft_free(&draft);
     ramet__free(text);
     ramet__free(rows);
     ramet__free(want);

@@ -33,9 +33,9 @@ _Static_assert((int)RAMET__MODE_EXACT == RAMET_MODE_EXACT && (int)RAMET__MODE_BA
 
 const char *const ramet__mode_names[3] = {"exact", "balanced", "fast"};
 
-static ramet_status make_plan(ramet_session *s) {
+static ramet_status make_plan(ramet_session *s, ramet__weight *head) {
     const ramet_model *m = s->model;
-    const ramet__build_options b = {.cached = 1, .block = RAMET__CACHE_BLOCK, .half = s->o.mode != RAMET_MODE_EXACT, .slots = s->o.max_rank > 0, .gains = s->o.dora};
+    const ramet__build_options b = {.cached = 1, .block = RAMET__CACHE_BLOCK, .half = s->o.mode != RAMET_MODE_EXACT, .slots = s->o.max_rank > 0, .gains = s->o.dora, .head = head};
     const ramet__plan_options p = {.mode = (ramet__mode)s->o.mode, .max_context = s->o.max_context};
     ramet__graph *g = NULL;
     ramet__built built;
@@ -53,6 +53,66 @@ out:
     return st;
 }
 
+/* vocabulary: of the logits; fewer than the model's: the first so many. */
+static ramet_status create(ramet_session **out, ramet_model *model, const ramet_session_options *options, int64_t vocabulary) {
+    const ramet_session_options o = *options;
+    ramet_session *s = NULL;
+    ramet__weight *head = NULL;
+    ramet_status st;
+    ramet__mem *mem = model->rt->mem;
+    const ramet__cache_layout layout = {model->h.n_layer, model->h.n_kv, model->h.head_dim, RAMET__CACHE_BLOCK, o.mode != RAMET_MODE_EXACT};
+    RAMET__NEW(s, ramet__calloc(mem, 1, sizeof *s));
+    s->model = ramet_model_retain(model);
+    s->o = o;
+    s->vocabulary = vocabulary;
+    if (vocabulary < model->h.n_vocab) RAMET__GO(ramet__weight_first(&head, ramet__model_weight(model, ramet__model_head(model)), vocabulary));
+    RAMET__GO(ramet__cache_init(&s->cache, mem, &layout, o.max_sequences, o.max_context));
+    RAMET__GO(make_plan(s, head));
+    RAMET__NEW(s->adapter, ramet__alloc(mem, (size_t)o.max_sequences * sizeof *s->adapter));
+    RAMET__NEW(s->start, ramet__alloc(mem, (size_t)o.max_sequences * sizeof *s->start));
+    RAMET__NEW(s->pos, ramet__alloc(mem, (size_t)o.max_rows * sizeof *s->pos));
+    RAMET__NEW(s->outs, ramet__alloc(mem, (size_t)o.max_outputs * sizeof *s->outs));
+    RAMET__NEW(s->rows_adapter, ramet__alloc(mem, (size_t)o.max_rows * sizeof *s->rows_adapter));
+    RAMET__NEW(s->zeros, ramet__calloc(mem, (size_t)o.max_rows, sizeof *s->zeros));
+    for (int32_t i = 0; i < o.max_sequences; i++) s->adapter[i] = -1;
+    *out = s;
+    s = NULL;
+out:
+    ramet__weight_free(head);
+    ramet_session_free(s);
+    return st;
+}
+
+/* What a step reads of a model whose head has so many rows. */
+static double step_bytes(const ramet_model *m, int64_t vocabulary) {
+    double bytes = 0;
+    for (int64_t i = 0; i < m->n_weights; i++) {
+        const char *name = ramet__weight_name(m->weights[i]);
+        const double all = (double)ramet__weight_bytes(m->weights[i]);
+        if (!strcmp(name, ramet__model_head(m))) bytes += all * (double)vocabulary / (double)m->h.n_vocab;
+        else if (strcmp(name, "token_embd.weight")) bytes += all;
+    }
+    return bytes;
+}
+
+static ramet_status add_drafter(ramet_session *s, ramet_model *small, int64_t vocabulary) {
+    ramet_session_options o = defaults;
+    if (small->h.n_vocab != s->vocabulary)
+        return ramet__fail(RAMET_E_INCONSISTENT, "ramet_session_create: the draft model has %lld tokens, the model %lld; guessing needs one vocabulary", (long long)small->h.n_vocab,
+                           (long long)s->vocabulary);
+    if (vocabulary < 0 || vocabulary > s->vocabulary)
+        return ramet__fail(RAMET_E_ARGUMENT, "ramet_session_create: draft_vocabulary is %lld; 0 (all) to %lld are possible", (long long)vocabulary, (long long)s->vocabulary);
+    if (!vocabulary) vocabulary = s->vocabulary;
+    o.max_context = RAMET__MIN(s->o.max_context, small->h.n_ctx);
+    o.max_rows = s->o.max_rows;
+    o.max_sequences = s->o.max_sequences;
+    o.max_outputs = 1;
+    o.max_rank = 0;
+    s->draft_cost = (float)(step_bytes(small, vocabulary) / step_bytes(s->model, s->vocabulary));
+    const ramet_status st = create(&s->drafter, small, &o, vocabulary);
+    return st ? ramet__prefix(st, "the draft model: ") : RAMET_OK;
+}
+
 ramet_status ramet_session_create(ramet_session **out, ramet_model *model, const ramet_session_options *options) {
     ramet_session_options o = defaults;
     ramet_session *s = NULL;
@@ -61,20 +121,10 @@ ramet_status ramet_session_create(ramet_session **out, ramet_model *model, const
     RAMET__TRY(ramet__runtime_check(model->rt));
     if (options) RAMET__TRY(ramet__options(&o, sizeof o, options, "ramet_session_create"));
     RAMET__TRY(check_options(&o, model));
-    ramet__mem *mem = model->rt->mem;
-    const ramet__cache_layout layout = {model->h.n_layer, model->h.n_kv, model->h.head_dim, RAMET__CACHE_BLOCK, o.mode != RAMET_MODE_EXACT};
-    RAMET__NEW(s, ramet__calloc(mem, 1, sizeof *s));
-    s->model = ramet_model_retain(model);
-    s->o = o;
-    RAMET__GO(ramet__cache_init(&s->cache, mem, &layout, o.max_sequences, o.max_context));
-    RAMET__GO(make_plan(s));
-    RAMET__NEW(s->adapter, ramet__alloc(mem, (size_t)o.max_sequences * sizeof *s->adapter));
-    RAMET__NEW(s->start, ramet__alloc(mem, (size_t)o.max_sequences * sizeof *s->start));
-    RAMET__NEW(s->pos, ramet__alloc(mem, (size_t)o.max_rows * sizeof *s->pos));
-    RAMET__NEW(s->outs, ramet__alloc(mem, (size_t)o.max_outputs * sizeof *s->outs));
-    RAMET__NEW(s->rows_adapter, ramet__alloc(mem, (size_t)o.max_rows * sizeof *s->rows_adapter));
-    RAMET__NEW(s->zeros, ramet__calloc(mem, (size_t)o.max_rows, sizeof *s->zeros));
-    for (int32_t i = 0; i < o.max_sequences; i++) s->adapter[i] = -1;
+    ramet_model *small = o.draft_model;
+    o.draft_model = NULL;
+    RAMET__GO(create(&s, model, &o, model->h.n_vocab));
+    if (small) RAMET__GO(add_drafter(s, small, o.draft_vocabulary));
     *out = s;
     return RAMET_OK;
 out:
@@ -91,6 +141,7 @@ static void drop_attached(ramet__attached *a) {
 
 void ramet_session_free(ramet_session *session) {
     if (!session) return;
+    ramet_session_free(session->drafter);
     ramet__plan_free(session->plan);
     ramet__cache_free(&session->cache);
     for (int64_t i = 0; i < session->n_attached; i++) drop_attached(&session->attached[i]);
@@ -298,7 +349,7 @@ static ramet_status run_part(int64_t *outs, call *c, int64_t n) {
 
 static ramet_status all_rows(const float **logits, call *c, int64_t outputs) {
     ramet_session *s = c->s;
-    const int64_t vocab = s->model->h.n_vocab;
+    const int64_t vocab = s->vocabulary;
     const int32_t several = c->rows > s->o.max_rows;
     int64_t have = 0;
     for (int32_t i = 0; i < s->o.max_sequences; i++)
@@ -361,13 +412,14 @@ ramet_status ramet_session_run(const float **logits, int64_t *outputs, ramet_ses
 ramet_status ramet_session_describe(char **json, const ramet_session *session) {
     RAMET__TRY(ramet__session_enter(session, "ramet_session_describe"));
     if (!json) return ramet__fail(RAMET_E_ARGUMENT, "ramet_session_describe: json is NULL");
-    const ramet_session *s = session;
+    const ramet_session *s = session, *small = s->drafter;
     int64_t attached = 0;
     for (int64_t i = 0; i < s->n_attached; i++) attached += s->attached[i].adapter != NULL;
     char *text = ramet__format(s->model->rt->mem,
                                "{\"mode\":\"%s\",\"plan_bytes\":%llu,\"cache_bytes\":%llu,\"max_context\":%lld,\"max_rows\":%d,\"max_sequences\":%d,\"adapters\":%lld,"
                                "\"last_rows\":%lld,\"last_seconds\":%.6f}",
-                               ramet__mode_names[s->o.mode], (unsigned long long)ramet__plan_bytes(s->plan), (unsigned long long)ramet__cache_bytes(&s->cache), (long long)s->o.max_context, s->o.max_rows,
+                               ramet__mode_names[s->o.mode], (unsigned long long)(ramet__plan_bytes(s->plan) + (small ? ramet__plan_bytes(small->plan) : 0)),
+                               (unsigned long long)(ramet__cache_bytes(&s->cache) + (small ? ramet__cache_bytes(&small->cache) : 0)), (long long)s->o.max_context, s->o.max_rows,
                                s->o.max_sequences, (long long)attached, (long long)s->last_rows, s->last_seconds);
     if (!text) return ramet__alloc_status();
     *json = text;

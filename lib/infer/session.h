@@ -13,7 +13,10 @@ extern const char *const ramet__mode_names[3];
 
 struct ramet_session {
     ramet_model *model;
-    ramet_session_options o;
+    ramet_session_options o;   /* draft_model: NULL */
+    ramet_session *drafter;    /* the draft model's, with the same sequences, or NULL */
+    float draft_cost;          /* a step of it in steps of the model, by the bytes that they read */
+    int64_t vocabulary;        /* columns of logits */
     ramet__plan *plan;
     ramet__cache cache;
     int32_t *slot_of;          /* plan's slot of each weight of the model, -1: none */
@@ -35,6 +38,25 @@ ramet_status ramet__session_enter_sequence(const ramet_session *s, int32_t seque
 /* ramet_session_run without the check of re-entry. */
 ramet_status ramet__session_rows(const float **logits, int64_t *outputs, ramet_session *s, const int32_t *ids, const int32_t *sequence, const uint8_t *want, int64_t rows,
                                  ramet_progress_fn progress, void *user);
+/* Guesses of what a sequence goes on with (draft.c), while one text is generated. */
+typedef struct ramet__draft {
+    ramet_session *s;
+    int32_t sequence;
+    const ramet_sampling *sampling;
+    int64_t most;              /* guesses of a run */
+    int64_t reach;             /* of the next look-up */
+    int64_t guesses, steps;    /* of the run before, and the draft model's part in them */
+    float balance;             /* steps of the model that the draft model has saved, less what it took */
+    int64_t rest, pause;       /* tokens that it leaves out, and next time */
+    int32_t *ids, *rows;       /* what it has not seen yet, as a run wants it */
+    ramet_progress_fn progress; void *user;
+} ramet__draft;
+/* tokens: most that the sequence will hold. Free it in any case. */
+ramet_status ramet__draft_init(ramet__draft *d, ramet_session *s, int32_t sequence, int64_t most, int64_t tokens, const ramet_sampling *sampling, ramet_progress_fn progress, void *user);
+void ramet__draft_free(ramet__draft *d);
+/* How many, at most `limit`, were written behind the n tokens at t; the last of them is about to run in the session. right: guesses of the run before that held. */
+ramet_status ramet__draft_guess(int64_t *guesses, ramet__draft *d, int32_t *t, int64_t n, int64_t limit, int64_t right);
+
 /* Append the text that token `id` completes; last: nothing follows. */
 ramet_status ramet__session_text(ramet__text *text, const ramet_session *s, int32_t id, ramet__utf8 *u, int32_t last);
 #endif

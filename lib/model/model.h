@@ -34,6 +34,7 @@ typedef struct ramet__build_options {
     int32_t half;          /* caches in IEEE halves */
     int32_t embed;         /* an encoder's vectors: only they or rows can be built of it */
     int32_t rows;          /* only built.rows */
+    ramet__weight *head;   /* NULL, or: what makes logits, without a slot, in place of the model's own */
     int32_t slots;         /* adapter slots on every target */
     int32_t gains;         /* slots take DoRA adapters too */
     const char *targets;   /* NULL: all; else comma-separated PEFT names that get slots */
@@ -100,6 +101,7 @@ struct ramet_model {
     char digest[65]; _Atomic int32_t digest_state; /* made on first use */
 };
 ramet__weight *ramet__model_weight(const ramet_model *m, const char *name);         /* NULL: none */
+static inline const char *ramet__model_head(const ramet_model *m) { return m->h.tied ? "token_embd.weight" : "output.weight"; }
 const ramet__weight_spec *ramet__model_spec(const ramet_model *m, const char *name, int32_t *layer);
 int64_t ramet__dim_size(const ramet__hparams *h, ramet__dim dim);
 

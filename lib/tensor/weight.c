@@ -20,6 +20,7 @@ struct ramet__weight {
     ramet__reader *reader;      /* of mapped pages; NULL: `own` */
     uint64_t offset;
     void *own;
+    ramet__weight *whole;       /* whose first rows these are, or NULL */
     const void *data;
     const ramet__product *product[3]; /* by arithmetic; all read one packing */
     pthread_mutex_t lock;       /* of packing */
@@ -35,6 +36,7 @@ static void destroy(ramet__weight *w) {
     pthread_mutex_destroy(&w->lock);
     shelf_drop(w->shelf);
     ramet__free(w->own);
+    ramet__weight_free(w->whole);
     ramet__reader_free(w->reader);
     ramet__free(w->name);
     ramet_runtime *rt = w->rt;
@@ -125,6 +127,15 @@ ramet_status ramet__weight_new(ramet__weight **out, ramet_runtime *rt, const cha
 out:
     ramet__weight_free(w);
     return st;
+}
+
+ramet_status ramet__weight_first(ramet__weight **out, ramet__weight *w, int64_t rows) {
+    ramet__shape shape = w->shape;
+    shape.dim[0] = rows;
+    RAMET__TRY(make(out, w->rt, w->name, w->enc, &shape));
+    (*out)->whole = ramet__weight_retain(w);
+    (*out)->data = w->data;
+    return RAMET_OK;
 }
 
 ramet__weight *ramet__weight_retain(ramet__weight *w) {

@@ -14,6 +14,8 @@ typedef struct ramet__weight ramet__weight;
 ramet_status ramet__weight_from_reader(ramet__weight **out, ramet_runtime *rt, const char *name, ramet__enc enc, const ramet__shape *shape, ramet__reader *reader, uint64_t offset);
 /* Owns zeroed memory: fill ramet__weight_mutable() before sharing it. */
 ramet_status ramet__weight_new(ramet__weight **out, ramet_runtime *rt, const char *name, ramet__enc enc, const ramet__shape *shape);
+/* The first `rows` rows of a weight, which it retains; packed on its own. */
+ramet_status ramet__weight_first(ramet__weight **out, ramet__weight *w, int64_t rows);
 ramet__weight *ramet__weight_retain(ramet__weight *w);
 void ramet__weight_free(ramet__weight *w);
 void *ramet__weight_mutable(ramet__weight *w); /* NULL for mapped ones */

@@ -145,6 +145,7 @@ static ramet_status set_masters(ramet_tuner *t) {
     for (int64_t i = 0; i < t->params.n; i++) {
         const ramet__weight *w = ramet__model_weight(m, t->params.param[i].name);
         ramet__weight_decode(t->params.param[i].value.data, w, 0, ramet__shape_rows(ramet__weight_shape(w)));
+        ramet__weight_leave_source(w); /* the master stands in for it */
     }
 out:
     return st;

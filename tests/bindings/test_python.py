@@ -224,7 +224,9 @@ class Running(Case):
         for more in ({}, dict(seed=3, **drawn)):
             more.update(mode="exact", max_tokens=40)
             self.assertEqual(self.model.generate("the river the river", draft=12, **more), self.model.generate("the river the river", **more))
+            self.assertEqual(self.model.generate("the river", draft_model=self.model, draft_vocabulary=200, **more), self.model.generate("the river", **more))
         self.fails("RAMET_E_ARGUMENT", "draft", self.model.generate, "the river", draft=-1)
+        self.fails("RAMET_E_ARGUMENT", "draft_vocabulary", self.model.generate, "the river", draft_model=self.model, draft_vocabulary=-1)
         seen = []
         made = self.model.session().generate([5, 6, 7], lambda id, piece: seen.append((id, piece)) or len(seen) == 3, max_tokens=12)
         self.assertEqual((made, len(seen)), (3, 3))

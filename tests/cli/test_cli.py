@@ -66,7 +66,7 @@ class Usage(Case):
     def test_wrong_use(self):
         m, t = self.model, self.train
         cases = [[], ["fly"], ["info"], ["info", m, m], ["list"], ["list", "flavours"], ["tokenize", m], ["tokenize", m, "-p", "a", "-f", t], ["embed", m], ["run", m], ["run", m, "-p", "x", "-n", "0"],
-                 ["run", m, "-p", "x", "--temp", "warm"], ["run", m, "-p", "x", "--mode", "quick"], ["run", m, "-p", "x", "--system", "s"], ["run", m, "-p"], ["eval", m], ["eval", m, "--text", t, "--score", "most"],
+                 ["run", m, "-p", "x", "--temp", "warm"], ["run", m, "-p", "x", "--mode", "quick"], ["run", m, "-p", "x", "--draft-vocabulary", "9"], ["run", m, "-p", "x", "--system", "s"], ["run", m, "-p"], ["eval", m], ["eval", m, "--text", t, "--score", "most"],
                  ["quantize", m, "o"], ["quantize", m, "--type", "Q4_0"], ["prune", m, "o"], ["rebase", m, m], ["tune", m], ["tune", m, "--data", t], ["tune", m, "--data", t, "-o", "x", "--type", "F16"],
                  ["classify", m], ["classify", m, "--data", t, "-o", "o", "--full", "--rank", "4"], ["merge", m, "-o", "x"], ["init", "s"], ["brief", "s"], ["update", m], ["update", m, "--brief", "b", "--lora", "l", "-o", "u"], ["feed", "s"], ["feed", "s", "u"], ["gate", "s", "c"],
                  ["commit"], ["undo"], ["log"], ["bench"], ["bench", m, "-r", "0"], ["bench", m, "--wings"], ["info", m, "--threads", "two"], ["info", m, "--threads", "-1"], ["cycle", m],
@@ -124,6 +124,8 @@ class Commands(Case):
         drawn = [self.json("run", self.model, "-p", "the river", "-n", 9, "--temp", 1, "--top-k", 40, "--top-p", 0.95, "--min-p", 0.001, "--seed", s)["ids"] for s in (1, 1, 2)]
         self.assertEqual(drawn[0], drawn[1])
         self.assertNotEqual(drawn[0], drawn[2])
+        drafted = self.json("run", self.model, "-p", "the river", "-n", 9, "--mode", "exact", "--draft-model", self.model, "--draft-vocabulary", 100)["ids"]
+        self.assertEqual(drafted, self.json("run", self.model, "-p", "the river", "-n", 9, "--mode", "exact")["ids"])
         chat = self.json("run", self.model, "-p", "hello", "--chat", "-n", 3)
         self.assertGreater(chat["prompt_tokens"], len(self.json("tokenize", self.model, "-p", "hello")["ids"]) + 4)
         self.assertNotEqual(self.json("run", self.model, "-p", "hello", "--chat", "--system", "be brief", "-n", 3)["prompt_tokens"], chat["prompt_tokens"])

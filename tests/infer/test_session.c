@@ -4,6 +4,7 @@
 #include "infer/session.h"
 #include "ramet/experimental.h"
 #include "ramet/session.h"
+#include "ramet/shrink.h"
 
 #define VOCAB 320
 enum { D = 64, HEADS = 4, KV = 2, HD = 16, FF = 128, LAYERS = 2, MAX = 64 };
@@ -614,6 +615,124 @@ static void test_draft_in_a_forked_sequence(void **state) {
     ramet_model_free(m);
 }
 
+static ramet_session *session_with(ramet_model *m, ramet_model *small, int64_t vocabulary) {
+    ramet_session_options o;
+    ramet_session *s = NULL;
+    ramet_session_options_init(&o, sizeof o);
+    o.mode = RAMET_MODE_EXACT;
+    o.max_context = 200;
+    o.draft_model = small;
+    o.draft_vocabulary = vocabulary;
+    OK(ramet_session_create(&s, m, &o));
+    return s;
+}
+
+/* The same model, but sure of what it says: the last norm's weights are much larger. */
+static ramet_model *sure_of(ramet_model *m) {
+    ramet_model *sure = NULL;
+    ramet__weight *weights[64], *norm = NULL, *old = ramet__model_weight(m, "output_norm.weight");
+    OK(ramet__weight_new(&norm, rt, "output_norm.weight", RAMET__ENC_F32, ramet__weight_shape(old)));
+    for (int64_t i = 0; i < D; i++) ((float *)ramet__weight_mutable(norm))[i] = 100 * ((const float *)ramet__weight_data(old))[i];
+    for (int64_t i = 0; i < m->n_weights; i++) weights[i] = m->weights[i] == old ? norm : m->weights[i];
+    OK(ramet__model_derive(&sure, m, &m->h, weights, m->n_weights, NULL));
+    ramet__weight_free(norm);
+    return sure;
+}
+
+/* A draft model changes neither ids nor text, whatever it is, and one that guesses right saves runs: the model itself, a pruned sibling, a head of few ids. */
+static void test_generate_with_a_draft_model(void **state) {
+    ramet_model *m = tiny(), *sure = sure_of(m), *sibling = NULL;
+    ramet_prune_options prune;
+    ramet_prune_options_init(&prune, sizeof prune);
+    prune.layers = 1;
+    prune.ids = text;
+    prune.count = TEXT;
+    OK(ramet_prune(&sibling, m, &prune));
+    const struct { ramet_model *small; int64_t vocabulary; float temperature; int32_t draft; } cases[] = {
+        {sure, 0, 0, 4}, {sure, 0, 0, 1}, {sure, 300, 0, 7}, {sure, 16, 0, 4}, {sure, 1, 2, 3}, {m, 0, .7f, 7}, {sibling, 0, 0, 4}, {sibling, 160, 1, 4}};
+    for (int32_t c = 0; c < RAMET__COUNT(cases); c++) {
+        stream plain = {.stop_at = 1000}, guessed = {.stop_at = 1000}, later[2] = {{.stop_at = 1000}, {.stop_at = 1000}};
+        int64_t made[2], outs;
+        const float *a, *b;
+        ramet_sampling o;
+        ramet_session *s = session_with(m, NULL, 0), *t = session_with(m, cases[c].small, cases[c].vocabulary);
+        t->draft_cost = .1f; /* one as large as the model could not pay */
+        ramet_sampling_init(&o, sizeof o);
+        o.temperature = cases[c].temperature;
+        o.seed = 3;
+        OK(ramet_session_generate(&made[0], s, 2, text, 13, 9, &o, collect, count_runs, &plain));
+        o.draft = cases[c].draft;
+        OK(ramet_session_generate(&made[1], t, 2, text, 13, 9, &o, collect, count_runs, &guessed));
+        assert_int_equal(made[0], made[1]);
+        assert_memory_equal(plain.ids, guessed.ids, sizeof plain.ids);
+        assert_string_equal(plain.text, guessed.text);
+        if (!c) assert_true(guessed.runs < plain.runs); /* those of the model, and of the other when it catches up */
+        /* the host takes the text back and goes another way, to the end of the context, in blocks that it shares: the draft model comes along */
+        for (int32_t i = 0; i < 2; i++) {
+            ramet_session *each = i ? t : s;
+            o.draft = i ? cases[c].draft : 0;
+            OK(ramet_session_truncate(each, 2, 14));
+            OK(ramet_session_run(NULL, NULL, each, text + 3, (int32_t[]){2, 2, 2, 2}, NULL, 4, NULL, NULL));
+            OK(ramet_session_fork(each, 3, 2, 17));
+            OK(ramet_session_fork(each, 2, 3, 17));
+            OK(ramet_session_generate(&made[i], each, 2, text + 9, 2, 200, &o, collect, NULL, &later[i]));
+        }
+        assert_int_equal(made[0], made[1]);
+        assert_memory_equal(later[0].ids, later[1].ids, sizeof later[0].ids);
+        OK(ramet_session_truncate(s, 2, ramet_session_length(s, 2) - 2));
+        OK(ramet_session_truncate(t, 2, ramet_session_length(t, 2) - 2));
+        OK(ramet_session_run(&a, &outs, s, text + 7, (int32_t[]){2}, NULL, 1, NULL, NULL));
+        OK(ramet_session_run(&b, &outs, t, text + 7, (int32_t[]){2}, NULL, 1, NULL, NULL));
+        assert_memory_equal(a, b, VOCAB * sizeof *a);
+        ramet_session_free(s);
+        ramet_session_free(t);
+    }
+    ramet_session_options o;
+    ramet_session *s = NULL;
+    ramet_session_options_init(&o, sizeof o);
+    o.draft_model = sibling;
+    o.draft_vocabulary = VOCAB + 1;
+    REFUSED(RAMET_E_ARGUMENT, "draft_vocabulary is 321; 0 (all) to 320", ramet_session_create(&s, m, &o));
+    o.draft_vocabulary = -1;
+    REFUSED(RAMET_E_ARGUMENT, "draft_vocabulary is -1", ramet_session_create(&s, m, &o));
+    assert_null(s);
+    ramet_model_free(sibling);
+    ramet_model_free(sure);
+    ramet_model_free(m);
+}
+
+/* What it guesses is its own text; after guesses that were wrong it rests, each time for longer. */
+static void test_a_draft_model_rests(void **state) {
+    ramet_model *m = tiny(), *sure = sure_of(m);
+    ramet_session *s = session_with(m, sure, 0);
+    ramet_sampling o;
+    ramet__draft d = {0};
+    stream plain = {.stop_at = 1000};
+    int32_t t[64];
+    int64_t guesses, rested = 0, longest = 0;
+    ramet_sampling_init(&o, sizeof o);
+    OK(ramet_session_generate(NULL, s, 2, text, 13, 5, NULL, collect, NULL, &plain));
+    OK(ramet_session_truncate(s, 2, 12));
+    s->draft_cost = .1f;
+    memcpy(t, text, 13 * sizeof *t);
+    OK(ramet__draft_init(&d, s, 2, 4, 64, &o, NULL, NULL));
+    OK(ramet__draft_guess(&guesses, &d, t, 13, 10, 0));
+    assert_int_equal(guesses, 4);
+    assert_memory_equal(t + 13, plain.ids, 4 * sizeof *t);
+    OK(ramet__draft_guess(&guesses, &d, t, 13, 2, 4));
+    assert_int_equal(guesses, 2);
+    for (int i = 0; i < 100; i++) {
+        OK(ramet__draft_guess(&guesses, &d, t, 13, 10, 0));
+        rested = guesses ? 0 : rested + 1;
+        longest = RAMET__MAX(longest, rested);
+    }
+    assert_true(longest >= 32);
+    ramet__draft_free(&d);
+    ramet_session_free(s);
+    ramet_model_free(sure);
+    ramet_model_free(m);
+}
+
 typedef struct taps { int n; char names[32][32]; int64_t rows[32], cols[32]; float hidden[64]; int cancel; } taps;
 
 static int32_t on_tap(const char *name, const float *values, int64_t rows, int64_t columns, void *user) {
@@ -661,6 +780,7 @@ int main(void) {
         cmocka_unit_test(test_session_adapters_side_by_side),
         cmocka_unit_test(test_generate),
         cmocka_unit_test(test_generate_with_a_draft), cmocka_unit_test(test_draft_in_a_forked_sequence),
+        cmocka_unit_test(test_generate_with_a_draft_model), cmocka_unit_test(test_a_draft_model_rests),
         cmocka_unit_test(test_model_tap),
     };
     return cmocka_run_group_tests(tests, make_runtime, drop_runtime);

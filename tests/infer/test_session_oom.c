@@ -22,6 +22,8 @@ static ramet_status run(ramet_runtime *runtime, void *user) {
     o.max_context = 32;
     o.max_rows = 8;
     MAKE(model, ramet_model_load_path(&model, runtime, tiny_path()));
+    o.draft_model = model;
+    o.draft_vocabulary = 300;
     MAKE(session, ramet_session_create(&session, model, &o));
     st = ramet_session_run(&logits, &rows, session, ids, NULL, NULL, 7, NULL, NULL);
     assert_int_equal(rows, st ? -1 : 1);

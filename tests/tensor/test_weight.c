@@ -72,6 +72,31 @@ static void shares_the_pages_of_its_reader(void **state) {
     ramet_runtime_free(rt);
 }
 
+static void first_rows_outlive_the_whole(void **state) {
+    ramet_runtime *rt = runtime(2, 0);
+    uint64_t bytes;
+    uint8_t *data = rows_of(RAMET__ENC_Q8_0, &bytes, 0);
+    ramet__reader *reader = memory(rt, data, bytes);
+    ramet__weight *w = NULL, *first = NULL;
+    float got[37 * 96], want[37 * 96];
+    assert_int_equal(ramet__weight_from_reader(&w, rt, "w", RAMET__ENC_Q8_0, &shape, reader, 0), RAMET_OK);
+    assert_int_equal(ramet__weight_first(&first, w, 37), RAMET_OK);
+    ramet__reader_free(reader);
+    ramet__weight_free(w);
+    assert_int_equal(ramet__weight_shape(first)->dim[0], 37);
+    assert_int_equal(ramet__weight_bytes(first), bytes / 70 * 37);
+    assert_int_equal(ramet__weights_pack(&first, 1), RAMET_OK);
+    ramet__weight_decode(got, first, 0, 37);
+    ramet__encoding_get(RAMET__ENC_Q8_0)->decode(want, data, 37 * 96);
+    assert_memory_equal(got, want, sizeof want);
+    const ramet__product *p = ramet__weight_product(first, RAMET__EXACT);
+    p->packing->decode(got, ramet__weight_packed(first), 37, 96, 36); /* the last row of the packing */
+    assert_memory_equal(got, want + 36 * 96, 96 * sizeof *want);
+    ramet__weight_free(first);
+    ramet_runtime_free(rt);
+    free(data);
+}
+
 static void packs_the_same_on_any_number_of_threads(void **state) {
     for (int e = 0; e < RAMET__ENC_COUNT && ramet__encoding_get((ramet__enc)e)->encode; e++) {
         uint8_t *first = NULL;
@@ -233,7 +258,7 @@ static void failing_allocations_leave_nothing(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(shares_the_pages_of_its_reader), cmocka_unit_test(packs_the_same_on_any_number_of_threads),
+        cmocka_unit_test(shares_the_pages_of_its_reader), cmocka_unit_test(first_rows_outlive_the_whole), cmocka_unit_test(packs_the_same_on_any_number_of_threads),
             cmocka_unit_test(two_threads_pack_once),
         cmocka_unit_test(refuses_what_does_not_fit), cmocka_unit_test(finds_the_row_that_is_not_finite),
             cmocka_unit_test(a_budget_refuses_the_packing),

@@ -28,7 +28,7 @@ RuntimeOptions = _structure("RuntimeOptions", ("threads", i32), ("alloc", ptr), 
                             ("isa", i32), ("executor", ptr), ("executor_user", ptr))
 Source = _structure("Source", ("kind", i32), ("path", text), ("descriptor", i32), ("untrusted", i32), ("offset", u64), ("length", u64), ("data", ptr), ("read", ptr), ("user", ptr))
 TensorInfo = _structure("TensorInfo", ("rank", i32), ("dim", i64 * 4), ("name", text), ("encoding", text), ("bytes", u64))
-SessionOptions = _structure("SessionOptions", ("mode", i32), ("max_context", i64), ("max_rows", i32), ("max_sequences", i32), ("max_rank", i32), ("max_outputs", i32), ("dora", i32))
+SessionOptions = _structure("SessionOptions", ("mode", i32), ("max_context", i64), ("max_rows", i32), ("max_sequences", i32), ("max_rank", i32), ("max_outputs", i32), ("dora", i32), ("draft_model", ptr), ("draft_vocabulary", i64))
 EmbedderOptions = _structure("EmbedderOptions", ("mode", i32), ("max_rows", i32), ("max_sequences", i32))
 Sampling = _structure("Sampling", ("temperature", f32), ("top_k", i32), ("top_p", f32), ("min_p", f32), ("seed", u64), ("draft", i32))
 BatcherOptions = _structure("BatcherOptions", ("chunk", i32), ("cache_bytes", u64))

@@ -240,7 +240,7 @@ static ramet_status build(ramet__built *out, ramet__graph *g, const struct ramet
     }
     x = ramet__op_gather(g, x, ramet__graph_input(g, "outs", RAMET__TYPE_I32, RAMET__AXIS_OUTS, 0)); /* the head is wide: only rows that are wanted go through it */
     out->hidden = ramet__op_tap(g, norm(b, x, "output_norm.weight", -1), "hidden");
-    out->logits = linear(b, out->hidden, h->tied ? "token_embd.weight" : "output.weight", -1);
+    out->logits = o->head ? ramet__op_linear(g, out->hidden, ramet__graph_weight(g, o->head), -1, NULL) : linear(b, out->hidden, ramet__model_head(m), -1);
     return ramet__graph_status(g);
 }
 

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* test_run.c - what a run promises: the same bits for any number of threads, rows that do not feel their neighbours in
  * exact mode, writes that come last and whole, taps, no allocation, and an answer to every wrong input. */
+#include "graph/ops/linear.h"
 #include "train_run.h"
 #include <time.h>
 
@@ -639,6 +640,46 @@ static void test_every_operation_is_listed(void **state) {
     assert_false(ramet__op_list(RAMET__COUNT(ops), &name, &detail));
 }
 
+/* The time of the worker that is done last, in even shares, when each next piece goes to who is free first. */
+static double last_done(linear_piece of, int64_t rows, int64_t cols, int32_t workers) {
+    double done[8] = {0};
+    for (int64_t c = 0; c < cols; c += of.cols)
+        for (int64_t r = 0; r < rows; r += of.rows) {
+            int32_t free_one = 0;
+            for (int32_t w = 1; w < workers; w++)
+                if (done[w] < done[free_one]) free_one = w;
+            done[free_one] += (double)(RAMET__MIN(of.rows, rows - r) * RAMET__MIN(of.cols, cols - c));
+        }
+    double last = 0;
+    for (int32_t w = 0; w < workers; w++) last = fmax(last, done[w]);
+    return last * workers / (double)(rows * cols);
+}
+
+/* Speed alone would tell, bits do not: products of real widths are cut so that no worker waits for a third of its time. */
+static void test_pieces_keep_workers_busy(void **state) {
+    (void)state;
+    static const int64_t widths[] = {192, 384, 576, 1536, 2048, 5632, 49152}, counts[] = {1, 2, 8, 64, 100, 128, 256, 500, 512, 2048};
+    static const char *const encodings[] = {"F32", "BF16", "Q4_0", "Q8_0", "Q6_K"};
+    for (int32_t isa = RAMET_ISA_SIMD; isa <= RAMET_ISA_I8MM; isa++) {
+        const ramet__kernels *k = ramet__kernels_get(isa, UINT32_MAX);
+        if (!k) continue; /* another processor's */
+        for (int32_t e = 0; e < RAMET__COUNT(encodings); e++)
+            for (int32_t arithmetic = 0; arithmetic < 3; arithmetic++)
+                for (int32_t way = RAMET__FORWARD; way <= RAMET__BACK; way++)
+                    for (int32_t c = 0; c < RAMET__COUNT(counts) * RAMET__COUNT(widths); c++)
+                        for (int32_t workers = 1; workers <= 8; workers++) {
+                            const int64_t rows = counts[c / RAMET__COUNT(widths)], cols = widths[c % RAMET__COUNT(widths)];
+                            linear_part part = {0};
+                            ramet__linear_most(&part, ramet__kernels_product(k, encodings[e], arithmetic), way, rows);
+                            const linear_piece of = ramet__linear_piece(&part, rows, cols, workers);
+                            const double last = last_done(of, rows, cols, workers);
+                            if (last > (cols < 64 * workers ? 1.67 : 1.34)) /* narrow ones have few pieces of 32 columns */
+                                fail_msg("level %d, %s, arithmetic %d, way %d, %d rows, %d columns, %d workers: pieces of %d x %d end after %.2f", isa, encodings[e], arithmetic, way, (int)rows, (int)cols,
+                                         workers, (int)of.rows, (int)of.cols, last);
+                        }
+    }
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_bits_do_not_depend_on_threads),
@@ -652,6 +693,7 @@ int main(void) {
         cmocka_unit_test(test_sums_may_be_added_directly),
         cmocka_unit_test(test_every_wrong_input_is_answered),
         cmocka_unit_test(test_operations_without_derivative_say_so),
+        cmocka_unit_test(test_pieces_keep_workers_busy),
         cmocka_unit_test(test_every_operation_is_listed)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

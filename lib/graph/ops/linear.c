@@ -14,7 +14,8 @@
 #define DENSE_COLS 128
 #define MANY_PIECES 8
 #define WHOLE_COLS 64 /* pieces have so many columns, times a number */
-#define LEAST_COLS 32 /* or times this, where workers would wait */
+#define LEAST_COLS 32 /* or times this, where workers would wait; and at least so many rows */
+#define LEAST_ROWS 32
 
 static const ramet__gshape *shape(const ramet__graph *g, ramet__val v) { return ramet__graph_shape(g, v); }
 int32_t ramet__linear_check(ramet__graph *g, ramet__val x, ramet__val w, int32_t dim, const char *op) {
@@ -104,14 +105,30 @@ void ramet__linear_most(linear_part *part, const ramet__product *product, int32_
     part->cols = product ? product->scheme->piece[way].cols : DENSE_COLS;
 }
 static int32_t waiting(int64_t pieces, int64_t workers) { return 6 * (RAMET__ROUND_UP(pieces, workers) - pieces) > pieces; }
+/* Pieces of fewer rows and columns of which the last is done first: a piece's time is its size, and what it reads for that. */
+static linear_piece share_out(linear_piece most, int64_t rows, int64_t cols, int64_t step, int64_t workers) {
+    const int64_t across = ramet__ceil_div(cols, most.cols);
+    linear_piece best = most;
+    int64_t least = INT64_MAX;
+    for (int64_t r = most.rows; r == most.rows || (r >= LEAST_ROWS && r < rows); r /= 2)
+        for (int64_t n = across; n <= across + 2 * workers; n++) {
+            const int64_t c = RAMET__MIN(most.cols, RAMET__ROUND_UP(ramet__ceil_div(cols, n), step)), tall = RAMET__MIN(r, rows);
+            const int64_t pieces = ramet__ceil_div(rows, r) * ramet__ceil_div(cols, c), time = ramet__ceil_div(pieces, workers) * (tall * c + 16 * tall + 8 * c);
+            if (time < least) {
+                least = time;
+                best = (linear_piece){r, c};
+            }
+        }
+    return best;
+}
 linear_piece ramet__linear_piece(const linear_part *part, int64_t rows, int64_t cols, int64_t workers) {
-    int64_t of = part->rows, down, across = ramet__ceil_div(cols, part->cols), step = WHOLE_COLS;
+    int64_t of = part->rows, down, across = ramet__ceil_div(cols, part->cols);
     while ((down = ramet__ceil_div(rows, of)), of >= 2 * DENSE_ROWS && waiting(down * across, workers)) of /= 2;
-    if (down == 1 && waiting(across, workers)) {
-        across = RAMET__ROUND_UP(across, workers);
-        step = part->product ? RAMET__MAX(LEAST_COLS, part->product->packing->k_block) : LEAST_COLS;
+    if (waiting(down * across, workers)) {
+        const int64_t step = part->product ? RAMET__MAX(LEAST_COLS, part->product->packing->k_block) : LEAST_COLS;
+        return share_out((linear_piece){of, part->cols}, rows, cols, step, workers);
     }
-    return (linear_piece){of, RAMET__MIN(part->cols, RAMET__ROUND_UP(ramet__ceil_div(cols, across), step))};
+    return (linear_piece){of, RAMET__MIN(part->cols, RAMET__ROUND_UP(ramet__ceil_div(cols, across), WHOLE_COLS))};
 }
 /* The parts of a step that has at most so many rows; their prepared activations take `bytes` of shared room. */
 static void cut_parts(linear_part *part, ramet__plan *p, ramet__step *s, int64_t rows, int32_t arithmetic) {

@@ -12,7 +12,7 @@
  *   super   K-quants, one entry: 16 halves d, and where there is a minimum 16 halves -dmin; 64 bytes
  * The last unit and the last panel are filled up with zeros. A vector of 4 inputs x 16 outputs meets 4 broadcast activations: no horizontal sums.
  *
- * One row of activations reads panels as they lie, each encoding with code of its own. Many rows, transposed products and other
+ * A few rows of activations read panels as they lie, each encoding with code of its own. Many rows, transposed products and other
  * arithmetics read p16_block, the form in which all encodings are the same: made a panel at a time, used for every row.
  */
 #ifndef RAMET__PANEL16_H

@@ -3,7 +3,12 @@
 #include "simd/vec.h"
 #include "simd/panel16.h"
 
-INLINE void expand(const int enc, p16_block *dst, const uint8_t *panel, int64_t from, int64_t to) {
+#if VL == 16 || defined(__AVX2__) || defined(RAMET__NEON)
+#define EACH INLINE /* encoding has code of its own */
+#else
+#define EACH NOINLINE static /* the floor has one for all */
+#endif
+EACH void expand(const int enc, p16_block *dst, const uint8_t *panel, int64_t from, int64_t to) {
     for (; from < to; from++, dst++) {
         const p16_place at = p16_at(enc, panel, from);
         for (int h = 0; h < HALVES; h++) {

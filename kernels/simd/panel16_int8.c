@@ -123,6 +123,15 @@ enum { GROUP = 64 };
 enum { GROUP = 48 };
 #endif
 
+/* Rows that meet a panel where it lies: arranging its blocks for them does not pay yet */
+#ifdef RAMET__VEC512
+enum { FEW = 1 };
+#elif defined(RAMET__ONE_ROW)
+enum { FEW = 3 };
+#else
+enum { FEW = 5 };
+#endif
+
 /* Few rows wait for memory. Hardware follows the stream, but not over the end of a page: what is this far ahead is fetched, to L1 for one row,
  * which keeps up with no more, to L2 for several, whose activations live in L1. */
 enum { NEAR = 4096, AHEAD = 8192 };
@@ -167,21 +176,23 @@ INLINE void add_rows(const int enc, vf *sum, const p16_place *at, int h, const i
 }
 
 #ifndef RAMET__ONE_ROW
-/* One row against panel p where it lies; its sums stay in registers. */
-INLINE void one(const int enc, const ramet__product_args *a, int64_t p) {
+/* A few rows against panel p where it lies */
+INLINE void few_rows(const int enc, const ramet__product_args *a, int64_t p) {
+    const int64_t rows = FEW == 1 ? 1 : a->m;
     const int64_t blocks = a->k / 32, each = p16_unit_bytes(enc) / p16_unit(enc), rest = (int64_t)one_row(a->k);
     const uint8_t *panel = (const uint8_t *)a->packed + p * p16_bytes(enc, a->k);
     const int8_row first = int8_row_at(a->x, a->k);
-    vf sum[HALVES];
-    UNROLL for (int h = 0; h < HALVES; h++) sum[h] = vzero();
+    vf sum[HALVES][FEW];
+    for (int h = 0; h < HALVES; h++) for (int64_t r = 0; r < rows; r++) sum[h][r] = vzero();
     for (int64_t b = 0; b < blocks; b++) {
         UNROLL for (int64_t i = 0; i < each; i += 64) PREFETCH((uintptr_t)panel + (uintptr_t)(b * each + i + NEAR), 3);
         const p16_place at = p16_at(enc, panel, b);
-        UNROLL for (int h = 0; h < HALVES; h++) add_rows(enc, &sum[h], &at, h, &first, 1, 0, rest, blocks, b);
+        for (int h = 0; h < HALVES; h++) add_rows(enc, sum[h], &at, h, &first, rows, a->x_stride, rest, blocks, b);
     }
-    UNROLL for (int h = 0; h < HALVES; h++) {
+    for (int h = 0; h < HALVES; h++) {
         const int64_t n = p * 16 + h * VL;
-        finish(a, 0, n, a->bias ? vget(a->bias + n, a->to - n) : vzero(), sum[h]);
+        const vf bias = a->bias ? vget(a->bias + n, a->to - n) : vzero();
+        for (int64_t r = 0; r < rows; r++) finish(a, r, n, bias, sum[h][r]);
     }
 }
 #endif
@@ -217,14 +228,14 @@ INLINE void forward(const int enc, const ramet__product_args *a) {
 #ifdef RAMET__ONE_ROW
 #define FORWARD(ENC)                                                                                                                \
     static void forward_##ENC(const ramet__product_args *a) {                                                                       \
-        if (a->m == 1) FN_ONE(panel16_int8_forward_##ENC)(a);                                                                       \
+        if (a->m <= FEW) FN_ONE(panel16_int8_forward_##ENC)(a);                                                                     \
         else forward(P16_##ENC, a);                                                                                                 \
     }
 #define OF(ENC) forward_##ENC
 #else
 #define FORWARD(ENC)                                                                                                                \
     void FN(panel16_int8_forward_##ENC)(const ramet__product_args *a) {                                                             \
-        if (a->m == 1) for (int64_t p = a->from / 16; p * 16 < a->to; p++) one(P16_##ENC, a, p);                                    \
+        if (a->m <= FEW) for (int64_t p = a->from / 16; p * 16 < a->to; p++) few_rows(P16_##ENC, a, p);                             \
         else forward(P16_##ENC, a);                                                                                                 \
     }
 #define OF(ENC) FN(panel16_int8_forward_##ENC)

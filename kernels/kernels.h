@@ -79,7 +79,8 @@ typedef struct ramet__product {
     void (*transposed)(const ramet__product_args *a); /* dx[m, k0..k1) = dy[m,n] . W[n, k0..k1) */
 } ramet__product;
 
-enum { RAMET__KV_ROWS, RAMET__KV_CACHE, RAMET__KV_CACHE_F16 }; /* how attention finds keys and values */
+enum { RAMET__KV_ROWS, RAMET__KV_CACHE, RAMET__KV_CACHE_F16, RAMET__KV_CACHE_INT8 }; /* how attention finds keys and values */
+static inline uint64_t ramet__kv_scales(int64_t numbers) { return ((uint64_t)numbers + 3) / 4 * 4; } /* where the scales stand behind so many int8 */
 
 typedef void ramet__attention_fn(float *o, int64_t o_row, float *lse, int64_t lse_row, const float *q, int64_t q_row, int64_t rows, int64_t group,
     int64_t hd, const void *const *k_block, const void *const *v_block, int32_t layout, int64_t kv_row, int64_t block,
@@ -160,7 +161,7 @@ typedef struct ramet__kernels {
      * q: [rows, group, hd] strides q_row (between rows) and hd between heads of the group; o likewise with o_row.
      * limit[r]: keys 0..limit[r]-1 are visible to row r. k_block[b], v_block[b]: `block` consecutive keys and values as `layout` says:
      * KV_ROWS: floats, a key every kv_row. KV_CACHE: floats, keys turned over [hd, block], values [block, hd]; KV_CACHE_F16: the same in
-     * halves (kv_row unused). lse: [rows, group] (stride lse_row), may be NULL.
+     * halves (kv_row unused); KV_CACHE_INT8: in int8, a key's or value's scale among `block` floats at ramet__kv_scales(block * hd). lse: [rows, group] (stride lse_row), may be NULL.
      * exact: each row's result is independent of the others in the call. scratch: attention_scratch(rows, group, hd, block) bytes. */
     ramet__attention_fn *attention;
     /* Gradient for one kv head of one segment of `rows` rows; causal: row r sees keys 0..r, else all. dq, dk, dv are written (not added);

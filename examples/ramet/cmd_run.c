@@ -41,7 +41,7 @@ static int take_cached(int64_t *kept, ramet_session *s, const char *path, const 
 int cmd_run(cli *c, int argc, char **argv) {
     const char *text = NULL, *file = NULL, *lora = NULL, *system = NULL, *mode = "balanced", *cache = NULL, *small = NULL, *path;
     int64_t n = 128, seed = 0, words = 0;
-    int chat = 0;
+    int chat = 0, int8 = 0;
     double temp = 0, top_p = 1, min_p = 0;
     ramet_sampling s;
     ramet_sampling_init(&s, sizeof s);
@@ -55,6 +55,7 @@ int cmd_run(cli *c, int argc, char **argv) {
                         {"--draft-vocabulary", OPT_LONG, &words, "N", "it guesses the first N ids alone, which is faster (default 0: all)"},
                         {"--lora", OPT_TEXT, &lora, "A[:scale]", "an adapter"},
                         {"--prompt-cache", OPT_TEXT, &cache, "FILE", "go on from what FILE holds of the prompt, and keep the whole text there"}, {"--mode", OPT_TEXT, &mode, "MODE", "exact, balanced (default), fast"},
+                        {"--int8-cache", OPT_FLAG, &int8, NULL, "keys and values in int8: half the memory"},
                         {NULL, OPT_FLAG, NULL, NULL, NULL}};
     char *data = NULL;
     size_t size = 0;
@@ -77,6 +78,7 @@ int cmd_run(cli *c, int argc, char **argv) {
     ramet_session_options so;
     ramet_session_options_init(&so, sizeof so);
     so.mode = mode_named(mode);
+    so.cache = int8 ? RAMET_CACHE_INT8 : RAMET_CACHE_DEFAULT;
     if (so.max_outputs <= s.draft) so.max_outputs = s.draft + 1;
     ramet_session *session = NULL;
     ramet_adapter *adapter = NULL;
@@ -146,9 +148,10 @@ static int by_value(const void *a, const void *b) { return *(const double *)a < 
 
 int cmd_bench(cli *c, int argc, char **argv) {
     const char *mode = "balanced", *path;
-    int p = 512, n = 128, reps = 5, depth = 0;
+    int p = 512, n = 128, reps = 5, depth = 0, int8 = 0;
     const opt opts[] = {{"-p", OPT_INT, &p, "N", "tokens of prefill (default 512)"}, {"-n", OPT_INT, &n, "N", "tokens of decode (default 128)"}, {"-r", OPT_INT, &reps, "N", "repetitions (default 5)"},
-                        {"-d", OPT_INT, &depth, "N", "context before decode (default 0)"}, {"--mode", OPT_TEXT, &mode, "MODE", "exact, balanced (default), fast"}, {NULL, OPT_FLAG, NULL, NULL, NULL}};
+                        {"-d", OPT_INT, &depth, "N", "context before decode (default 0)"}, {"--mode", OPT_TEXT, &mode, "MODE", "exact, balanced (default), fast"}, {"--int8-cache", OPT_FLAG, &int8, NULL, "keys and values in int8"},
+                        {NULL, OPT_FLAG, NULL, NULL, NULL}};
     int done, code = cli_parse(c, argc, argv, opts, &path, 1, 1, NULL, &done);
     if (code || done) return code;
     if (p < 1 || n < 1 || reps < 1 || reps > 100 || depth < 0) return cli_usage(c, "-p, -n and -r (at most 100) must be positive");
@@ -156,6 +159,7 @@ int cmd_bench(cli *c, int argc, char **argv) {
     ramet_session_options so;
     ramet_session_options_init(&so, sizeof so);
     so.mode = mode_named(mode);
+    so.cache = int8 ? RAMET_CACHE_INT8 : RAMET_CACHE_DEFAULT;
     so.max_context = (p > n + depth ? p : n + depth) + 1;
     so.max_rows = p < 512 ? p : 512;
     so.max_sequences = 1;

@@ -17,6 +17,9 @@ typedef struct ramet_session ramet_session;
 #define RAMET_MODE_BALANCED 1 /**< default: reduced-precision products where the loss does not show; caches in IEEE halves */
 #define RAMET_MODE_FAST 2     /**< as balanced, but int8 products round all activations once: many rows are faster, at some loss of accuracy (README, "Speed") */
 
+#define RAMET_CACHE_DEFAULT 0 /**< keys and values in floats (exact) or IEEE halves */
+#define RAMET_CACHE_INT8 1    /**< in int8, with a scale for each position and head: half the bytes, at some loss of accuracy (README, "Serving"); not in mode exact */
+
 typedef struct ramet_session_options {
     uint32_t struct_size;
     int32_t mode;              /**< RAMET_MODE_*; default BALANCED */
@@ -30,6 +33,7 @@ typedef struct ramet_session_options {
                                     (Leviathan et al. 2023, speculative decoding). Retained; its keys and values are beside the session's own. Since 0.1 */
     int64_t draft_vocabulary;  /**< the draft model only guesses ids below this, so its head is as much smaller; a byte-pair vocabulary begins with
                                     what is frequent. 0 (default): all. Since 0.1 */
+    int32_t cache;             /**< RAMET_CACHE_*; default DEFAULT. Since 0.1 */
 } ramet_session_options;
 RAMET_API void ramet_session_options_init(ramet_session_options *options, uint32_t struct_size);
 

@@ -9,6 +9,7 @@
 static double at(const void *const *table, int32_t layout, int keys, int64_t j, int64_t i, int64_t hd, int64_t kv_row, int64_t block) {
     int64_t r = j % block, e = layout == RAMET__KV_ROWS ? r * kv_row + i : keys ? i * block + r : r * hd + i;
     const void *b = table[j / block];
+    if (layout == RAMET__KV_CACHE_INT8) return (double)((const int8_t *)b)[e] * (double)((const float *)(const void *)((const char *)b + ramet__kv_scales(block * hd)))[r];
     return layout == RAMET__KV_CACHE_F16 ? (double)ramet__half_f32(((const uint16_t *)b)[e]) : (double)((const float *)b)[e];
 }
 

@@ -43,11 +43,16 @@ static void copy_rows(float *dst, int64_t to, const float *src, int64_t stride, 
         for (int64_t i = 0; i < to; i += VL) vstore(dst + r * to + i, vget(src + r * stride + i, hd - i));
 }
 
-/* n numbers of `size` bytes as floats */
+/* n numbers of `size` bytes (floats, halves, int8 without their scales) as floats */
 INLINE void widen(float *dst, const void *src, int64_t n, int64_t size) {
     int64_t i = 0;
     if (size == 4) {
         memcpy(dst, src, (size_t)n * 4);
+        return;
+    }
+    if (size == 1) {
+        for (; i + VL <= n; i += VL) vstore(dst + i, vi8((const uint8_t *)src + i));
+        for (; i < n; i++) dst[i] = (float)((const int8_t *)src)[i];
         return;
     }
     for (; i + VL <= n; i += VL) vstore(dst + i, vhalf((const uint16_t *)src + i));
@@ -55,7 +60,7 @@ INLINE void widen(float *dst, const void *src, int64_t n, int64_t size) {
 }
 
 /* The same FMA chains as tile_rows, for so few rows that a block of a cache is used as it is read: R rows x NV vectors of c[., n], n whole
- * vectors; b: halves or floats [depth][n]. */
+ * vectors; b: int8 or halves [depth][n]. */
 #ifdef RAMET__VEC512
 enum { ACROSS = 4, FEW = 8 };
 #elif defined(__AVX2__) || defined(RAMET__NEON)
@@ -77,7 +82,7 @@ INLINE void few_run(const int R, const int size, ahead *f, float *c, int64_t ldc
             vf w[ACROSS];
             UNROLL for (int v = 0; v < ACROSS; v++) {
                 const char *from = b + (i * n + at[v]) * size;
-                w[v] = size == 2 ? vhalf((const uint16_t *)(const void *)from) : vload((const float *)(const void *)from);
+                w[v] = size == 1 ? vi8((const uint8_t *)from) : vhalf((const uint16_t *)(const void *)from);
             }
             ask(f, size);
             UNROLL for (int r = 0; r < R; r++)
@@ -94,8 +99,8 @@ INLINE void few_rows(const int size, ahead *f, float *c, int64_t ldc, int64_t m,
 }
 NOINLINE static void few(int64_t size, ahead *f, float *c, int64_t ldc, int64_t m, int64_t n, const float *a, int64_t a_row, const void *b, int64_t depth,
                          int more) {
-    if (size == 2) few_rows(2, f, c, ldc, m, n, a, a_row, b, depth, more);
-    else few_rows(4, f, c, ldc, m, n, a, a_row, b, depth, more);
+    if (size == 1) few_rows(1, f, c, ldc, m, n, a, a_row, b, depth, more);
+    else few_rows(2, f, c, ldc, m, n, a, a_row, b, depth, more);
 }
 
 uint64_t FN(attention_scratch)(int64_t rows, int64_t group, int64_t hd, int64_t block) {
@@ -129,10 +134,20 @@ INLINE float weights(float *s, int64_t seen, float *top, float *shrink) {
     return vsum(total);
 }
 
+/* Scales of the keys or values from key to key + here, then zeros */
+static void scales(float *dst, const void *const *table, int64_t key, int64_t here, int64_t block, int64_t hd) {
+    const uint64_t at = ramet__kv_scales(block * hd);
+    for (int64_t j = 0; j < KEYS; j++) dst[j] = j < here ? ((const float *)(const void *)((const char *)table[(key + j) / block] + at))[(key + j) % block] : 0.0f;
+}
+INLINE void times(float *s, const float *by) {
+    for (int64_t i = 0; i < KEYS; i += VL) vstore(s + i, vmul(vload(s + i), vload(by + i)));
+}
+
 void FN(attention)(float *o, int64_t o_row, float *lse, int64_t lse_row, const float *q, int64_t q_row, int64_t rows, int64_t group, int64_t hd,
                    const void *const *k_block, const void *const *v_block, int32_t layout, int64_t kv_row, int64_t block, const int32_t *limit,
                    float scale, void *scratch) {
-    int64_t size = layout == RAMET__KV_CACHE_F16 ? 2 : 4, wide = padded(hd), all = rows * group;
+    int64_t size = layout == RAMET__KV_CACHE_INT8 ? 1 : layout == RAMET__KV_CACHE_F16 ? 2 : 4, wide = padded(hd), all = rows * group;
+    float by[2][KEYS]; /* int8's scales of keys, of values */
     float *kt = scratch, *vp = kt + hd * KEYS, *qs = vp + KEYS * wide, *acc = qs + ROWS * wide, *s = acc + ROWS * wide, *top = s + ROWS * KEYS, *total = top + ROWS;
     for (int64_t first = 0; first < all; first += ROWS) {
         int64_t count = all - first < ROWS ? all - first : ROWS, most = 0;
@@ -147,8 +162,8 @@ void FN(attention)(float *o, int64_t o_row, float *lse, int64_t lse_row, const f
             total[i] = 0.0f;
             if (limit[r] > most) most = limit[r];
         }
-        const int cached = layout != RAMET__KV_ROWS && block == KEYS, as_read = cached && count <= FEW && hd % VL == 0;
-        ahead soon = {k_block, v_block, 0, cached && count <= FETCH_ROWS ? (most + KEYS - 1) / KEYS * 2 : 0, KEYS * hd * size, NULL, NULL};
+        const int cached = layout != RAMET__KV_ROWS && block == KEYS, as_read = cached && size < 4 && count <= FEW && hd % VL == 0;
+        ahead soon = {k_block, v_block, 0, cached && count <= FETCH_ROWS ? (most + KEYS - 1) / KEYS * 2 : 0, KEYS * hd * size + (size == 1 ? KEYS * 4 : 0), NULL, NULL};
         ask(&soon, LEAD);
         for (int64_t key = 0; key < most; key += KEYS) {
             int64_t here = most - key < KEYS ? most - key : KEYS;
@@ -170,6 +185,7 @@ void FN(attention)(float *o, int64_t o_row, float *lse, int64_t lse_row, const f
                 }
             }
             if (!as_read) product(&soon, s, KEYS, count, here, qs, wide, 1, keys, KEYS, hd, &fresh);
+            if (size == 1) scales(by[0], k_block, key, here, block, hd), scales(by[1], v_block, key, here, block, hd);
             for (int64_t i = 0; i < count; i++) {
                 int64_t seen = (int64_t)limit[(first + i) / group] - key;
                 float shrink;
@@ -177,7 +193,9 @@ void FN(attention)(float *o, int64_t o_row, float *lse, int64_t lse_row, const f
                     memset(s + i * KEYS, 0, KEYS * 4);
                     continue;
                 }
+                if (size == 1) times(s + i * KEYS, by[0]);
                 float sum = weights(s + i * KEYS, seen < KEYS ? seen : KEYS, top + i, &shrink);
+                if (size == 1) times(s + i * KEYS, by[1]);
                 total[i] = total[i] * shrink + sum;
                 if (shrink != 1.0f)
                     for (int64_t d = 0; d < wide; d += VL) vstore(acc + i * wide + d, vmul(vload(acc + i * wide + d), vset(shrink)));
@@ -188,13 +206,13 @@ void FN(attention)(float *o, int64_t o_row, float *lse, int64_t lse_row, const f
                 int64_t row = layout == RAMET__KV_ROWS ? kv_row : hd;
                 const void *values = (const char *)v_block[(key + j) / block] + at * row * size;
                 const float *v = values;
-                if (size == 2)
+                if (size < 4)
                     for (int64_t r = 0; r < run; r++) {
-                        widen(vp + r * wide, (const uint16_t *)values + r * hd, hd, size);
+                        widen(vp + r * wide, (const char *)values + r * hd * size, hd, size);
                         ask(&soon, 1);
                     }
                 else if (wide != hd) copy_rows(vp, wide, v, row, run, hd);
-                if (size == 2 || wide != hd) v = vp, row = wide;
+                if (size < 4 || wide != hd) v = vp, row = wide;
                 product(&soon, acc, wide, count, wide, s + j, KEYS, 1, v, row, run, &onward);
                 j += run;
             }

@@ -30,12 +30,15 @@ typedef struct ramet__gshape { int32_t rank; ramet__axis axis; int64_t dim[RAMET
  * tuner, a session) allocates; it must outlive the plans that name it. */
 typedef struct ramet__var { const char *name; ramet__shape shape; float *data; } ramet__var;
 
-/* Keys and values of one sequence lie in blocks of `block` positions; a block holds, for each layer, K [n_kv, head_dim, block] (as scores
- * read it: a position is a column) then V [n_kv, block, head_dim], in floats or, `half`, in IEEE halves. */
-typedef struct ramet__cache_layout { int32_t layers, n_kv, head_dim, block, half; } ramet__cache_layout;
-static inline uint64_t ramet__cache_block_bytes(const ramet__cache_layout *c) {
-    return (uint64_t)c->layers * 2u * (uint64_t)c->n_kv * (uint64_t)c->block * (uint64_t)c->head_dim * (c->half ? 2u : 4u);
+/* Keys and values of one sequence lie in blocks of `block` positions; a block holds, for each layer, K of each head [head_dim, block] (as scores
+ * read it: a position is a column) then V of each head [block, head_dim], in floats, IEEE halves, or int8 with a float scale of each position behind them. */
+typedef enum { RAMET__CACHE_F32, RAMET__CACHE_F16, RAMET__CACHE_INT8 } ramet__cache_type;
+typedef struct ramet__cache_layout { int32_t layers, n_kv, head_dim, block, type; } ramet__cache_layout;
+static inline uint64_t ramet__cache_head_bytes(const ramet__cache_layout *c) { /* K or V of a head */
+    const uint64_t n = (uint64_t)c->block * (uint64_t)c->head_dim;
+    return c->type == RAMET__CACHE_INT8 ? ramet__kv_scales((int64_t)n) + (uint64_t)c->block * sizeof(float) : n * (c->type == RAMET__CACHE_F16 ? 2u : 4u);
 }
+static inline uint64_t ramet__cache_block_bytes(const ramet__cache_layout *c) { return (uint64_t)c->layers * 2u * (uint64_t)c->n_kv * ramet__cache_head_bytes(c); }
 
 ramet_status ramet__graph_create(ramet__graph **out, ramet_runtime *rt, int64_t max_rows, int64_t max_outs, int32_t max_rank);
 void ramet__graph_free(ramet__graph *g);

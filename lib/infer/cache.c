@@ -110,12 +110,14 @@ void ramet__cache_take(ramet__cache *c, int32_t seq, ramet__cache *from) {
 
 void ramet__cache_clean(const ramet__cache *c, void *block, int64_t used) {
     const ramet__cache_layout *l = &c->layout;
-    const size_t size = l->half ? 2 : 4, head = (size_t)l->block * (size_t)l->head_dim * size, unused = (size_t)(l->block - used);
+    const size_t size = l->type == RAMET__CACHE_INT8 ? 1 : l->type == RAMET__CACHE_F16 ? 2 : 4, head = ramet__cache_head_bytes(l), unused = (size_t)(l->block - used);
+    const size_t scales = ramet__kv_scales((int64_t)l->block * l->head_dim) + (size_t)used * sizeof(float);
     for (int64_t i = 0; i < l->layers; i++)
         for (int64_t j = 0; j < l->n_kv; j++) {
             char *k = (char *)block + (size_t)(2 * i * l->n_kv + j) * head, *v = k + (size_t)l->n_kv * head; /* a column of K, a row of V each */
             for (int64_t d = 0; d < l->head_dim; d++) memset(k + (size_t)(d * l->block + used) * size, 0, unused * size);
             memset(v + (size_t)(used * l->head_dim) * size, 0, unused * (size_t)l->head_dim * size);
+            if (l->type == RAMET__CACHE_INT8) memset(k + scales, 0, unused * sizeof(float)), memset(v + scales, 0, unused * sizeof(float));
         }
 }
 

@@ -22,6 +22,9 @@ static ramet_status check_options(ramet_session_options *o, const ramet_model *m
             return ramet__fail(RAMET_E_ARGUMENT, "ramet_session_create: %s is %lld; 1 to %lld are possible", ranges[i].name, (long long)ranges[i].value, (long long)ranges[i].limit);
     if (o->max_rank < 0 || o->max_rank > 4096) return ramet__fail(RAMET_E_ARGUMENT, "ramet_session_create: max_rank is %d; 0 to 4096 are possible", o->max_rank);
     if (o->mode < RAMET_MODE_EXACT || o->mode > RAMET_MODE_FAST) return ramet__fail(RAMET_E_ARGUMENT, "ramet_session_create: mode %d is none of RAMET_MODE_*", o->mode);
+    if (o->cache < RAMET_CACHE_DEFAULT || o->cache > RAMET_CACHE_INT8) return ramet__fail(RAMET_E_ARGUMENT, "ramet_session_create: cache %d is none of RAMET_CACHE_*", o->cache);
+    if (o->cache == RAMET_CACHE_INT8 && o->mode == RAMET_MODE_EXACT)
+        return ramet__fail(RAMET_E_ARGUMENT, "ramet_session_create: a cache in int8 is rounded, which mode exact is not; choose balanced or fast");
     o->max_context = RAMET__MIN(o->max_context, model->h.n_ctx);
     return RAMET_OK;
 }
@@ -35,7 +38,7 @@ const char *const ramet__mode_names[3] = {"exact", "balanced", "fast"};
 
 static ramet_status make_plan(ramet_session *s, ramet__weight *head) {
     const ramet_model *m = s->model;
-    const ramet__build_options b = {.cached = 1, .block = RAMET__CACHE_BLOCK, .half = s->o.mode != RAMET_MODE_EXACT, .slots = s->o.max_rank > 0, .gains = s->o.dora, .head = head};
+    const ramet__build_options b = {.cached = 1, .block = RAMET__CACHE_BLOCK, .cache_type = s->cache.layout.type, .slots = s->o.max_rank > 0, .gains = s->o.dora, .head = head};
     const ramet__plan_options p = {.mode = (ramet__mode)s->o.mode, .max_context = s->o.max_context};
     ramet__graph *g = NULL;
     ramet__built built;
@@ -60,7 +63,7 @@ static ramet_status create(ramet_session **out, ramet_model *model, const ramet_
     ramet__weight *head = NULL;
     ramet_status st;
     ramet__mem *mem = model->rt->mem;
-    const ramet__cache_layout layout = {model->h.n_layer, model->h.n_kv, model->h.head_dim, RAMET__CACHE_BLOCK, o.mode != RAMET_MODE_EXACT};
+    const ramet__cache_layout layout = {model->h.n_layer, model->h.n_kv, model->h.head_dim, RAMET__CACHE_BLOCK, o.mode == RAMET_MODE_EXACT ? RAMET__CACHE_F32 : o.cache == RAMET_CACHE_INT8 ? RAMET__CACHE_INT8 : RAMET__CACHE_F16};
     RAMET__NEW(s, ramet__calloc(mem, 1, sizeof *s));
     s->model = ramet_model_retain(model);
     s->o = o;

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* state.c - one sequence of a session as a safetensors file: "ids" [n], the tokens, and "cache" [blocks, layers * 2 * kv heads, block * head
- * width], keys and values as they stand in the blocks of cache.c (unused places zero). Metadata: "ramet.kind", what it was made with
+ * width], keys and values as they stand in the blocks of cache.c (unused places zero; int8 with the bytes of its scales). Metadata: "ramet.kind", what it was made with
  * ("ramet.sequence.*": must be equal to go on) and a CRC-32C of both tensors. */
 #include "format/safetensors.h"
 #include "infer/session.h"
@@ -45,8 +45,8 @@ static ramet_status identify(identity *id, const ramet_session *s, int32_t seque
 typedef struct form { int64_t dim[3]; ramet__st_dtype type; uint64_t block; } form; /* of "cache"; block: bytes of one */
 
 static form form_of(const ramet__cache_layout *l, int64_t length) {
-    return (form){{(length + l->block - 1) / l->block, (int64_t)l->layers * 2 * l->n_kv, (int64_t)l->block * l->head_dim},
-                  l->half ? RAMET__ST_F16 : RAMET__ST_F32, ramet__cache_block_bytes(l)};
+    static const struct { ramet__st_dtype type; int64_t size; } types[] = {{RAMET__ST_F32, 4}, {RAMET__ST_F16, 2}, {RAMET__ST_I8, 1}};
+    return (form){{(length + l->block - 1) / l->block, (int64_t)l->layers * 2 * l->n_kv, (int64_t)ramet__cache_head_bytes(l) / types[l->type].size}, types[l->type].type, ramet__cache_block_bytes(l)};
 }
 
 ramet_status ramet_session_tokens(int32_t *ids, int64_t count, const ramet_session *session, int32_t sequence) {
@@ -155,7 +155,7 @@ static ramet_status get(ramet__cache *c, const ramet__safetensors *f, const rame
     const char *text = ramet__safetensors_meta(f, "ramet.crc");
     char crc[9];
     RAMET__TRY(find(&ids, f, "ids", RAMET__ST_I32, 1));
-    RAMET__TRY(find(&blocks, f, "cache", c->layout.half ? RAMET__ST_F16 : RAMET__ST_F32, 3));
+    RAMET__TRY(find(&blocks, f, "cache", form_of(&c->layout, 1).type, 3));
     const int64_t n = ids->dim[0];
     if (n < 1) return ramet__fail(RAMET_E_FORMAT, "the sequence is empty");
     if (n > s->o.max_context)

@@ -31,7 +31,7 @@ typedef struct ramet__weight_spec {
 typedef struct ramet__build_options {
     int32_t cached;        /* attention over caches (sessions) or among the run's own rows (training, evaluation) */
     int32_t block;         /* positions in a cache block */
-    int32_t half;          /* caches in IEEE halves */
+    int32_t cache_type;    /* ramet__cache_type */
     int32_t embed;         /* an encoder's vectors: only they or rows can be built of it */
     int32_t rows;          /* only built.rows */
     ramet__weight *head;   /* NULL, or: what makes logits, without a slot, in place of the model's own */

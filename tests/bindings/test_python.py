@@ -174,6 +174,13 @@ class Running(Case):
         s.truncate(2)
         self.assertEqual(s.length(), 2)
         np.testing.assert_allclose(s.run(ids[2:3])[0], whole[2], atol=1e-4)
+        bytes_of = []
+        for cache in (None, "int8"):
+            one = self.model.session(cache=cache)
+            np.testing.assert_allclose(one.run(ids)[0], whole[-1], atol=0.1)
+            bytes_of.append(one.describe()["cache_bytes"])
+        self.assertLess(bytes_of[1], 0.65 * bytes_of[0])
+        self.assertRaises(ValueError, self.model.session, cache="int4")
         s.fork(1, keep=2)
         self.assertEqual((s.length(), s.length(1)), (3, 2))
         np.testing.assert_array_equal(s.run(ids[2:3], sequence=[1]), self.model.session(mode="exact").run(ids[:3]))

@@ -124,6 +124,7 @@ class Commands(Case):
         drawn = [self.json("run", self.model, "-p", "the river", "-n", 9, "--temp", 1, "--top-k", 40, "--top-p", 0.95, "--min-p", 0.001, "--seed", s)["ids"] for s in (1, 1, 2)]
         self.assertEqual(drawn[0], drawn[1])
         self.assertNotEqual(drawn[0], drawn[2])
+        self.assertEqual(len(self.json("run", self.model, "-p", "the river", "-n", 9, "--int8-cache")["ids"]), 9)
         drafted = self.json("run", self.model, "-p", "the river", "-n", 9, "--mode", "exact", "--draft-model", self.model, "--draft-vocabulary", 100)["ids"]
         self.assertEqual(drafted, self.json("run", self.model, "-p", "the river", "-n", 9, "--mode", "exact")["ids"])
         chat = self.json("run", self.model, "-p", "hello", "--chat", "-n", 3)

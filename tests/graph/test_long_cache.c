@@ -6,22 +6,28 @@
 
 enum { HEADS = 6, KV = 2, HD = 16, BLOCK = 64, LEN = 600, MOST = 40, BLOCKS = (LEN + BLOCK - 1) / BLOCK };
 
-static double stored(float x, int32_t half) { return half ? (double)ramet__half_f32(ramet__f32_half(x)) : (double)x; }
+/* Number d of a key or value of HD */
+static double stored(const float *x, int d, int32_t type) {
+    float top = 0;
+    for (int i = 0; i < HD; i++) top = fmaxf(top, fabsf(x[i]));
+    if (type == RAMET__CACHE_INT8) return rint((double)(x[d] * (127 / top))) * (double)(top / 127);
+    return type ? (double)ramet__half_f32(ramet__f32_half(x[d])) : (double)x[d];
+}
 
-static void attend(double *y, const float *q, const float *k, const float *v, int64_t keys, int32_t half) {
+static void attend(double *y, const float *q, const float *k, const float *v, int64_t keys, int32_t type) {
     for (int h = 0; h < HEADS; h++) {
         double score[LEN], top = -1e300, total = 0;
         const float *kh = k + h / (HEADS / KV) * HD, *vh = v + h / (HEADS / KV) * HD;
         for (int64_t j = 0; j < keys; j++) {
             score[j] = 0;
-            for (int d = 0; d < HD; d++) score[j] += (double)q[h * HD + d] * stored(kh[j * KV * HD + d], half);
+            for (int d = 0; d < HD; d++) score[j] += (double)q[h * HD + d] * stored(kh + j * KV * HD, d, type);
             score[j] /= sqrt((double)HD);
             top = fmax(top, score[j]);
         }
         for (int64_t j = 0; j < keys; j++) total += score[j] = exp(score[j] - top);
         for (int d = 0; d < HD; d++) {
             y[h * HD + d] = 0;
-            for (int64_t j = 0; j < keys; j++) y[h * HD + d] += score[j] / total * stored(vh[j * KV * HD + d], half);
+            for (int64_t j = 0; j < keys; j++) y[h * HD + d] += score[j] / total * stored(vh + j * KV * HD, d, type);
         }
     }
 }
@@ -43,10 +49,10 @@ static void go(ramet__plan *p, float *y, const float *q, const float *k, const f
     }
 }
 
-static void several_ranges(int32_t half) {
+static void several_ranges(int32_t type) {
     float *q = random_floats(LEN * HEADS * HD, 1, 2), *k = random_floats(LEN * KV * HD, 2, 2), *v = random_floats(LEN * KV * HD, 3, 1);
     float *first = NULL;
-    ramet__cache_layout layout = {.layers = 1, .n_kv = KV, .head_dim = HD, .block = BLOCK, .half = half};
+    ramet__cache_layout layout = {.layers = 1, .n_kv = KV, .head_dim = HD, .block = BLOCK, .type = type};
     for (int32_t threads = 1; threads <= 4; threads++) {
         ramet_runtime *rt = test_runtime(threads);
         ramet__graph *g;
@@ -63,7 +69,7 @@ static void several_ranges(int32_t half) {
         go(p, y, q, k, v, blocks, 0, MOST);
         for (int64_t r = 0; r < LEN && !first; r += 13) {
             double want[HEADS * HD];
-            attend(want, q + r * HEADS * HD, k, v, r + 1, half);
+            attend(want, q + r * HEADS * HD, k, v, r + 1, type);
             near(y + r * HEADS * HD, want, HEADS * HD, 2e-6, "rows of a long cache");
         }
         if (!first) {
@@ -87,6 +93,7 @@ static void several_ranges(int32_t half) {
 }
 static void test_long_cache_of_floats(void **state) { (void)state, several_ranges(0); }
 static void test_long_cache_of_halves(void **state) { (void)state, several_ranges(1); }
+static void test_long_cache_of_int8(void **state) { (void)state, several_ranges(RAMET__CACHE_INT8); }
 
 /* A long run's gradient is made by pieces of query heads: the numbers of whole groups, the same bits for any number of threads, beside a short run. */
 static void test_gradient_of_a_long_run(void **state) {
@@ -139,6 +146,6 @@ static void test_gradient_of_a_long_run(void **state) {
 }
 
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_gradient_of_a_long_run), cmocka_unit_test(test_long_cache_of_floats), cmocka_unit_test(test_long_cache_of_halves)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_gradient_of_a_long_run), cmocka_unit_test(test_long_cache_of_floats), cmocka_unit_test(test_long_cache_of_halves), cmocka_unit_test(test_long_cache_of_int8)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

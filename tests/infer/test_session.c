@@ -144,8 +144,15 @@ static void test_session_modes_are_near(void **state) {
         OK(ramet_model_load_path(&m, rt, path));
         make_base(m);
         for (int32_t mode = RAMET_MODE_BALANCED; mode <= RAMET_MODE_FAST; mode++)
-            for (int step = 1; step <= TEXT; step += TEXT - 1) {
-                ramet_session *s = session_of(m, mode, 32);
+            for (int how = 0; how < 4; how++) {
+                const int step = how % 2 ? TEXT : 1;
+                ramet_session *s = NULL;
+                ramet_session_options o;
+                ramet_session_options_init(&o, sizeof o);
+                o.mode = mode;
+                o.cache = how / 2 ? RAMET_CACHE_INT8 : RAMET_CACHE_DEFAULT;
+                o.max_outputs = 32;
+                OK(ramet_session_create(&s, m, &o));
                 double worst = 0;
                 all_logits(other, s, 0, step);
                 for (int t = 0; t < TEXT; t++) {
@@ -153,7 +160,7 @@ static void test_session_modes_are_near(void **state) {
                     for (int i = 0; i < VOCAB; i++) want[i] = base[t * VOCAB + i];
                     worst = fmax(worst, distance(other + t * VOCAB, want));
                 }
-                if (worst > .05) fail_msg("mode %d, %d rows a run: logits are %g off exact mode's", mode, step, worst);
+                if (worst > .05) fail_msg("mode %d, cache %d, %d rows a run: logits are %g off exact mode's", mode, o.cache, step, worst);
                 ramet_session_free(s);
             }
         ramet_model_free(m);
@@ -354,6 +361,11 @@ static void test_session_refuses(void **state) {
     ramet_session_options_init(&o, sizeof o);
     o.mode = 7;
     REFUSED(RAMET_E_ARGUMENT, "mode", ramet_session_create(&none, m, &o));
+    o.mode = RAMET_MODE_EXACT;
+    o.cache = RAMET_CACHE_INT8;
+    REFUSED(RAMET_E_ARGUMENT, "choose balanced", ramet_session_create(&none, m, &o));
+    o.cache = 2;
+    REFUSED(RAMET_E_ARGUMENT, "none of RAMET_CACHE", ramet_session_create(&none, m, &o));
     assert_null(none);
     OK(ramet_session_run(&logits, &outs, s, many, NULL, NULL, 200, NULL, NULL)); /* exactly full */
     ramet_session_free(s);

@@ -7,11 +7,12 @@
 #define VOCAB 320
 enum { MORE = 5 };
 
-static ramet_session *session_in(ramet_model *m, int32_t mode, int64_t context) {
+static ramet_session *session_in(ramet_model *m, int32_t mode, int64_t context) { /* mode 3: balanced with a cache in int8 */
     ramet_session_options o;
     ramet_session *s = NULL;
     ramet_session_options_init(&o, sizeof o);
-    o.mode = mode;
+    o.mode = mode == 3 ? RAMET_MODE_BALANCED : mode;
+    o.cache = mode == 3 ? RAMET_CACHE_INT8 : RAMET_CACHE_DEFAULT;
     o.max_context = context;
     o.max_sequences = 3;
     o.max_rank = 4;
@@ -55,9 +56,9 @@ static void test_state_goes_on_with_the_same_bits(void **state) {
     static float want[MORE][VOCAB], is[MORE][VOCAB];
     ramet_model *m = tiny();
     ramet_adapter *a = learned(m, 1);
-    for (int i = 0; i < 3 * RAMET__COUNT(lengths); i++) {
-        const int32_t mode = i % 3;
-        const int64_t n = lengths[i / 3];
+    for (int i = 0; i < 4 * RAMET__COUNT(lengths); i++) {
+        const int32_t mode = i % 4;
+        const int64_t n = lengths[i / 4];
         const char *path = scratch(".seq"), *again = scratch(".again");
         ramet_session *s = session_in(m, mode, 200), *t = session_in(m, mode, 160);
         int32_t index, held[200], loaded[200];

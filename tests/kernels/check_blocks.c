@@ -94,6 +94,15 @@ static void check_cache(const ramet__kernels *ref, const ramet__kernels *k, int 
             for (int64_t i = 0; i < hd; i++) turned[i * block + j] = kk[j * kv_row + i], values[j * hd + i] = vv[j * kv_row + i];
         kb[b] = turned; vb[b] = values;
         if (layout == RAMET__KV_CACHE) continue;
+        if (layout == RAMET__KV_CACHE_INT8) {
+            const uint64_t scales = ramet__kv_scales(hd * block);
+            int8_t *byte_k = check_memory(scales + (size_t)block * 4), *byte_v = check_memory(scales + (size_t)block * 4);
+            check_fill((float *)(void *)(byte_k + scales), block, 2.0f / 127);
+            check_fill((float *)(void *)(byte_v + scales), block, 1.0f / 127);
+            for (int64_t i = 0; i < hd * block; i++) byte_k[i] = (int8_t)check_range(-127, 127), byte_v[i] = (int8_t)check_range(-127, 127);
+            kb[b] = byte_k; vb[b] = byte_v;
+            continue;
+        }
         uint16_t *half_k = check_memory((size_t)(hd * block) * 2), *half_v = check_memory((size_t)(hd * block) * 2);
         k->to_half(half_k, turned, hd * block);
         k->to_half(half_v, values, hd * block);
@@ -160,7 +169,7 @@ static void check_attention_of(const ramet__kernels *ref, const ramet__kernels *
                                         {9, 2, 80, 24, 50}, {70, 1, 20, 128, 3}, {6, 2, 7, 64, 90}, {200, 3, 64, 256, 100}}; /* rows, group, hd, block, past */
     static const int64_t grads[][3] = {{1, 1, 8}, {33, 3, 64}, {64, 2, 20}, {130, 1, 80}, {300, 3, 64}}; /* rows, group, hd */
     begin(k, brain ? "attention_brain" : "attention");
-    for (int32_t layout = RAMET__KV_ROWS; layout <= RAMET__KV_CACHE_F16; layout++)
+    for (int32_t layout = RAMET__KV_ROWS; layout <= (brain ? RAMET__KV_CACHE_F16 : RAMET__KV_CACHE_INT8); layout++)
         for (int i = 0; i < (thorough ? 10 : 9); i++) check_cache(ref, k, brain, layout, shapes[i][0], shapes[i][1], shapes[i][2], shapes[i][3], shapes[i][4]);
     begin(k, brain ? "attention_grad_brain" : "attention_grad");
     for (int32_t causal = 0; causal < 2; causal++)

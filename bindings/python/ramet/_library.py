@@ -28,7 +28,7 @@ RuntimeOptions = _structure("RuntimeOptions", ("threads", i32), ("alloc", ptr), 
                             ("isa", i32), ("executor", ptr), ("executor_user", ptr))
 Source = _structure("Source", ("kind", i32), ("path", text), ("descriptor", i32), ("untrusted", i32), ("offset", u64), ("length", u64), ("data", ptr), ("read", ptr), ("user", ptr))
 TensorInfo = _structure("TensorInfo", ("rank", i32), ("dim", i64 * 4), ("name", text), ("encoding", text), ("bytes", u64))
-SessionOptions = _structure("SessionOptions", ("mode", i32), ("max_context", i64), ("max_rows", i32), ("max_sequences", i32), ("max_rank", i32), ("max_outputs", i32), ("dora", i32), ("draft_model", ptr), ("draft_vocabulary", i64))
+SessionOptions = _structure("SessionOptions", ("mode", i32), ("max_context", i64), ("max_rows", i32), ("max_sequences", i32), ("max_rank", i32), ("max_outputs", i32), ("dora", i32), ("draft_model", ptr), ("draft_vocabulary", i64), ("cache", i32))
 EmbedderOptions = _structure("EmbedderOptions", ("mode", i32), ("max_rows", i32), ("max_sequences", i32))
 Sampling = _structure("Sampling", ("temperature", f32), ("top_k", i32), ("top_p", f32), ("min_p", f32), ("seed", u64), ("draft", i32))
 BatcherOptions = _structure("BatcherOptions", ("chunk", i32), ("cache_bytes", u64))
@@ -112,7 +112,7 @@ _rows: list[tuple[Any, ...]] = [
     (i32, "ramet_embed", ptr, _H, ptr, ptr, i64, Progress, ptr),
     (None, "ramet_batcher_options_init", ptr, u32), (i32, "ramet_batcher_create", _OUT, _H, ptr), (None, "ramet_batcher_free", _H), (None, "ramet_request_init", ptr, u32),
     (i32, "ramet_batcher_submit", _I64, _H, ptr), (i32, "ramet_batcher_cancel", _H, i64), (i32, "ramet_batcher_step", _I64, _H, Heard, Progress, ptr), (i32, "ramet_batcher_describe", _OUT, _H),
-    (i32, "ramet_session_generate", _I64, _H, i32, _ids, i64, i64, ptr, Token, Progress, ptr),
+    (i32, "ramet_session_describe", _OUT, _H), (i32, "ramet_session_generate", _I64, _H, i32, _ids, i64, i64, ptr, Token, Progress, ptr),
     (None, "ramet_quantize_options_init", ptr, u32), (i32, "ramet_quantize", _OUT, _H, ptr), (None, "ramet_prune_options_init", ptr, u32), (i32, "ramet_prune", _OUT, _H, ptr),
     (None, "ramet_rebase_options_init", ptr, u32), (i32, "ramet_rebase", _OUT, _H, _H, ptr), (i32, "ramet_adapter_lift", _OUT, _H, _H, _H),
     (i32, "ramet_dataset_create", _OUT, _H), (i32, "ramet_dataset_create_source", _OUT, _H, i64, text, Tokens, ptr), (i32, "ramet_dataset_add_text", _H, text, C.c_size_t), (i32, "ramet_dataset_add_ids", _H, _ids, ptr, i64),

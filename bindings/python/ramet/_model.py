@@ -176,8 +176,11 @@ class Session(L.Handle):
 
     _free = "ramet_session_free"
 
-    def __init__(self, model: "Model", *, mode: str = "balanced", draft_model: Optional["Model"] = None, **options: Any) -> None:
-        o = L.options(L.SessionOptions, "ramet_session_options_init", {"mode": mode_number(mode), "draft_model": draft_model._pointer.value if draft_model else None, **options})
+    def __init__(self, model: "Model", *, mode: str = "balanced", draft_model: Optional["Model"] = None, cache: Optional[Literal["int8"]] = None, **options: Any) -> None:
+        if cache not in (None, "int8"):
+            raise ValueError(f"cache is None or 'int8', not {cache!r}")
+        o = L.options(L.SessionOptions, "ramet_session_options_init", {"mode": mode_number(mode), "draft_model": draft_model._pointer.value if draft_model else None,
+                                                                              "cache": int(cache == "int8"), **options})
         super().__init__(make("ramet_session_create", model, C.byref(o)))
         self.model = model
         self._vocabulary = model.number("vocabulary")
@@ -211,6 +214,10 @@ class Session(L.Handle):
         ids = np.empty(self.length(sequence), np.int32)
         check(lib.ramet_session_tokens(ids.ctypes.data, ids.size, self, sequence))
         return ids
+
+    def describe(self) -> dict[str, Any]:
+        """Its mode, limits, and the bytes of its plan and of its keys and values."""
+        return L.take_object(make("ramet_session_describe", self))
 
     def save(self, path: Path, sequence: int = 0) -> None:
         """A sequence's tokens, keys and values as a file, to go on from with the same bits."""

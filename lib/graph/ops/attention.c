@@ -221,7 +221,7 @@ typedef struct cache_info {
     int64_t blocks;
     int64_t range, ranges; /* keys of a range; ranges of the longest context */
 } cache_info;
-/* attr: n_head, n_kv, head_dim, block, layers, layer, half */
+/* attr: n_head, n_kv, head_dim, block, layers, layer, type */
 ramet__val ramet__op_cache_attention(ramet__graph *g, ramet__val q, ramet__val k, ramet__val v, ramet__val seq,
                                      ramet__val pos, const ramet__cache_layout *cache, int32_t layer, int64_t n_head) {
     if (!ramet__want(g, cache && cache->block > 0 && layer >= 0 && layer < cache->layers, "cache_attention",
@@ -234,7 +234,7 @@ ramet__val ramet__op_cache_attention(ramet__graph *g, ramet__val q, ramet__val k
                      "cache_attention", "needs the position of each row"))
         return -1;
     ramet__val in[5] = {q, k, v, seq, pos};
-    ramet__attr attr = {.i = {n_head, cache->n_kv, cache->head_dim, cache->block, cache->layers, layer, cache->half}};
+    ramet__attr attr = {.i = {n_head, cache->n_kv, cache->head_dim, cache->block, cache->layers, layer, cache->type}};
     ramet__gshape out = *shape(g, q);
     return ramet__node_add(g, &ramet__opdef_cache_attention, in, 5, &out, 1, &attr);
 }
@@ -276,26 +276,45 @@ static int64_t cache_pieces(const ramet__step *s, const ramet__exec *x, int32_t 
     if (phase == 1) return (split(s, x) ? n : spans->n_chunks) * s->attr.i[1];
     return phase == 2 ? (!split(s, x) || most < 2 ? 0 : x->rows) : -1;
 }
-/* K of a head in a block; V lies n_kv * block * hd numbers further. */
-static void *cache_at(const ramet__step *s, void *block, int64_t head) {
-    int64_t n_kv = s->attr.i[1], hd = s->attr.i[2], size = s->attr.i[3], layer = s->attr.i[5];
-    return (char *)block + (layer * 2 * n_kv + head) * size * hd * (s->attr.i[6] ? 2 : 4);
+/* K, or V, of a head in a block */
+static void *cache_at(const ramet__step *s, void *block, int64_t head, int32_t value) {
+    const cache_info *info = s->extra;
+    const int64_t n_kv = s->attr.i[1], layer = s->attr.i[5];
+    return (char *)block + (uint64_t)((2 * layer + value) * n_kv + head) * ramet__cache_head_bytes(&info->layout);
+}
+/* One position of one head in int8: numbers `step` apart, and their scale. What is not finite stays so, in the scale. */
+static void put_int8(void *to, int64_t place, int64_t first, int64_t step, const float *x, int64_t hd, int64_t size) {
+    float top = 0;
+    int32_t finite = 1;
+    for (int64_t d = 0; d < hd; d++) {
+        const float a = fabsf(x[d]);
+        finite &= a < INFINITY;
+        top = RAMET__MAX(top, a);
+    }
+    const float inverse = finite && top > 0 ? 127.0f / top : 0.0f;
+    int8_t *q = (int8_t *)to + first;
+    for (int64_t d = 0; d < hd; d++) q[d * step] = finite ? (int8_t)lrintf(x[d] * inverse) : 1;
+    ((float *)(void *)((char *)to + ramet__kv_scales(size * hd)))[place] = finite ? top / 127.0f : NAN;
 }
 /* One position of one head: a column of K, a row of V. */
 static void cache_put(const ramet__step *s, const ramet__kernels *kernels, void *block, int64_t head, int64_t place, const float *k, const float *v) {
-    int64_t n_kv = s->attr.i[1], hd = s->attr.i[2], size = s->attr.i[3];
-    if (s->attr.i[6]) {
-        uint16_t *to = cache_at(s, block, head), half[64];
+    const int64_t hd = s->attr.i[2], size = s->attr.i[3];
+    void *keys = cache_at(s, block, head, 0), *values = cache_at(s, block, head, 1);
+    if (s->attr.i[6] == RAMET__CACHE_INT8) {
+        put_int8(keys, place, place, size, k, hd, size);
+        put_int8(values, place, place * hd, 1, v, hd, size);
+    } else if (s->attr.i[6] == RAMET__CACHE_F16) {
+        uint16_t *to = keys, half[64];
         for (int64_t d = 0; d < hd; d += 64) {
             int64_t n = RAMET__MIN(64, hd - d);
             kernels->to_half(half, k + d, n);
             for (int64_t i = 0; i < n; i++) to[(d + i) * size + place] = half[i];
         }
-        kernels->to_half(to + n_kv * size * hd + place * hd, v, hd);
+        kernels->to_half((uint16_t *)values + place * hd, v, hd);
     } else {
-        float *to = cache_at(s, block, head);
+        float *to = keys;
         for (int64_t d = 0; d < hd; d++) to[d * size + place] = k[d];
-        memcpy(to + n_kv * size * hd + place * hd, v, (size_t)hd * sizeof *to);
+        memcpy((float *)values + place * hd, v, (size_t)hd * sizeof *to);
     }
 }
 /* Keys of one range for the rows of a chunk and one key-value head. */
@@ -308,13 +327,13 @@ static void look(const ramet__step *s, const ramet__exec *x, const ramet__span *
     scratch_map m = scratch_cut(scratch, info->blocks);
     int64_t last = RAMET__MIN(info->range, pos[c->row + c->rows - 1] + 1 - from);
     for (int64_t b = 0; b * size < last; b++) {
-        m.k[b] = cache_at(s, seq->blocks[from / size + b], head);
-        m.v[b] = (const char *)m.k[b] + n_kv * size * hd * (s->attr.i[6] ? 2 : 4);
+        m.k[b] = cache_at(s, seq->blocks[from / size + b], head, 0);
+        m.v[b] = cache_at(s, seq->blocks[from / size + b], head, 1);
     }
     for (int32_t r = 0; r < c->rows; r++) m.limit[r] = (int32_t)RAMET__MAX(0, RAMET__MIN(last, pos[c->row + r] + 1 - from));
-    (in_brain(x, c->rows * group) ? x->k->attention_brain : x->k->attention)(
+    (in_brain(x, c->rows * group) && s->attr.i[6] != RAMET__CACHE_INT8 ? x->k->attention_brain : x->k->attention)(
         o, o_row, lse, lse_row, ramet__row(s->in[0], c->row) + head * group * hd, n_head * hd, c->rows, group, hd, m.k, m.v,
-        s->attr.i[6] ? RAMET__KV_CACHE_F16 : RAMET__KV_CACHE, hd, size, m.limit, 1.0f / sqrtf((float)hd), m.kernel);
+        RAMET__KV_CACHE + (int32_t)s->attr.i[6], hd, size, m.limit, 1.0f / sqrtf((float)hd), m.kernel);
 }
 /* sum: of all ranges so far, to be divided by total; o, lse: of the next one */
 static void join(const ramet__kernels *k, float *sum, float *top, float *total, const float *o, float lse, int64_t hd) {

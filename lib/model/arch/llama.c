@@ -209,7 +209,7 @@ static ramet__val norm(const builder *b, ramet__val x, const char *format, int32
 static ramet_status build(ramet__built *out, ramet__graph *g, const struct ramet_model *m, const ramet__build_options *o) {
     const ramet__hparams *h = &m->h;
     const builder bu = {g, m, o}, *b = &bu;
-    const ramet__cache_layout cache = {h->n_layer, h->n_kv, h->head_dim, o->block, o->half};
+    const ramet__cache_layout cache = {h->n_layer, h->n_kv, h->head_dim, o->block, o->cache_type};
     char name[RAMET__NAME_MAX];
     ramet__val tokens = ramet__graph_input(g, "tokens", RAMET__TYPE_I32, RAMET__AXIS_ROWS, 0);
     ramet__val pos = ramet__graph_input(g, "pos", RAMET__TYPE_I32, RAMET__AXIS_ROWS, 0);

@@ -5,7 +5,7 @@
     benchmarks/inference/speculate.py MODEL.gguf [--with SMALL.gguf] [--vocabulary N] [--draft 8] [--rounds 5] [--tokens 200] [--threads 2] [--mode balanced] [-o FILE]
 
 Guesses come from the text itself, and with --with from a smaller model of the same vocabulary as well, which makes at most 4 (all ids, or the first N).
-Two texts: one to be copied, where guesses hit, and one to be continued freely, where most miss. Every round generates each once plainly and once with
+Four texts: one to be copied, where look-ups hit, and three that are written freely. Every round generates each once plainly and once with
 guesses of each kind, in turns; tokens a second of the reply (the prompt's run is not counted), median and spread (lowest to highest) over the rounds. `same`: how
 many of the tokens at the beginning are the same with and without; all in `exact` mode, where rounding does not depend on the rows of a run.
 """
@@ -16,7 +16,9 @@ from common import arguments, load, middle, show, write
 
 NAMES = "amber birch cedar dune ember fjord grove heath islet jetty knoll lagoon meadow nook orchard pond quarry ridge spring tundra".split()
 TEXTS = {"copy": "Repeat this list exactly, line by line.\n\n" + "\n".join(f"{i + 1}. {name}: {i * 37 % 100} stones" for i, name in enumerate(NAMES)),
-         "free": "Write a short story about a lighthouse keeper who finds a letter."}
+         "story": "Write a short story about a lighthouse keeper who finds a letter.",
+         "poem": "Write a poem about autumn.",
+         "answer": "Explain how photosynthesis works."}
 
 
 def generate(session, prompt, tokens, draft):

@@ -92,8 +92,8 @@ typedef struct ramet_sampling {
     float min_p;       /**< 0 (default): off (Nguyen et al. 2024) */
     uint64_t seed;     /**< default 0; the draw at a position is a function of (seed, sequence, position) */
     int32_t draft;     /**< 0 (default): off. ramet_session_generate: most tokens guessed a run, from what followed the same tokens
-                            earlier in the prompt and the reply (Saxena 2023, prompt lookup decoding), else by the session's draft model, which
-                            rests while its guesses cost more than they save; fewer than the session's max_outputs
+                            earlier in the prompt and the reply (Saxena 2023, prompt lookup decoding), else by the session's draft model; each rests
+                            while its guesses cost more than they save. Fewer than the session's max_outputs
                             and max_rows. One run checks them and those that were to be chosen anyway stay: the same text in `exact` mode,
                             up to rounding in the others */
 } ramet_sampling;

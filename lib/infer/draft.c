@@ -7,12 +7,13 @@
 #include <string.h>
 
 #define ROW .2f      /* what one row more costs a run of few rows */
-#define STAKE 2.0f   /* what the draft model may lose before it rests, and the most that it can have saved */
-#define MOST_PAUSE 128
+#define STAKE 4.0f   /* what a way of guessing may lose before it rests, and the most that it can have saved */
+enum { PAUSE = 4, MOST_PAUSE = 64 };
+enum { LOOK_UP, MODEL };
 
 ramet_status ramet__draft_init(ramet__draft *d, ramet_session *s, int32_t sequence, int64_t most, int64_t tokens, const ramet_sampling *sampling, ramet_progress_fn progress, void *user) {
     ramet_status st = RAMET_OK;
-    *d = (ramet__draft){.s = s, .sequence = sequence, .sampling = sampling, .most = most, .reach = most, .balance = STAKE, .pause = 8, .progress = progress, .user = user};
+    *d = (ramet__draft){.s = s, .sequence = sequence, .sampling = sampling, .most = most, .reach = most, .account = {{STAKE, 0, PAUSE}, {STAKE, 0, PAUSE}}, .progress = progress, .user = user};
     if (!s->drafter || !most) return RAMET_OK;
     RAMET__NEW(d->ids, ramet__alloc(s->model->rt->mem, (size_t)tokens * sizeof *d->ids));
     RAMET__NEW(d->rows, ramet__alloc(s->model->rt->mem, (size_t)tokens * sizeof *d->rows));
@@ -26,7 +27,7 @@ void ramet__draft_free(ramet__draft *d) {
     ramet__free(d->rows);
 }
 
-/* Behind the n tokens at t: what followed the latest earlier place of their last 3 or, down to `least`, fewer. How many: `most`, or 0 when
+/* Behind the n tokens at t: what followed the latest earlier place of their last 3 or else of their last `least`. How many: `most`, or 0 when
  * there is no such place. A place that overlaps the end continues into its own guesses: a period goes on. */
 static int64_t look_up(int32_t *t, int64_t n, int64_t most, int64_t least) {
     for (int64_t k = RAMET__MIN(3, n - 1); k >= least; k--)
@@ -70,24 +71,25 @@ static ramet_status ask(ramet__draft *d, int32_t *t, int64_t n, int64_t most) {
     return RAMET_OK;
 }
 
-/* What the last guesses brought the draft model; it rests when that is too little, the longer the more often. */
+/* What the last guesses brought; their way rests when that is too little, the longer the more often. */
 static void settle(ramet__draft *d, int64_t right) {
+    struct ramet__draft_account *a = &d->account[d->steps ? MODEL : LOOK_UP];
     const float gain = (float)right - ROW * (float)d->guesses - d->s->draft_cost * (float)d->steps;
-    d->balance = RAMET__MIN(d->balance + gain, STAKE);
-    if (gain > 0) d->pause = 8;
-    if (d->balance >= 0) return;
-    d->balance = 0;
-    d->rest = d->pause;
-    d->pause = RAMET__MIN(2 * d->pause, MOST_PAUSE);
+    a->balance = RAMET__MIN(a->balance + gain, STAKE);
+    if (gain > 0) a->pause = PAUSE;
+    if (a->balance >= 0) return;
+    a->balance = 0;
+    a->rest = a->pause;
+    a->pause = RAMET__MIN(2 * a->pause, MOST_PAUSE);
 }
+static int32_t rests(struct ramet__draft_account *a) { return a->rest && a->rest--; }
 
 ramet_status ramet__draft_guess(int64_t *guesses, ramet__draft *d, int32_t *t, int64_t n, int64_t limit, int64_t right) {
-    if (d->steps) settle(d, right);
-    else if (right) d->reach = d->most;
-    const int32_t asks = d->ids && !d->rest;
-    d->rest -= d->rest > 0;
-    d->steps = 0;
-    d->guesses = look_up(t, n, RAMET__MIN(d->reach, limit), asks ? 3 : 1);
+    if (!d->steps && right) d->reach = d->most;
+    settle(d, right);
+    const int32_t asks = d->ids && !rests(&d->account[MODEL]);
+    d->steps = d->guesses = 0;
+    if (!rests(&d->account[LOOK_UP])) d->guesses = look_up(t, n, RAMET__MIN(d->reach, limit), asks ? 3 : 2);
     if (d->guesses) d->reach = (d->reach + 1) / 2; /* wrong guesses cost rows: half as many until one is right */
     else if (asks) RAMET__TRY(ask(d, t, n, RAMET__MIN(d->most, limit)));
     *guesses = d->guesses;

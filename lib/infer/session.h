@@ -46,8 +46,10 @@ typedef struct ramet__draft {
     int64_t most;              /* guesses of a run */
     int64_t reach;             /* of the next look-up */
     int64_t guesses, steps;    /* of the run before, and the draft model's part in them */
-    float balance;             /* steps of the model that the draft model has saved, less what it took */
-    int64_t rest, pause;       /* tokens that it leaves out, and next time */
+    struct ramet__draft_account {
+        float balance;         /* steps of the model that its guesses have saved, less what they took */
+        int64_t rest, pause;   /* tokens that it leaves out, and next time */
+    } account[2];              /* of looking up, of the draft model */
     int32_t *ids, *rows;       /* what it has not seen yet, as a run wants it */
     ramet_progress_fn progress; void *user;
 } ramet__draft;

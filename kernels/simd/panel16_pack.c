@@ -1,9 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* panel16_pack.c - to panels, back to encoded rows, and one row as floats. Plain C, shared by every level. */
+/* panel16_pack.c - to panels, for which each encoding has code of its own since a first token waits for it, back to encoded rows, and one row as
+ * floats. Plain C, shared by every level. */
+#include "simd/vec.h"
 #include "simd/panel16.h"
 
 static uint32_t load32(const void *p) { uint32_t v; memcpy(&v, p, 4); return v; }
-static void or32(void *p, uint32_t v) { v |= load32(p); memcpy(p, &v, 4); }
+static void store32(void *p, uint32_t v) { memcpy(p, &v, 4); }
+static void or32(void *p, uint32_t v) { store32(p, v | load32(p)); }
 
 /* The rows of each encoding: inputs and bytes of a block, where its quants are and the bits above their four. */
 static const struct { int inputs, bytes, quants, high; void (*decode)(float *dst, const void *src, int64_t k); } formats[] = {
@@ -15,7 +18,7 @@ static const struct { int inputs, bytes, quants, high; void (*decode)(float *dst
 /* Where a panel keeps 32 inputs, the j-th of their block, of one output. */
 typedef struct place { uint8_t *quants, *high, *scales, *super; int j; } place;
 
-static place place_of(int enc, const void *packed, int64_t k, int64_t row, int64_t b) {
+INLINE place place_of(const int enc, const void *packed, int64_t k, int64_t row, int64_t b) {
     int64_t o = row % 16;
     p16_place at = p16_at(enc, (const uint8_t *)packed + row / 16 * p16_bytes(enc, k), b);
 #define WRITABLE(p) ((uint8_t *)(uintptr_t)(p))
@@ -24,7 +27,7 @@ static place place_of(int enc, const void *packed, int64_t k, int64_t row, int64
 }
 
 /* In a block's bytes, the word whose nibbles at `shift` are the low bits of inputs 4g..4g+3. */
-static int low_at(int enc, int j, int g, int *shift) {
+INLINE int low_at(const int enc, int j, int g, int *shift) {
     if (!p16_is_k(enc)) {
         *shift = g / 4 * 4;
         return formats[enc].quants + g % 4 * 4;
@@ -33,39 +36,41 @@ static int low_at(int enc, int j, int g, int *shift) {
     return formats[enc].quants + (enc == P16_Q6_K ? j / 4 * 64 + j % 2 * 32 : j / 2 * 32) + g * 4;
 }
 /* The same for the bits above in K-quants. */
-static int high_at(int enc, int j, int g, int *shift) {
+INLINE int high_at(const int enc, int j, int g, int *shift) {
     *shift = enc == P16_Q6_K ? j % 4 * 2 : j;
     return formats[enc].high + (enc == P16_Q6_K ? j / 4 * 32 : 0) + g * 4;
 }
 /* Where they are in `high` of a panel. */
-static int64_t high_of(int enc, int g, int *shift) {
+INLINE int64_t high_of(const int enc, int g, int *shift) {
     *shift = enc == P16_Q6_K ? g % 4 * 2 : g;
     return enc == P16_Q6_K ? g / 4 * 64 : 0;
 }
 
 enum { NIBBLES = 0x0f0f0f0f, BITS = 0x01010101, PAIRS = 0x03030303 };
 
-static void pack_quants(int enc, const place *at, const uint8_t *src) {
-    uint32_t low[8];
+INLINE void pack_quants(const int enc, const place *at, const uint8_t *src) {
+    uint32_t low[8], above[2] = {0, 0};
     int shift, to;
     if (enc == P16_Q8_0) {
-        for (int g = 0; g < 8; g++) or32(at->quants + 64 * g, load32(src + 2 + 4 * g) ^ 0x80808080u);
+        UNROLL for (int g = 0; g < 8; g++) store32(at->quants + 64 * g, load32(src + 2 + 4 * g) ^ 0x80808080u);
         return;
     }
-    for (int g = 0; g < 8; g++) {
+    UNROLL for (int g = 0; g < 8; g++) {
         const uint8_t *from = src + low_at(enc, at->j, g, &shift);
         low[g] = load32(from) >> shift & NIBBLES;
     }
-    for (int g = 0; g < 4; g++) or32(at->quants + 64 * g, low[g] | low[g + 4] << 4);
-    for (int g = 0; g < 8 && p16_high(enc); g++) {
+    UNROLL for (int g = 0; g < 4; g++) store32(at->quants + 64 * g, low[g] | low[g + 4] << 4);
+    if (!p16_high(enc)) return;
+    UNROLL for (int g = 0; g < 8; g++) {
         uint32_t high;
         if (p16_is_k(enc)) {
             const uint8_t *from = src + high_at(enc, at->j, g, &shift);
             high = load32(from) >> shift & (enc == P16_Q6_K ? PAIRS : BITS);
         } else high = (load32(src + formats[enc].high) >> (4 * g) & 15u) * 0x00204081u & BITS; /* bit i to byte i */
-        int64_t word = high_of(enc, g, &to);
-        or32(at->high + word, high << to);
+        above[high_of(enc, g, &to) / 64] |= high << to;
     }
+    store32(at->high, above[0]);
+    if (p16_high(enc) > 64) store32(at->high + 64, above[1]);
 }
 
 static void unpack_quants(int enc, const place *at, uint8_t *dst) {
@@ -89,7 +94,7 @@ static void unpack_quants(int enc, const place *at, uint8_t *dst) {
 }
 
 /* Scales to the panel, or from it. Those of Q4_K and Q5_K lie in 12 bytes, six bits each. */
-static void move_scales(int enc, const place *at, uint8_t *row, int unpack) {
+INLINE void move_scales(const int enc, const place *at, uint8_t *row, const int unpack) {
     uint8_t *s = at->scales;
     int j = at->j;
     if (!p16_is_k(enc)) {
@@ -121,9 +126,9 @@ static void move_scales(int enc, const place *at, uint8_t *row, int unpack) {
     }
 }
 
-static int64_t row_bytes(int enc, int64_t k) { return k / formats[enc].inputs * formats[enc].bytes; }
+INLINE int64_t row_bytes(const int enc, int64_t k) { return k / formats[enc].inputs * formats[enc].bytes; }
 
-static void pack(int enc, uint8_t *packed, const uint8_t *rows, int64_t n, int64_t k, int64_t n0, int64_t n1) {
+INLINE void pack(const int enc, uint8_t *packed, const uint8_t *rows, int64_t n, int64_t k, int64_t n0, int64_t n1) {
     for (int64_t r = n0; r < n1; r++) {
         if (r % 16 == 0) memset(packed + r / 16 * p16_bytes(enc, k), 0, (size_t)p16_bytes(enc, k));
         for (int64_t b = 0; b < k / 32; b++) {

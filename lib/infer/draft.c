@@ -62,7 +62,8 @@ static ramet_status ask(ramet__draft *d, int32_t *t, int64_t n, int64_t most) {
         int32_t *guess = t + n + d->guesses;
         if (!d->steps++) RAMET__TRY(catch_up(&logits, d, t[n - 1]));
         else RAMET__TRY(ramet__session_rows(&logits, NULL, small, guess - 1, d->rows, NULL, 1, NULL, NULL));
-        RAMET__TRY(ramet_sample(guess, logits, small->vocabulary, d->sampling, d->sequence, length + 1 + d->guesses)); /* the draw that the model's own choice will have */
+        const ramet_status st = ramet_sample(guess, logits, small->vocabulary, d->sampling, d->sequence, length + 1 + d->guesses); /* the draw that the model's own choice will have */
+        if (st) return ramet__prefix(st, "the draft model: ");
         chance *= expf(logits[*guess] - small->model->rt->kernels->logsumexp(logits, small->vocabulary));
         if (chance < ROW) break;
         d->guesses++;

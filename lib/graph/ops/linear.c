@@ -16,6 +16,7 @@
 #define WHOLE_COLS 64 /* pieces have so many columns, times a number */
 #define LEAST_COLS 32 /* or times this, where workers would wait; and at least so many rows */
 #define LEAST_ROWS 32
+#define ROW_STEP 8 /* bands of rows have so many, times a number */
 
 static const ramet__gshape *shape(const ramet__graph *g, ramet__val v) { return ramet__graph_shape(g, v); }
 int32_t ramet__linear_check(ramet__graph *g, ramet__val x, ramet__val w, int32_t dim, const char *op) {
@@ -105,20 +106,26 @@ void ramet__linear_most(linear_part *part, const ramet__product *product, int32_
     part->cols = product ? product->scheme->piece[way].cols : DENSE_COLS;
 }
 static int32_t waiting(int64_t pieces, int64_t workers) { return 6 * (RAMET__ROUND_UP(pieces, workers) - pieces) > pieces; }
-/* Pieces of fewer rows and columns of which the last is done first: a piece's time is its size, and what it reads for that. */
+/* Of so many bands, at most `most` in each */
+static int64_t even_rows(int64_t most, int64_t rows, int64_t bands) { return RAMET__MIN(most, RAMET__ROUND_UP(ramet__ceil_div(rows, bands), ROW_STEP)); }
+/* Pieces of fewer rows and columns, in even bands, of which the last is done first: a piece's time is its size, and what it
+ * arranges for that: a row as long as 8 columns take, a column as long as 4 rows. */
 static linear_piece share_out(linear_piece most, int64_t rows, int64_t cols, int64_t step, int64_t workers) {
-    const int64_t across = ramet__ceil_div(cols, most.cols);
+    const int64_t down = ramet__ceil_div(rows, most.rows), across = ramet__ceil_div(cols, most.cols);
     linear_piece best = most;
     int64_t least = INT64_MAX;
-    for (int64_t r = most.rows; r == most.rows || (r >= LEAST_ROWS && r < rows); r /= 2)
+    for (int64_t bands = down; bands <= down + 2 * workers; bands++) {
+        const int64_t r = even_rows(most.rows, rows, bands);
+        if (bands > down && r < LEAST_ROWS) break;
         for (int64_t n = across; n <= across + 2 * workers; n++) {
             const int64_t c = RAMET__MIN(most.cols, RAMET__ROUND_UP(ramet__ceil_div(cols, n), step)), tall = RAMET__MIN(r, rows);
-            const int64_t pieces = ramet__ceil_div(rows, r) * ramet__ceil_div(cols, c), time = ramet__ceil_div(pieces, workers) * (tall * c + 16 * tall + 8 * c);
+            const int64_t pieces = ramet__ceil_div(rows, r) * ramet__ceil_div(cols, c), time = ramet__ceil_div(pieces, workers) * (tall * c + 8 * tall + 4 * c);
             if (time < least) {
                 least = time;
                 best = (linear_piece){r, c};
             }
         }
+    }
     return best;
 }
 linear_piece ramet__linear_piece(const linear_part *part, int64_t rows, int64_t cols, int64_t workers) {
@@ -128,7 +135,7 @@ linear_piece ramet__linear_piece(const linear_part *part, int64_t rows, int64_t 
         const int64_t step = part->product ? RAMET__MAX(LEAST_COLS, part->product->packing->k_block) : LEAST_COLS;
         return share_out((linear_piece){of, part->cols}, rows, cols, step, workers);
     }
-    return (linear_piece){of, RAMET__MIN(part->cols, RAMET__ROUND_UP(ramet__ceil_div(cols, across), WHOLE_COLS))};
+    return (linear_piece){even_rows(of, rows, down), RAMET__MIN(part->cols, RAMET__ROUND_UP(ramet__ceil_div(cols, across), WHOLE_COLS))};
 }
 /* The parts of a step that has at most so many rows; their prepared activations take `bytes` of shared room. */
 static void cut_parts(linear_part *part, ramet__plan *p, ramet__step *s, int64_t rows, int32_t arithmetic) {

@@ -10,7 +10,7 @@
 
 static uint64_t one_row(int64_t k) { return ramet__round64((uint64_t)((k + 63) / 64 * 64 + k / 32 * 28)); }
 
-#ifndef RAMET__ONE_ROW
+#ifndef RAMET__FEW_ROWS
 uint64_t FN(int8_prepared_bytes)(int64_t k) { return 2 * one_row(k); }
 
 /* Block b of v, none of it over `top`; v becomes what is left. */
@@ -126,7 +126,7 @@ enum { GROUP = 48 };
 /* Rows that meet a panel where it lies: arranging its blocks for them does not pay yet */
 #ifdef RAMET__VEC512
 enum { FEW = 1 };
-#elif defined(RAMET__ONE_ROW)
+#elif defined(RAMET__FEW_ROWS)
 enum { FEW = 3 };
 #else
 enum { FEW = 5 };
@@ -175,7 +175,7 @@ INLINE void add_rows(const int enc, vf *sum, const p16_place *at, int h, const i
     }
 }
 
-#ifndef RAMET__ONE_ROW
+#ifndef RAMET__FEW_ROWS
 /* A few rows against panel p where it lies */
 INLINE void few_rows(const int enc, const ramet__product_args *a, int64_t p) {
     const int64_t rows = FEW == 1 ? 1 : a->m;
@@ -225,10 +225,10 @@ INLINE void forward(const int enc, const ramet__product_args *a) {
         for (int64_t r = 0; r < a->m; r += GROUP) many(enc, a, r, n);
 }
 #endif
-#ifdef RAMET__ONE_ROW
+#ifdef RAMET__FEW_ROWS
 #define FORWARD(ENC)                                                                                                                \
     static void forward_##ENC(const ramet__product_args *a) {                                                                       \
-        if (a->m <= FEW) FN_ONE(panel16_int8_forward_##ENC)(a);                                                                     \
+        if (a->m <= FEW) FN_FEW(panel16_int8_forward_##ENC)(a);                                                                     \
         else forward(P16_##ENC, a);                                                                                                 \
     }
 #define OF(ENC) forward_##ENC
@@ -241,8 +241,8 @@ INLINE void forward(const int enc, const ramet__product_args *a) {
 #define OF(ENC) FN(panel16_int8_forward_##ENC)
 #endif
 
-static const ramet__scheme scheme = {NAME, RAMET__REDUCED, FN_ONE(int8_prepared_bytes), FN_ONE(int8_prepare), SCRATCH, PIECES, NULL, ROUND,
-                                      FN_ONE(int8_prepare_fast)};
+static const ramet__scheme scheme = {NAME, RAMET__REDUCED, FN_FEW(int8_prepared_bytes), FN_FEW(int8_prepare), SCRATCH, PIECES, NULL, ROUND,
+                                      FN_FEW(int8_prepare_fast)};
 #define PRODUCT_AS(ENC, AS) /* AS: the encoding whose panels it has */                                                              \
     const ramet__product FN(product_panel16_##ENC##_int8) = {&scheme, &ramet__packing_panel16_##ENC,                        \
                                                              OF(AS), TRANSPOSED(AS)};

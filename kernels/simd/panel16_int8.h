@@ -16,20 +16,20 @@ static inline int8_row int8_row_at(const void *prepared, int64_t k) {
     return (int8_row){q, d, d + b, {i, i + b, i + 2 * b, i + 3 * b, i + 4 * b}};
 }
 /* A level that multiplies many rows of its own way takes the rest from another. */
-#ifdef RAMET__ONE_ROW
-#define FN_ONE(name) RAMET__PASTE(ramet__##name##_, RAMET__ONE_ROW)
+#ifdef RAMET__FEW_ROWS
+#define FN_FEW(name) RAMET__PASTE(ramet__##name##_, RAMET__FEW_ROWS)
 #else
-#define FN_ONE FN
+#define FN_FEW FN
 #endif
-uint64_t FN_ONE(int8_prepared_bytes)(int64_t k);
-void FN_ONE(int8_prepare)(void *dst, const float *x, int64_t k);
-void FN_ONE(int8_prepare_fast)(void *dst, const float *x, int64_t k);
-void FN_ONE(panel16_int8_forward_Q4_0)(const ramet__product_args *a);
-void FN_ONE(panel16_int8_forward_Q4_1)(const ramet__product_args *a);
-void FN_ONE(panel16_int8_forward_Q5_0)(const ramet__product_args *a);
-void FN_ONE(panel16_int8_forward_Q5_1)(const ramet__product_args *a);
-void FN_ONE(panel16_int8_forward_Q8_0)(const ramet__product_args *a);
-void FN_ONE(panel16_int8_forward_Q4_K)(const ramet__product_args *a);
-void FN_ONE(panel16_int8_forward_Q5_K)(const ramet__product_args *a);
-void FN_ONE(panel16_int8_forward_Q6_K)(const ramet__product_args *a);
+uint64_t FN_FEW(int8_prepared_bytes)(int64_t k);
+void FN_FEW(int8_prepare)(void *dst, const float *x, int64_t k);
+void FN_FEW(int8_prepare_fast)(void *dst, const float *x, int64_t k);
+void FN_FEW(panel16_int8_forward_Q4_0)(const ramet__product_args *a);
+void FN_FEW(panel16_int8_forward_Q4_1)(const ramet__product_args *a);
+void FN_FEW(panel16_int8_forward_Q5_0)(const ramet__product_args *a);
+void FN_FEW(panel16_int8_forward_Q5_1)(const ramet__product_args *a);
+void FN_FEW(panel16_int8_forward_Q8_0)(const ramet__product_args *a);
+void FN_FEW(panel16_int8_forward_Q4_K)(const ramet__product_args *a);
+void FN_FEW(panel16_int8_forward_Q5_K)(const ramet__product_args *a);
+void FN_FEW(panel16_int8_forward_Q6_K)(const ramet__product_args *a);
 #endif

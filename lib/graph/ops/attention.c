@@ -291,7 +291,7 @@ static void put_int8(void *to, int64_t place, int64_t first, int64_t step, const
         finite &= a < INFINITY;
         top = RAMET__MAX(top, a);
     }
-    const float inverse = finite && top > 0 ? 127.0f / top : 0.0f;
+    const float inverse = finite && top > 1e-30f ? 127.0f / top : 0.0f; /* finite too */
     int8_t *q = (int8_t *)to + first;
     for (int64_t d = 0; d < hd; d++) q[d * step] = finite ? (int8_t)lrintf(x[d] * inverse) : 1;
     ((float *)(void *)((char *)to + ramet__kv_scales(size * hd)))[place] = finite ? top / 127.0f : NAN;

@@ -18,7 +18,7 @@ typedef struct ramet_session ramet_session;
 #define RAMET_MODE_FAST 2     /**< as balanced, but int8 products round all activations once: many rows are faster, at some loss of accuracy (README, "Speed") */
 
 #define RAMET_CACHE_DEFAULT 0 /**< keys and values in floats (exact) or IEEE halves */
-#define RAMET_CACHE_INT8 1    /**< in int8, with a scale for each position and head: half the bytes, at some loss of accuracy (README, "Serving"); not in mode exact */
+#define RAMET_CACHE_INT8 1    /**< in int8, with a scale for each position and head: half the bytes, at some loss of accuracy (README, "Serving"); not in mode exact. AMX does not read it: attention of prompts takes longer there */
 
 typedef struct ramet_session_options {
     uint32_t struct_size;

@@ -11,6 +11,20 @@
 enum { PAUSE = 4, MOST_PAUSE = 64 };
 enum { LOOK_UP, MODEL };
 
+static double step_bytes(const ramet_model *m, int64_t vocabulary) {
+    double bytes = 0;
+    for (int64_t i = 0; i < m->n_weights; i++) {
+        const char *name = ramet__weight_name(m->weights[i]);
+        const double all = (double)ramet__weight_bytes(m->weights[i]);
+        if (!strcmp(name, ramet__model_head(m))) bytes += all * (double)vocabulary / (double)m->h.n_vocab;
+        else if (strcmp(name, "token_embd.weight")) bytes += all;
+    }
+    return bytes;
+}
+float ramet__draft_cost(const ramet_model *model, const ramet_model *small, int64_t vocabulary) {
+    return (float)(step_bytes(small, vocabulary) / step_bytes(model, model->h.n_vocab));
+}
+
 ramet_status ramet__draft_init(ramet__draft *d, ramet_session *s, int32_t sequence, int64_t most, int64_t tokens, const ramet_sampling *sampling, ramet_progress_fn progress, void *user) {
     ramet_status st = RAMET_OK;
     *d = (ramet__draft){.s = s, .sequence = sequence, .sampling = sampling, .most = most, .reach = most, .account = {{STAKE, 0, PAUSE}, {STAKE, 0, PAUSE}}, .progress = progress, .user = user};

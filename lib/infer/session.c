@@ -86,18 +86,6 @@ out:
     return st;
 }
 
-/* What a step reads of a model whose head has so many rows. */
-static double step_bytes(const ramet_model *m, int64_t vocabulary) {
-    double bytes = 0;
-    for (int64_t i = 0; i < m->n_weights; i++) {
-        const char *name = ramet__weight_name(m->weights[i]);
-        const double all = (double)ramet__weight_bytes(m->weights[i]);
-        if (!strcmp(name, ramet__model_head(m))) bytes += all * (double)vocabulary / (double)m->h.n_vocab;
-        else if (strcmp(name, "token_embd.weight")) bytes += all;
-    }
-    return bytes;
-}
-
 static ramet_status add_drafter(ramet_session *s, ramet_model *small, int64_t vocabulary) {
     ramet_session_options o = defaults;
     if (small->h.n_vocab != s->vocabulary)
@@ -111,7 +99,7 @@ static ramet_status add_drafter(ramet_session *s, ramet_model *small, int64_t vo
     o.max_sequences = s->o.max_sequences;
     o.max_outputs = 1;
     o.max_rank = 0;
-    s->draft_cost = (float)(step_bytes(small, vocabulary) / step_bytes(s->model, s->vocabulary));
+    s->draft_cost = ramet__draft_cost(s->model, small, vocabulary);
     const ramet_status st = create(&s->drafter, small, &o, vocabulary);
     return st ? ramet__prefix(st, "the draft model: ") : RAMET_OK;
 }
@@ -124,6 +112,8 @@ ramet_status ramet_session_create(ramet_session **out, ramet_model *model, const
     RAMET__TRY(ramet__runtime_check(model->rt));
     if (options) RAMET__TRY(ramet__options(&o, sizeof o, options, "ramet_session_create"));
     RAMET__TRY(check_options(&o, model));
+    if (o.draft_vocabulary && !o.draft_model)
+        return ramet__fail(RAMET_E_ARGUMENT, "ramet_session_create: draft_vocabulary is %lld but there is no draft_model", (long long)o.draft_vocabulary);
     ramet_model *small = o.draft_model;
     o.draft_model = NULL;
     RAMET__GO(create(&s, model, &o, model->h.n_vocab));

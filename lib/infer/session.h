@@ -15,7 +15,7 @@ struct ramet_session {
     ramet_model *model;
     ramet_session_options o;   /* draft_model: NULL */
     ramet_session *drafter;    /* the draft model's, with the same sequences, or NULL */
-    float draft_cost;          /* a step of it in steps of the model, by the bytes that they read */
+    float draft_cost;          /* a step of it in steps of the model */
     int64_t vocabulary;        /* columns of logits */
     ramet__plan *plan;
     ramet__cache cache;
@@ -53,6 +53,8 @@ typedef struct ramet__draft {
     int32_t *ids, *rows;       /* what it has not seen yet, as a run wants it */
     ramet_progress_fn progress; void *user;
 } ramet__draft;
+/* A step of `small`, whose head has so many rows, in steps of the model: by the bytes that they read. */
+float ramet__draft_cost(const ramet_model *model, const ramet_model *small, int64_t vocabulary);
 /* tokens: most that the sequence will hold. Free it in any case. */
 ramet_status ramet__draft_init(ramet__draft *d, ramet_session *s, int32_t sequence, int64_t most, int64_t tokens, const ramet_sampling *sampling, ramet_progress_fn progress, void *user);
 void ramet__draft_free(ramet__draft *d);

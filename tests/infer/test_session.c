@@ -640,20 +640,22 @@ static ramet_session *session_with(ramet_model *m, ramet_model *small, int64_t v
 }
 
 /* The same model, but sure of what it says: the last norm's weights are much larger. */
-static ramet_model *sure_of(ramet_model *m) {
+static ramet_model *sure_of(ramet_model *m, int64_t context) {
     ramet_model *sure = NULL;
+    ramet__hparams h = m->h;
     ramet__weight *weights[64], *norm = NULL, *old = ramet__model_weight(m, "output_norm.weight");
     OK(ramet__weight_new(&norm, rt, "output_norm.weight", RAMET__ENC_F32, ramet__weight_shape(old)));
     for (int64_t i = 0; i < D; i++) ((float *)ramet__weight_mutable(norm))[i] = 100 * ((const float *)ramet__weight_data(old))[i];
     for (int64_t i = 0; i < m->n_weights; i++) weights[i] = m->weights[i] == old ? norm : m->weights[i];
-    OK(ramet__model_derive(&sure, m, &m->h, weights, m->n_weights, NULL));
+    h.n_ctx = context;
+    OK(ramet__model_derive(&sure, m, &h, weights, m->n_weights, NULL));
     ramet__weight_free(norm);
     return sure;
 }
 
 /* A draft model changes neither ids nor text, whatever it is, and one that guesses right saves runs: the model itself, a pruned sibling, a head of few ids. */
 static void test_generate_with_a_draft_model(void **state) {
-    ramet_model *m = tiny(), *sure = sure_of(m), *sibling = NULL;
+    ramet_model *m = tiny(), *sure = sure_of(m, 200), *brief = sure_of(m, 17), *sibling = NULL; /* brief: the text goes on behind its context */
     ramet_prune_options prune;
     ramet_prune_options_init(&prune, sizeof prune);
     prune.layers = 1;
@@ -661,7 +663,7 @@ static void test_generate_with_a_draft_model(void **state) {
     prune.count = TEXT;
     OK(ramet_prune(&sibling, m, &prune));
     const struct { ramet_model *small; int64_t vocabulary; float temperature; int32_t draft; } cases[] = {
-        {sure, 0, 0, 4}, {sure, 0, 0, 1}, {sure, 300, 0, 7}, {sure, 16, 0, 4}, {sure, 1, 2, 3}, {m, 0, .7f, 7}, {sibling, 0, 0, 4}, {sibling, 160, 1, 4}};
+        {sure, 0, 0, 4}, {sure, 0, 0, 1}, {sure, 300, 0, 7}, {sure, 16, 0, 4}, {sure, 1, 2, 3}, {brief, 0, 0, 4}, {m, 0, .7f, 7}, {sibling, 0, 0, 4}, {sibling, 160, 1, 4}};
     for (int32_t c = 0; c < RAMET__COUNT(cases); c++) {
         stream plain = {.stop_at = 1000}, guessed = {.stop_at = 1000}, later[2] = {{.stop_at = 1000}, {.stop_at = 1000}};
         int64_t made[2], outs;
@@ -705,17 +707,22 @@ static void test_generate_with_a_draft_model(void **state) {
     o.draft_model = sibling;
     o.draft_vocabulary = VOCAB + 1;
     REFUSED(RAMET_E_ARGUMENT, "draft_vocabulary is 321; 0 (all) to 320", ramet_session_create(&s, m, &o));
+    o.draft_model = NULL;
+    o.draft_vocabulary = 5;
+    REFUSED(RAMET_E_ARGUMENT, "there is no draft_model", ramet_session_create(&s, m, &o));
+    o.draft_model = sibling;
     o.draft_vocabulary = -1;
     REFUSED(RAMET_E_ARGUMENT, "draft_vocabulary is -1", ramet_session_create(&s, m, &o));
     assert_null(s);
     ramet_model_free(sibling);
     ramet_model_free(sure);
+    ramet_model_free(brief);
     ramet_model_free(m);
 }
 
 /* What it guesses is its own text; after guesses that were wrong it rests, each time for longer. */
 static void test_a_draft_model_rests(void **state) {
-    ramet_model *m = tiny(), *sure = sure_of(m);
+    ramet_model *m = tiny(), *sure = sure_of(m, 200);
     ramet_session *s = session_with(m, sure, 0);
     ramet_sampling o;
     ramet__draft d = {0};

@@ -13,6 +13,7 @@ import json
 import pathlib
 import random
 import re
+import sys
 import tempfile
 
 import numpy as np
@@ -72,6 +73,9 @@ def main():
     p.add_argument("--threads", type=int, default=2)
     p.add_argument("--library", type=pathlib.Path, default=ROOT / "build/lib/libramet.so")
     a = p.parse_args()
+    for path in a.texts:
+        if not path.exists():
+            sys.exit(f"sibling: {path} is not there")
     ramet, model = load(a)
     ids = replies(ramet, model, a.texts, a.requests)
     kept = max(WINDOW, len(ids) - HELD_OUT)

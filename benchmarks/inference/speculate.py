@@ -12,6 +12,7 @@ Then what decides: what a run of several rows costs in runs of one, and for the 
 along the plain replies.
 """
 import statistics
+import sys
 import time
 
 import numpy as np
@@ -73,7 +74,10 @@ def main():
     session = model.session(**options)
     kinds = {"plain": (session, 0), "look-up": (session, a.draft)}
     if a.small:
-        small = ramet.load(a.small, runtime=model.runtime)
+        try:
+            small = ramet.load(a.small, runtime=model.runtime)
+        except ramet.Error as e:
+            sys.exit(f"speculate: {e}")
         kinds["draft model"] = (model.session(**options, draft_model=small, draft_vocabulary=a.vocabulary), GUESSES)
     prompts = {name: model.tokenizer.encode_chat([{"role": "user", "content": text}]) for name, text in TEXTS.items()}
     speeds = {name: {kind: [] for kind in kinds} for name in prompts}

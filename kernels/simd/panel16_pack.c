@@ -67,7 +67,8 @@ INLINE void pack_quants(const int enc, const place *at, const uint8_t *src) {
             const uint8_t *from = src + high_at(enc, at->j, g, &shift);
             high = load32(from) >> shift & (enc == P16_Q6_K ? PAIRS : BITS);
         } else high = (load32(src + formats[enc].high) >> (4 * g) & 15u) * 0x00204081u & BITS; /* bit i to byte i */
-        above[high_of(enc, g, &to) / 64] |= high << to;
+        const int64_t word = high_of(enc, g, &to);
+        above[word / 64] |= high << to;
     }
     store32(at->high, above[0]);
     if (p16_high(enc) > 64) store32(at->high + 64, above[1]);

@@ -127,7 +127,8 @@ typedef struct ramet_runtime_options {
     int32_t threads;          /**< workers, the caller included; 0 (default): one per processor this process may use */
     ramet_alloc_fn alloc;     /**< NULL (default): the C library's */
     void *alloc_user;
-    uint64_t byte_budget;     /**< most bytes to hold at once, mapped files not counted; 0 (default): no limit */
+    uint64_t byte_budget;     /**< most bytes to hold at once, mapped files not counted; 0 (default): no limit. Packed weights that no session, tuner or
+                                   program uses any more stay for the next one, and make room when something else needs it */
     ramet_log_fn log;         /**< NULL (default): silent */
     void *log_user;
     int32_t log_level;        /**< most detailed level wanted; default RAMET_LOG_WARNING */

@@ -10,6 +10,8 @@ struct ramet__mem {
     ramet_alloc_fn alloc;
     void *user;
     uint64_t budget;
+    int32_t (*need)(void *);
+    void *need_user;
     _Atomic uint64_t now, peak;
     _Atomic uint64_t refs; /* the owner and every block */
 };
@@ -48,6 +50,7 @@ ramet_status ramet__mem_create(ramet__mem **out, ramet_alloc_fn alloc, void *use
     mem->alloc = alloc;
     mem->user = user;
     mem->budget = budget;
+    ramet__mem_on_need(mem, NULL, NULL);
     atomic_init(&mem->now, sizeof *mem);
     atomic_init(&mem->peak, sizeof *mem);
     atomic_init(&mem->refs, 1);
@@ -71,10 +74,17 @@ void ramet__mem_bytes(const ramet__mem *mem, uint64_t *now, uint64_t *peak) {
 
 uint64_t ramet__mem_budget(const ramet__mem *mem) { return mem->budget; }
 
+void ramet__mem_on_need(ramet__mem *mem, int32_t (*need)(void *user), void *user) {
+    mem->need = need;
+    mem->need_user = user;
+}
+
 /* Count `bytes` in, or answer E_BUDGET and count nothing. */
 static ramet_status reserve(ramet__mem *mem, uint64_t bytes) {
     uint64_t now = atomic_load_explicit(&mem->now, memory_order_relaxed);
     do {
+        while (mem->budget && (now > mem->budget || bytes > mem->budget - now) && mem->need && mem->need(mem->need_user))
+            now = atomic_load_explicit(&mem->now, memory_order_relaxed);
         if (mem->budget && (now > mem->budget || bytes > mem->budget - now))
             return ramet__fail(RAMET_E_BUDGET, "byte budget: %llu bytes more are needed and %llu of %llu are held; a byte_budget of at least %llu would do here",
                                (unsigned long long)bytes, (unsigned long long)now, (unsigned long long)mem->budget,

@@ -15,6 +15,8 @@ ramet_status ramet__mem_create(ramet__mem **out, ramet_alloc_fn alloc, void *use
 void ramet__mem_free(ramet__mem *mem);
 void ramet__mem_bytes(const ramet__mem *mem, uint64_t *now, uint64_t *peak);
 uint64_t ramet__mem_budget(const ramet__mem *mem); /* 0: none */
+/* Asked when the budget is exceeded, by any thread: frees something that can be made again and answers 1, or 0 when there is nothing. NULL: nobody is asked. */
+void ramet__mem_on_need(ramet__mem *mem, int32_t (*need)(void *user), void *user);
 
 /* NULL with E_MEMORY or E_BUDGET in the message (status by ramet__mem_status) when it cannot be had. */
 void *ramet__alloc(ramet__mem *mem, size_t bytes);

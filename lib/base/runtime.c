@@ -83,9 +83,28 @@ static ramet_status choose_isa(ramet_runtime *r, int32_t wanted) {
     return RAMET_OK;
 }
 
+void ramet__spare_drop(ramet_runtime *r, ramet__spare *s) {
+    ramet__spare **at = &r->spares;
+    while (*at != s) at = &(*at)->older;
+    *at = s->older;
+    s->drop(s);
+}
+static int32_t drop_oldest(void *runtime) {
+    ramet_runtime *r = runtime;
+    ramet__spare *idle = NULL;
+    pthread_mutex_lock(&r->lock);
+    for (ramet__spare *s = r->spares; s; s = s->older)
+        if (!s->uses) idle = s;
+    if (idle) ramet__spare_drop(r, idle);
+    pthread_mutex_unlock(&r->lock);
+    return idle != NULL;
+}
+
 static void destroy(ramet_runtime *r) {
     ramet__mem *mem = r->mem;
+    ramet__mem_on_need(mem, NULL, NULL);
     ramet__threads_free(r->threads);
+    pthread_mutex_destroy(&r->lock);
     ramet__free(r);
     ramet__mem_free(mem);
 }
@@ -101,9 +120,11 @@ ramet_status ramet_runtime_create(ramet_runtime **out, const ramet_runtime_optio
     ramet__mem *mem;
     RAMET__TRY(ramet__mem_create(&mem, o.alloc, o.alloc_user, o.byte_budget));
     ramet_runtime *r = ramet__calloc(mem, 1, sizeof *r);
-    if (!r) {
+    if (!r || pthread_mutex_init(&r->lock, NULL)) {
+        const ramet_status no = r ? ramet__fail(RAMET_E_MEMORY, "ramet_runtime_create: no mutex could be made") : ramet__alloc_status();
+        ramet__free(r);
         ramet__mem_free(mem);
-        return ramet__alloc_status();
+        return no;
     }
     r->mem = mem;
     r->log = o.log;
@@ -111,6 +132,7 @@ ramet_status ramet_runtime_create(ramet_runtime **out, const ramet_runtime_optio
     r->log_level = o.log_level;
     r->pid = getpid();
     atomic_init(&r->refs, 1);
+    ramet__mem_on_need(mem, drop_oldest, r);
     ramet_status st;
     RAMET__GO(choose_isa(r, o.isa));
     RAMET__GO(ramet__threads_create(&r->threads, mem, o.threads ? o.threads : ramet__threads_usable(), o.executor, o.executor_user));

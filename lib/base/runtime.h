@@ -1,12 +1,20 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* runtime.h - what a ramet_runtime holds. Made once, immutable after, reference counted. */
+/* runtime.h - what a ramet_runtime holds. Made once, immutable after but for its list of spares, reference counted. */
 #ifndef RAMET__RUNTIME_H
 #define RAMET__RUNTIME_H
 #include "alloc.h"
 #include "cpu.h"
 #include "threads.h"
+#include <pthread.h>
 
 struct ramet__kernels; /* kernels/kernels.h: the table for the chosen ISA level */
+
+/* What can be made again: it goes when the budget would be exceeded and nobody uses it, the oldest first. All under the runtime's lock. */
+typedef struct ramet__spare {
+    struct ramet__spare *older;
+    int64_t uses;
+    void (*drop)(struct ramet__spare *); /* frees it */
+} ramet__spare;
 
 struct ramet_runtime {
     ramet__mem *mem;
@@ -19,9 +27,13 @@ struct ramet_runtime {
     int32_t log_level;
     int64_t pid;             /* of the creating process: ramet__runtime_check answers E_FORK elsewhere */
     _Atomic int32_t refs;
+    pthread_mutex_t lock;    /* of the spares */
+    struct ramet__spare *spares; /* newest first */
 };
 
 ramet_runtime *ramet__runtime_retain(ramet_runtime *runtime);
+/* Takes one from the list and frees it. The lock is held. */
+void ramet__spare_drop(ramet_runtime *runtime, ramet__spare *spare);
 /* E_ARGUMENT for NULL, E_FORK in a forked child. Every public entry that is not a free calls it. */
 ramet_status ramet__runtime_check(const ramet_runtime *runtime);
 void ramet__log(const ramet_runtime *runtime, int32_t level, const char *format, ...) RAMET__PRINTF(3, 4);

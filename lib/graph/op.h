@@ -211,6 +211,8 @@ struct ramet__plan {
     int64_t n_writes;
     ramet__weight **weights;
     int64_t n_weights;              /* retained */
+    ramet__weight **packed;         /* those whose packings are used */
+    int64_t n_packed;
     void *arena, *scratch, *floats; /* floats: weights and constants that operations read as floats */
     uint64_t arena_bytes, scratch_bytes, worker_bytes, floats_bytes;
     ramet__plan **inner; /* of scans with a body; owned */

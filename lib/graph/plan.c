@@ -129,14 +129,14 @@ static int32_t in_product(const ramet__work *w, int64_t value) {
 }
 
 static ramet_status pack_weights(ramet__plan *p, const ramet__graph *g, const ramet__work *w) {
-    ramet__weight **list = ramet__calloc(p->rt->mem, (size_t)p->n_weights + 1, sizeof *list);
-    if (!list) return ramet__alloc_status();
     int64_t n = 0;
+    p->packed = ramet__calloc(p->rt->mem, (size_t)p->n_weights + 1, sizeof *p->packed);
+    if (!p->packed) return ramet__alloc_status();
     for (int64_t i = 0; i < g->n_values; i++)
-        if (p->vals[i].leaf == RAMET__LEAF_WEIGHT && w->uses[i] && in_product(w, i)) list[n++] = p->vals[i].weight;
-    ramet_status st = ramet__weights_pack(list, n);
-    ramet__free(list);
-    return st;
+        if (p->vals[i].leaf == RAMET__LEAF_WEIGHT && w->uses[i] && in_product(w, i)) p->packed[n++] = p->vals[i].weight;
+    RAMET__TRY(ramet__weights_pack(p->packed, n));
+    p->n_packed = n;
+    return RAMET_OK;
 }
 
 /* Pack what products read; decode what operations read as floats; constants. */
@@ -369,6 +369,7 @@ out:
 
 void ramet__plan_free(ramet__plan *p) {
     if (!p) return;
+    ramet__weights_release(p->packed, p->n_packed);
     for (int64_t i = 0; i < p->n_weights; i++) ramet__weight_free(p->weights[i]);
     for (int32_t i = 0; i < p->n_ropes; i++) ramet__free(p->ropes[i].cs);
     for (int64_t i = 0; i < p->n_inner; i++) ramet__plan_free(p->inner[i]);
@@ -378,6 +379,7 @@ void ramet__plan_free(ramet__plan *p) {
     ramet__free(p->inputs);
     ramet__free(p->input_used);
     ramet__free(p->weights);
+    ramet__free(p->packed);
     ramet__free(p->steps);
     ramet__free(p->buffers);
     ramet__free(p->checks);

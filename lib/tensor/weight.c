@@ -4,9 +4,11 @@
 #include <pthread.h>
 #include <string.h>
 
-/* Packings made together, side by side: decoding streams through all of them, which large pages make half as fast again. */
+/* Packings made together, side by side: decoding streams through all of them, which large pages make half as fast again. All of it is
+ * changed under the runtime's lock. */
 typedef struct shelf {
-    int32_t refs; /* atomic: the weights whose packings stand here, and who fills it */
+    ramet__spare spare;   /* uses: of all packings here, and who fills it */
+    ramet__weight *first; /* whose packings stand here */
 } shelf;
 #define SHELF_HEAD RAMET__ALIGN
 
@@ -23,18 +25,33 @@ struct ramet__weight {
     ramet__weight *whole;       /* whose first rows these are, or NULL */
     const void *data;
     const ramet__product *product[3]; /* by arithmetic; all read one packing */
-    pthread_mutex_t lock;       /* of packing */
+    pthread_mutex_t lock;       /* of packing; held before the runtime's */
+    int64_t uses;               /* of the packing, there or not yet there */
     shelf *shelf;               /* where `packed` stands; NULL: in the rows themselves */
-    const void *packed;         /* set once, atomically, when packing is complete */
+    ramet__weight *beside;      /* the next on the shelf */
+    const void *packed;         /* set atomically when packing is complete; NULL again when nobody uses it and its room is wanted */
 };
 
-static void shelf_drop(shelf *s) {
-    if (s && __atomic_sub_fetch(&s->refs, 1, __ATOMIC_ACQ_REL) == 0) ramet__free(s);
+/* Packings are made again for the next plan that wants them. */
+static void shelf_drop(ramet__spare *spare) {
+    for (ramet__weight *w = ((shelf *)spare)->first; w; w = w->beside) {
+        w->shelf = NULL;
+        __atomic_store_n(&w->packed, NULL, __ATOMIC_RELEASE);
+    }
+    ramet__free(spare);
 }
 
 static void destroy(ramet__weight *w) {
     pthread_mutex_destroy(&w->lock);
-    shelf_drop(w->shelf);
+    pthread_mutex_lock(&w->rt->lock);
+    if (w->shelf) {
+        ramet__weight **at = &w->shelf->first;
+        while (*at != w) at = &(*at)->beside;
+        *at = w->beside;
+        w->shelf->spare.uses -= w->uses;
+        if (!w->shelf->first && !w->shelf->spare.uses) ramet__spare_drop(w->rt, &w->shelf->spare);
+    }
+    pthread_mutex_unlock(&w->rt->lock);
     ramet__free(w->own);
     ramet__weight_free(w->whole);
     ramet__reader_free(w->reader);
@@ -227,29 +244,49 @@ static ramet_status pack_locked(ramet__weight *w, shelf *s, void *packed, uint64
     ranges r = {.w = w, .packing = packing, .packed = packed, .n = ramet__shape_rows(&w->shape), .k = ramet__shape_cols(&w->shape),
                 .rows = rows_a_piece(w, packing->n_block)};
     RAMET__TRY(ramet__parallel_for(w->rt->threads, (r.n + r.rows - 1) / r.rows, pack_piece, &r, NULL));
-    __atomic_add_fetch(&s->refs, 1, __ATOMIC_RELAXED);
+    pthread_mutex_lock(&w->rt->lock);
     w->shelf = s;
+    w->beside = s->first;
+    s->first = w;
+    s->spare.uses += w->uses;
     __atomic_store_n(&w->packed, (const void *)packed, __ATOMIC_RELEASE);
+    pthread_mutex_unlock(&w->rt->lock);
     if (w->reader) ramet__reader_drop(w->reader, w->offset, w->bytes);
     return RAMET_OK;
 }
 
+static void use(ramet__weight *const *w, int64_t n, int64_t more) {
+    if (n == 0) return;
+    pthread_mutex_lock(&w[0]->rt->lock);
+    for (int64_t i = 0; i < n; i++) {
+        w[i]->uses += more;
+        if (w[i]->shelf) w[i]->shelf->spare.uses += more;
+    }
+    pthread_mutex_unlock(&w[0]->rt->lock);
+}
+void ramet__weights_release(ramet__weight *const *w, int64_t n) { use(w, n, -1); }
+
 ramet_status ramet__weights_pack(ramet__weight *const *w, int64_t n) {
     ramet_status st = RAMET_OK;
+    ramet_runtime *rt = n ? w[0]->rt : NULL;
     shelf *s = NULL;
     uint64_t bytes, all = SHELF_HEAD, at = SHELF_HEAD;
+    use(w, n, 1);
     for (int64_t i = 0; i < n; i++) {
         if (__atomic_load_n(&w[i]->packed, __ATOMIC_ACQUIRE)) continue;
         pthread_mutex_lock(&w[i]->lock);
         st = w[i]->packed ? RAMET_OK : choose(w[i], &bytes);
         if (!st && !w[i]->packed) all += bytes;
         pthread_mutex_unlock(&w[i]->lock);
-        if (st) return st;
+        RAMET__GO(st);
     }
-    if (all > SIZE_MAX / 2) return ramet__fail(RAMET_E_LIMIT, "the packings of %lld weights do not fit into memory", (long long)n);
+    if (all > SIZE_MAX / 2) RAMET__GO(ramet__fail(RAMET_E_LIMIT, "the packings of %lld weights do not fit into memory", (long long)n));
     if (all > SHELF_HEAD) {
-        RAMET__NEW(s, ramet__alloc(w[0]->rt->mem, (size_t)all));
-        s->refs = 1;
+        RAMET__NEW(s, ramet__alloc(rt->mem, (size_t)all));
+        pthread_mutex_lock(&rt->lock);
+        *s = (shelf){{rt->spares, 1, shelf_drop}, NULL};
+        rt->spares = &s->spare;
+        pthread_mutex_unlock(&rt->lock);
     }
     for (int64_t i = 0; i < n; i++) {
         if (__atomic_load_n(&w[i]->packed, __ATOMIC_ACQUIRE)) continue;
@@ -263,7 +300,12 @@ ramet_status ramet__weights_pack(ramet__weight *const *w, int64_t n) {
         RAMET__GO(st);
     }
 out:
-    shelf_drop(s);
+    if (s) {
+        pthread_mutex_lock(&rt->lock);
+        if (--s->spare.uses == 0 && !s->first) ramet__spare_drop(rt, &s->spare);
+        pthread_mutex_unlock(&rt->lock);
+    }
+    if (st) ramet__weights_release(w, n);
     return st;
 }
 

@@ -213,6 +213,46 @@ static void a_budget_refuses_the_packing(void **state) {
     ramet_runtime_free(rt);
 }
 
+static void packings_that_nobody_uses_make_room(void **state) {
+    const ramet__shape big = {2, {512, 2048}};
+    uint64_t packing = 0, before, now;
+    for (int32_t measured = 0; measured < 2; measured++) { /* first without a budget: how large the packing is */
+        ramet_runtime *rt = runtime(2, measured ? 2 * (2048 / 32 * 18 * 512) + packing * 3 / 2 : 0);
+        ramet__weight *w[2] = {NULL, NULL};
+        for (int i = 0; i < 2; i++) {
+            assert_int_equal(ramet__weight_new(&w[i], rt, i ? "second" : "first", RAMET__ENC_Q4_0, &big), RAMET_OK);
+            memset(ramet__weight_mutable(w[i]), 0x11 + i, ramet__weight_bytes(w[i]));
+        }
+        ramet_runtime_bytes(rt, &before, NULL);
+        assert_int_equal(ramet__weights_pack(w, 1), RAMET_OK);
+        ramet_runtime_bytes(rt, &now, NULL);
+        packing = now - before;
+        const ramet__packing *kind = ramet__weight_product(w[0], 0)->packing;
+        if (kind->in_place) packing = 0;
+        if (packing && measured) {
+            uint8_t *first = malloc(packing);
+            const uint64_t bytes = kind->bytes(512, 2048);
+            memcpy(first, ramet__weight_packed(w[0]), bytes);
+            assert_int_equal(ramet__weights_pack(&w[1], 1), RAMET_E_BUDGET);
+            assert_memory_equal(ramet__weight_packed(w[0]), first, bytes); /* it is in use */
+            ramet__weights_release(w, 1);
+            assert_memory_equal(ramet__weight_packed(w[0]), first, bytes); /* and stays while nothing else is wanted */
+            assert_int_equal(ramet__weights_pack(&w[1], 1), RAMET_OK);
+            assert_null(ramet__weight_packed(w[0]));
+            assert_int_equal(ramet__weights_pack(w, 2), RAMET_E_BUDGET);
+            ramet__weights_release(&w[1], 1);
+            assert_int_equal(ramet__weights_pack(w, 1), RAMET_OK); /* made again */
+            assert_null(ramet__weight_packed(w[1]));
+            assert_memory_equal(ramet__weight_packed(w[0]), first, bytes);
+            free(first);
+        }
+        for (int i = 0; i < 2; i++) ramet__weight_free(w[i]);
+        ramet_runtime_bytes(rt, &now, NULL);
+        assert_true(now < before);
+        ramet_runtime_free(rt);
+    }
+}
+
 typedef struct failing { int64_t left; } failing;
 static void *failing_alloc(void *ptr, size_t old_size, size_t new_size, size_t alignment, void *user) {
     failing *f = user;
@@ -262,6 +302,7 @@ int main(void) {
             cmocka_unit_test(two_threads_pack_once),
         cmocka_unit_test(refuses_what_does_not_fit), cmocka_unit_test(finds_the_row_that_is_not_finite),
             cmocka_unit_test(a_budget_refuses_the_packing),
+        cmocka_unit_test(packings_that_nobody_uses_make_room),
         cmocka_unit_test(failing_allocations_leave_nothing),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -105,7 +105,6 @@ void ramet__linear_most(linear_part *part, const ramet__product *product, int32_
     if (product && product->scheme->rounds && rows >= MANY_PIECES * part->rows) part->rows *= 2;
     part->cols = product ? product->scheme->piece[way].cols : DENSE_COLS;
 }
-static int32_t waiting(int64_t pieces, int64_t workers) { return 6 * (RAMET__ROUND_UP(pieces, workers) - pieces) > pieces; }
 /* Of so many bands, at most `most` in each */
 static int64_t even_rows(int64_t most, int64_t rows, int64_t bands) { return RAMET__MIN(most, RAMET__ROUND_UP(ramet__ceil_div(rows, bands), ROW_STEP)); }
 /* Pieces of fewer rows and columns, in even bands, of which the last is done first: a piece's time is its size, and what it
@@ -130,8 +129,8 @@ static linear_piece share_out(linear_piece most, int64_t rows, int64_t cols, int
 }
 linear_piece ramet__linear_piece(const linear_part *part, int64_t rows, int64_t cols, int64_t workers) {
     int64_t of = part->rows, down, across = ramet__ceil_div(cols, part->cols);
-    while ((down = ramet__ceil_div(rows, of)), of >= 2 * DENSE_ROWS && waiting(down * across, workers)) of /= 2;
-    if (waiting(down * across, workers)) {
+    while ((down = ramet__ceil_div(rows, of)), of >= 2 * DENSE_ROWS && ramet__linear_waits(down * across, workers)) of /= 2;
+    if (ramet__linear_waits(down * across, workers)) {
         const int64_t step = part->product ? RAMET__MAX(LEAST_COLS, part->product->packing->k_block) : LEAST_COLS;
         return share_out((linear_piece){of, part->cols}, rows, cols, step, workers);
     }

@@ -118,6 +118,7 @@ const ramet__op ramet__opdef_linear_dx = {.name = "linear_dx",
                                           .run = dx_run};
 
 /* ---- dW: in = dy, x, base; a piece owns a block of W and sums over all rows ---- */
+#define LEAST_DW 96
 static double dw_work(const ramet__plan *p, const ramet__step *s) {
     (void)p;
     return (double)s->in[0]->fixed * (double)s->in[0]->cols * (double)s->in[1]->cols;
@@ -129,15 +130,18 @@ static ramet_status dw_prepare(ramet__plan *p, ramet__step *s) {
     s->scratch_bytes = product->scheme->scratch_bytes(1, s->out[0]->fixed, s->out[0]->cols);
     return RAMET_OK;
 }
-/* Rows and columns of W of a piece */
 static int64_t share(int64_t size, int64_t most) { return RAMET__ROUND_UP(ramet__ceil_div(size, ramet__ceil_div(size, most)), 32); }
-static linear_piece dw_piece(const ramet__step *s) {
-    const ramet__piece most = s->extra ? ((const ramet__product *)s->extra)->scheme->piece[RAMET__OUTER] : (ramet__piece){DENSE_ROWS, DENSE_ROWS};
-    return (linear_piece){share(s->out[0]->fixed, most.rows), share(s->out[0]->cols, most.cols)};
+linear_piece ramet__linear_dw_piece(const ramet__product *product, int64_t n, int64_t k, int64_t workers) {
+    const ramet__piece most = product ? product->scheme->piece[RAMET__OUTER] : (ramet__piece){DENSE_ROWS, DENSE_ROWS};
+    linear_piece of = {share(n, most.rows), share(k, most.cols)};
+    while (ramet__linear_waits(ramet__ceil_div(n, of.rows) * ramet__ceil_div(k, of.cols), workers) && RAMET__MAX(of.rows, of.cols) >= 2 * LEAST_DW)
+        if (of.rows >= of.cols) of.rows = share(n, of.rows / 2);
+        else of.cols = share(k, of.cols / 2);
+    return of;
 }
+static linear_piece dw_piece(const ramet__step *s, const ramet__exec *x) { return ramet__linear_dw_piece(s->extra, s->out[0]->fixed, s->out[0]->cols, x->plan->workers); }
 static int64_t dw_pieces(const ramet__step *s, const ramet__exec *x, int32_t phase) {
-    const linear_piece of = dw_piece(s);
-    (void)x;
+    const linear_piece of = dw_piece(s, x);
     return phase ? -1 : ramet__ceil_div(s->out[0]->fixed, of.rows) * ramet__ceil_div(s->out[0]->cols, of.cols);
 }
 static int32_t dw_takes_narrow(const ramet__plan *p, const ramet__step *s, int32_t j) {
@@ -148,7 +152,7 @@ static void dw_run(const ramet__step *s, const ramet__exec *x, int32_t phase, in
     (void)phase;
     const ramet__product *product = s->extra;
     const ramet__pval *dy = s->in[0], *v = s->in[1], *base = s->in[2];
-    const linear_piece of = dw_piece(s);
+    const linear_piece of = dw_piece(s, x);
     const int64_t n = s->out[0]->fixed, k = s->out[0]->cols, across = ramet__ceil_div(k, of.cols);
     const int64_t n0 = piece / across * of.rows, n1 = RAMET__MIN(n, n0 + of.rows), k0 = piece % across * of.cols, k1 = RAMET__MIN(k, k0 + of.cols);
     if (base && base->data != s->out[0]->data)

@@ -5,8 +5,8 @@
     benchmarks/inference/inference.py MODEL.gguf... [--quantize Q4_K_M,Q5_0,Q5_K_M,Q6_K] [--synthetic [Q4_K,Q5_K,Q6_K]]
                                       [--peer PYTHON] [--threads 2] [--isa avx2] [-o DIR]
 
---quantize lets the peer write the first model in those of its types, and measures these files too. --synthetic measures models of 480
-million random weights (tests/tools/make_model.py --random), larger than caches, every matrix of that encoding. Both are kept in BUILD/inference.
+--quantize lets the peer write the first model in those of its types, and measures these files too. --synthetic measures models of 1.1
+billion random weights (tests/tools/make_model.py --random), larger than caches, every matrix of that encoding. Both are kept in BUILD/inference.
 PYTHON is an interpreter that has llama-cpp-python and numpy (default: this one, or LLAMA_PEER); without it ramet is timed alone. Both
 run in processes of their own, which take turns: every round times each work once here and once there; medians and the spread (lowest
 to highest) are over the rounds. The machine's limits are measured in the same run: reading memory and dot products, by
@@ -173,7 +173,7 @@ def files(a, have):
         target = folder / f"synthetic-{name}.gguf"
         folder.mkdir(exist_ok=True)
         if not target.exists():
-            subprocess.run([sys.executable, ROOT / "tests/tools/make_model.py", target, "--random", name, "--layers", "8", "--width", "2048", "--heads", "32",
+            subprocess.run([sys.executable, ROOT / "tests/tools/make_model.py", target, "--random", name, "--layers", "18", "--width", "2048", "--heads", "32",
                             "--kv-heads", "8", "--ffn", "8192", "--context", "4096"], check=True)
         models.append(str(target))
     return models or sys.exit("inference: no model; name one, or give --synthetic")

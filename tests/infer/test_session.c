@@ -653,6 +653,24 @@ static ramet_model *sure_of(ramet_model *m, int64_t context) {
     return sure;
 }
 
+/* The tiny model with another name for a token */
+static ramet_model *with_another_token(void) {
+    static char bytes[1 << 20];
+    ramet_model *m = NULL;
+    FILE *f = fopen(tiny_path(), "rb");
+    assert_non_null(f);
+    const size_t size = fread(bytes, 1, sizeof bytes, f);
+    fclose(f);
+    for (size_t i = 0; i + 10 < size; i++)
+        if (!memcmp(bytes + i, "<|im_end|>", 10)) {
+            bytes[i + 5] = 'b';
+            break;
+        }
+    const ramet_source source = {.struct_size = sizeof source, .kind = RAMET_SOURCE_MEMORY, .data = bytes, .length = size};
+    OK(ramet_model_load(&m, rt, &source, NULL));
+    return m;
+}
+
 /* A draft model changes neither ids nor text, whatever it is, and one that guesses right saves runs: the model itself, a pruned sibling, a head of few ids. */
 static void test_generate_with_a_draft_model(void **state) {
     ramet_model *m = tiny(), *sure = sure_of(m, 200), *brief = sure_of(m, 17), *sibling = NULL; /* brief: the text goes on behind its context */
@@ -713,6 +731,11 @@ static void test_generate_with_a_draft_model(void **state) {
     o.draft_model = sibling;
     o.draft_vocabulary = -1;
     REFUSED(RAMET_E_ARGUMENT, "draft_vocabulary is -1", ramet_session_create(&s, m, &o));
+    o.draft_vocabulary = 0;
+    ramet_model *stranger = with_another_token();
+    o.draft_model = stranger;
+    REFUSED(RAMET_E_INCONSISTENT, "token 2 is '<|im_end|>' in the model and '<|im_bnd|>' in the draft model", ramet_session_create(&s, m, &o));
+    ramet_model_free(stranger);
     assert_null(s);
     ramet_model_free(sibling);
     ramet_model_free(sure);

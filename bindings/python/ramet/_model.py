@@ -372,13 +372,14 @@ class Model(L.Handle):
     @overload
     def generate(self, prompt: Any, *, stream: Literal[True], **options: Any) -> Iterator[str]: ...
     def generate(self, prompt: Any, *, max_tokens: int = 128, stream: bool = False, adapter: Optional[Adapter] = None, adapter_scale: float = 1.0, mode: str = "balanced",
-                 special: bool = False, draft_model: Optional["Model"] = None, draft_vocabulary: int = 0, **sampling: Any) -> Union[str, Iterator[str]]:
+                 special: bool = False, draft_model: Optional["Model"] = None, draft_vocabulary: int = 0, cache: Optional[Literal["int8"]] = None,
+                 **sampling: Any) -> Union[str, Iterator[str]]:
         """The continuation of a text or of ids. sampling: temperature, top_k, top_p, min_p, seed, draft (4 with a draft_model). stream: an iterator of pieces of text."""
         sampling.setdefault("draft", 4 if draft_model else 0)
         ids = self.tokenizer.encode(prompt, special=special, bos=True) if isinstance(prompt, str) else as_ids(prompt)
         context = min(self.number("context"), int(ids.size) + max_tokens)
         session = Session(self, mode=mode, max_context=max(context, 16), max_sequences=1, max_outputs=max(8, sampling["draft"] + 1), dora=int(adapter is not None and adapter.dora),
-                          draft_model=draft_model, draft_vocabulary=draft_vocabulary)
+                          draft_model=draft_model, draft_vocabulary=draft_vocabulary, cache=cache)
         if adapter is not None:
             session.use(session.attach(adapter, adapter_scale))
         if stream:

@@ -58,7 +58,6 @@ static uint64_t room_bytes(room *r, void *at, int64_t hd) {
     TAKE(acc, ROWS * wide);
     TAKE(top, ROWS);
     TAKE(total, ROWS * 16);
-#undef TAKE
     return bytes;
 }
 uint64_t ramet__attention_brain_scratch_amx(int64_t rows, int64_t group, int64_t hd, int64_t block) {
@@ -202,7 +201,6 @@ static uint64_t grad_bytes(grad_room *r, void *at, int64_t rows, int64_t hd) {
     const int64_t deep = whole(hd, 32), wide = whole(hd, 16), all = whole(rows, KEYS);
     char *c = at;
     uint64_t bytes = 0;
-#define TAKE(field, n) r->field = (void *)(c + bytes), bytes += ramet__round64((uint64_t)(n) * sizeof *r->field)
     TAKE(k, all * deep);
     TAKE(v, all * deep);
     TAKE(kt, all * wide);

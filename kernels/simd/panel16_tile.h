@@ -180,12 +180,14 @@ INLINE void tile(const int kind, const int deep, const int R, vf sum[][2], const
         }
         dots(kind, deep, R, dot, p, q, 4, 8);
     } else dots(kind, deep, R, dot, p, q, 0, 8);
+    const float *last = w->d[kind == SIXTEEN];
+    const vf d[2] = {vload(last), vload(last + 8)};
     UNROLL for (int r = 0; r < R; r++) {
         const vf scale = vset(nth(kind, p, r)->d), s = vset(nth(kind, p, r)->s);
         vf *at = (void *)((uint8_t *)sum + nth(kind, p, r)->at);
         UNROLL for (int h = 0; h < 2; h++) {
-            if (kind == SIXTEEN) at[h] = vfma(vfma(vcvt(dot[r][h]), vload(w->d[1] + 8 * h), low[r][h]), scale, at[h]);
-            else at[h] = vfma(vcvt(dot[r][h]), vmul(vload(w->d[0] + 8 * h), scale), at[h]);
+            if (kind == SIXTEEN) at[h] = vfma(vfma(vcvt(dot[r][h]), d[h], low[r][h]), scale, at[h]);
+            else at[h] = vfma(vcvt(dot[r][h]), vmul(d[h], scale), at[h]);
             if (kind == MINIMUM) at[h] = vfma(vload(w->m[0] + 8 * h), s, at[h]);
         }
     }

@@ -13,19 +13,20 @@ static uint64_t one_row(int64_t k) { return ramet__round64((uint64_t)((k + 63) /
 #ifndef RAMET__FEW_ROWS
 uint64_t FN(int8_prepared_bytes)(int64_t k) { return 2 * one_row(k); }
 
-/* Block b of v, none of it over `top`; v becomes what is left. */
-static void round_block(uint8_t *row, int64_t blocks, int64_t b, vf *v, float top) {
+/* Block b of v, none of it over `top`; v becomes what is left where that is wanted. */
+static void round_block(uint8_t *row, int64_t blocks, int64_t b, vf *v, float top, int32_t left) {
     int8_t *q = (int8_t *)row + 32 * b;
     float *d = (float *)(void *)(row + (blocks + 1) / 2 * 64) + b;
     int32_t *start = (int32_t *)(void *)(d + 2 * blocks);
     vf inverse = vset(top > 0.0f ? 127.0f / top : 0.0f), each = vset(-top / 127.0f);
+    vi t[32 / VL];
     vi sum = viset(0); /* of both halves of 16, one of them 4096 times: |sum of a half| <= 2032, all below 2^24, so exact in floats */
     UNROLL for (int i = 0; i < 32 / VL; i++) {
-        vi t = vtoi(vmul(v[i], inverse));
-        sum = viadd(sum, i * VL < 16 ? t : visll(t, 12));
-        vstore_i8(q + i * VL, t);
-        v[i] = vfma(vcvt(t), each, v[i]);
+        t[i] = vtoi(vmul(v[i], inverse));
+        sum = viadd(sum, i * VL < 16 ? t[i] : visll(t[i], 12));
+        vstore_i8(q + i * VL, t[i]);
     }
+    if (left) UNROLL for (int i = 0; i < 32 / VL; i++) v[i] = vfma(vcvt(t[i]), each, v[i]);
     int32_t both = (int32_t)vsum(vcvt(sum)), high = (both + 2048) >> 12, low = both - high * 4096, total = low + high;
     d[0] = top / 127.0f;
     d[blocks] = d[0] * (float)total;
@@ -55,8 +56,9 @@ static void prepare(void *dst, const float *x, int64_t k, float least) {
             top = vmax(top, vabs(v[i]));
         }
         float amax = vtop(top);
-        round_block(row, blocks, b, v, amax);
-        if (amax * amax > out) round_block(rest, blocks, b, v, amax / 254.0f);
+        const int32_t again = amax * amax > out;
+        round_block(row, blocks, b, v, amax, again);
+        if (again) round_block(rest, blocks, b, v, amax / 254.0f, 0);
         else ((float *)(void *)(rest + (blocks + 1) / 2 * 64))[b] = 0.0f;
     }
 }

@@ -25,6 +25,20 @@ float ramet__draft_cost(const ramet_model *model, const ramet_model *small, int6
     return (float)(step_bytes(small, vocabulary) / step_bytes(model, model->h.n_vocab));
 }
 
+ramet_status ramet__draft_tokens(const ramet_model *model, const ramet_model *small) {
+    const ramet__tokenizer *a = model->tokenizer, *b = small->tokenizer;
+    for (int32_t id = 0; a && b && a != b && id < RAMET__MIN(ramet__tokenizer_size(a), ramet__tokenizer_size(b)); id++) {
+        const char *x, *y;
+        size_t n, m;
+        RAMET__TRY(ramet__tokenizer_piece(&x, &n, a, id, 1));
+        RAMET__TRY(ramet__tokenizer_piece(&y, &m, b, id, 1));
+        if (n != m || memcmp(x, y, n))
+            return ramet__fail(RAMET_E_INCONSISTENT, "ramet_session_create: token %d is '%.*s' in the model and '%.*s' in the draft model; guessing needs one vocabulary", id, (int)RAMET__MIN(n, 40), x,
+                               (int)RAMET__MIN(m, 40), y);
+    }
+    return RAMET_OK;
+}
+
 ramet_status ramet__draft_init(ramet__draft *d, ramet_session *s, int32_t sequence, int64_t most, int64_t tokens, const ramet_sampling *sampling, ramet_progress_fn progress, void *user) {
     ramet_status st = RAMET_OK;
     *d = (ramet__draft){.s = s, .sequence = sequence, .sampling = sampling, .most = most, .reach = most, .account = {{STAKE, 0, PAUSE}, {STAKE, 0, PAUSE}}, .progress = progress, .user = user};

@@ -86,26 +86,12 @@ out:
     return st;
 }
 
-/* Guesses are ids: both models must mean the same by each. */
-static ramet_status same_tokens(const ramet_model *model, const ramet_model *small) {
-    const ramet__tokenizer *a = model->tokenizer, *b = small->tokenizer;
-    for (int32_t id = 0; a && b && a != b && id < RAMET__MIN(ramet__tokenizer_size(a), ramet__tokenizer_size(b)); id++) {
-        const char *x, *y;
-        size_t n, m;
-        RAMET__TRY(ramet__tokenizer_piece(&x, &n, a, id, 1));
-        RAMET__TRY(ramet__tokenizer_piece(&y, &m, b, id, 1));
-        if (n != m || memcmp(x, y, n))
-            return ramet__fail(RAMET_E_INCONSISTENT, "ramet_session_create: token %d is '%.*s' in the model and '%.*s' in the draft model; guessing needs one vocabulary", id, (int)RAMET__MIN(n, 40), x,
-                               (int)RAMET__MIN(m, 40), y);
-    }
-    return RAMET_OK;
-}
 static ramet_status add_drafter(ramet_session *s, ramet_model *small, int64_t vocabulary) {
     ramet_session_options o = defaults;
     if (small->h.n_vocab != s->vocabulary)
         return ramet__fail(RAMET_E_INCONSISTENT, "ramet_session_create: the draft model has %lld tokens, the model %lld; guessing needs one vocabulary", (long long)small->h.n_vocab,
                            (long long)s->vocabulary);
-    RAMET__TRY(same_tokens(s->model, small));
+    RAMET__TRY(ramet__draft_tokens(s->model, small));
     if (vocabulary < 0 || vocabulary > s->vocabulary)
         return ramet__fail(RAMET_E_ARGUMENT, "ramet_session_create: draft_vocabulary is %lld; 0 (all) to %lld are possible", (long long)vocabulary, (long long)s->vocabulary);
     if (!vocabulary) vocabulary = s->vocabulary;

@@ -55,6 +55,8 @@ typedef struct ramet__draft {
 } ramet__draft;
 /* A step of `small`, whose head has so many rows, in steps of the model: by the bytes that they read. */
 float ramet__draft_cost(const ramet_model *model, const ramet_model *small, int64_t vocabulary);
+/* Guesses are ids: E_INCONSISTENT with the first that does not mean the same in both models */
+ramet_status ramet__draft_tokens(const ramet_model *model, const ramet_model *small);
 /* tokens: most that the sequence will hold. Free it in any case. */
 ramet_status ramet__draft_init(ramet__draft *d, ramet_session *s, int32_t sequence, int64_t most, int64_t tokens, const ramet_sampling *sampling, ramet_progress_fn progress, void *user);
 void ramet__draft_free(ramet__draft *d);

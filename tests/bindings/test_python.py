@@ -232,7 +232,7 @@ class Running(Case):
             more.update(mode="exact", max_tokens=40)
             self.assertEqual(self.model.generate("the river the river", draft=12, **more), self.model.generate("the river the river", **more))
             self.assertEqual(self.model.generate("the river", draft_model=self.model, draft_vocabulary=200, **more), self.model.generate("the river", **more))
-        self.assertEqual(len(self.model.generate("the river", max_tokens=12, cache="int8")) > 0, len(text) > 0)
+        self.assertTrue(self.model.generate("the river", max_tokens=12, cache="int8"))
         self.assertRaises(ValueError, self.model.generate, "the river", cache="int4")
         self.fails("RAMET_E_ARGUMENT", "draft", self.model.generate, "the river", draft=-1)
         self.fails("RAMET_E_ARGUMENT", "draft_vocabulary", self.model.generate, "the river", draft_model=self.model, draft_vocabulary=-1)

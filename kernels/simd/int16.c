@@ -69,7 +69,7 @@ static void round_outputs(columns *to, const float *const w[COLS], int64_t n) {
 }
 
 INLINE vi add_pairs(vi sum, vi a, vi b) {
-#ifdef __AVXVNNI__
+#ifdef RAMET__AVXVNNI
     return _mm256_dpwssd_avx_epi32(sum, a, b);
 #else
     sum = viadd(sum, simde_mm256_madd_epi16(a, b));

@@ -98,7 +98,7 @@ INLINE void dots(const int kind, const int deep, const int R, vi dot[4][2], cons
 #undef STEP
 }
 #else
-#ifdef __AVXVNNI__
+#ifdef RAMET__AVXVNNI
 INLINE int is_wide(const int kind) { return (void)kind, 0; }
 #else
 INLINE int is_wide(const int kind) { return kind == BYTE; } /* no product of signed bytes: both sides as 16 bits, inputs 4g and 4g + 2 a pair, 4g + 1 and 4g + 3 in a second half */
@@ -132,7 +132,7 @@ INLINE void dots(const int kind, const int deep, const int R, vi dot[4][2], cons
         }
         return;
     }
-#ifdef __AVXVNNI__
+#ifdef RAMET__AVXVNNI
     (void)deep;
     UNROLL for (int g = from; g < to; g++) {
         const vi w[2] = {viload(weights + 64 * g), viload(weights + 64 * g + 32)};
@@ -166,7 +166,7 @@ INLINE void dots(const int kind, const int deep, const int R, vi dot[4][2], cons
 INLINE void tile(const int kind, const int deep, const int R, vf sum[][2], const part *p, const p16_block *w, const uint8_t *q) {
     vi dot[4][2];
     vf low[4][2];
-#ifdef __AVXVNNI__
+#ifdef RAMET__AVXVNNI
     const int starts = kind != MINIMUM; /* bytes too are unsigned there */
 #else
     const int starts = kind == OFFSET || kind == SIXTEEN;
@@ -208,14 +208,14 @@ typedef void tiles_fn(vf sum[][2], const part *p, int64_t count, const p16_block
 TILES(offset4, OFFSET, 8)
 TILES(minimum4, MINIMUM, 8)
 TILES(six, SIXTEEN, 2)
-#if defined(__AVX2__) && !defined(__AVXVNNI__)
+#if defined(__AVX2__) && !defined(RAMET__AVXVNNI)
 TILES(offset5, OFFSET, 4)
 TILES(minimum5, MINIMUM, 4)
 #else
 #define offset5 offset4
 #define minimum5 minimum4
 #endif
-#ifdef __AVXVNNI__
+#ifdef RAMET__AVXVNNI
 #define byte offset4
 #else
 TILES(byte, BYTE, 1)

@@ -25,8 +25,11 @@
 #define NOINLINE
 #define PREFETCH(p, level) (void)(p)
 #endif
+#if defined(RAMET__EMULATE_AVX512) && (defined(RAMET__VEC512) || defined(RAMET__AVXVNNI))
+#include "x86_avx512/emulated.h"
+#endif
 /* GCC would put an addition off to the end, with every product kept in memory until then */
-#if defined(__GNUC__) && (defined(__x86_64__) || defined(__aarch64__))
+#if defined(__GNUC__) && (defined(__x86_64__) || defined(__aarch64__)) && !(defined(RAMET__EMULATE_AVX512) && defined(RAMET__VEC512))
 #ifdef __aarch64__
 #define HERE(v) __asm__("" : "+w"(v)) /* of one register */
 #else
@@ -44,7 +47,9 @@
 #endif
 
 #ifdef RAMET__VEC512
+#ifndef RAMET__EMULATE_AVX512
 #include <immintrin.h>
+#endif
 #define VL 16
 typedef __m512 vf;
 typedef __m512i vi;

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* emulated.h - a model of AMX's tiles in C, for CPUs without them (meson setup -Damx=emulated): every shape is checked as the CPU does, which
+/* emulated.h - a model of AMX's tiles in C, for CPUs without them (meson setup -Demulate=amx): every shape is checked as the CPU does, which
  * would raise #UD, and sums are made in its order: pairs of the even and of the odd numbers apart, both added to the tile at the end. */
 #ifndef RAMET__EMULATED_H
 #define RAMET__EMULATED_H

@@ -41,6 +41,9 @@ uint32_t ramet__cpu_detect(void) {
     const uint32_t b7 = b, c7 = c, d7 = d, more = a >= 1 && __get_cpuid_count(7, 1, &a, &b, &c, &d) ? a : 0;
     if ((state & 0x6) != 0x6 || !fma_avx_f16c || !has(b7, 1u << 5)) return 0;
     flags |= RAMET__CPU_AVX2;
+#ifdef RAMET__EMULATE_AVX512
+    return flags | RAMET__CPU_AVXVNNI | RAMET__CPU_AVX512 | RAMET__CPU_AVX512_VNNI | RAMET__CPU_AVX512_BF16 | RAMET__CPU_AMX;
+#endif
     if (has(more, 1u << 4)) flags |= RAMET__CPU_AVXVNNI;
     if ((state & 0xE6) != 0xE6 || !has(b7, 1u << 16 | 1u << 17 | 1u << 28 | 1u << 30 | 1u << 31)) return flags;
     flags |= RAMET__CPU_AVX512;

@@ -50,12 +50,9 @@ INLINE void dots(const int kind, const int deep, const int R, vi dot[4][2], cons
     UNROLL for (int j = from / 2; j < to / 2; j++) {
         int8x16_t x[2];
         UNROLL for (int i = 0; i < R / 2; i++) x[i] = vld1q_s8(eight(kind, p, i, j));
-        UNROLL for (int o = 0; o < 8; o++) {
-            const int8x16_t v = vreinterpretq_s8_u8(vld1q_u8(w + 128 * j + 16 * o));
-            UNROLL for (int i = 0; i < R / 2; i++) {
-                acc[i][o] = vmmlaq_s32(acc[i][o], x[i], v);
-                HERE(acc[i][o]);
-            }
+        UNROLL for (int o = 0; o < 8; o += 2) {
+            const int8x16_t v[2] = {vreinterpretq_s8_u8(vld1q_u8(w + 128 * j + 16 * o)), vreinterpretq_s8_u8(vld1q_u8(w + 128 * j + 16 * o + 16))};
+            UNROLL for (int i = 0; i < R / 2; i++) UNROLL for (int e = 0; e < 2; e++) acc[i][o + e] = vmmlaq_s32(acc[i][o + e], x[i], v[e]);
         }
     }
 #define ROW(i, h, take) ((vi){take(acc[i][4 * (h)], acc[i][4 * (h) + 1]), take(acc[i][4 * (h) + 2], acc[i][4 * (h) + 3])})
@@ -87,8 +84,6 @@ INLINE void dots(const int kind, const int deep, const int R, vi dot[4][2], cons
         UNROLL for (int r = 0; r < R; r++) UNROLL for (int h = 0; h < 2; h++) {                                                  \
             dot[r][h].lo = vdotq_laneq_s32(dot[r][h].lo, vreinterpretq_s8_s32(v[h].lo), x[r], i);                                \
             dot[r][h].hi = vdotq_laneq_s32(dot[r][h].hi, vreinterpretq_s8_s32(v[h].hi), x[r], i);                                \
-            HERE(dot[r][h].lo);                                                                                                   \
-            HERE(dot[r][h].hi);                                                                                                   \
         }                                                                                                                         \
     }
     UNROLL for (int half = from / 4; half < to / 4; half++) {
@@ -185,11 +180,15 @@ INLINE void tile(const int kind, const int deep, const int R, vf sum[][2], const
     UNROLL for (int r = 0; r < R; r++) {
         const vf scale = vset(nth(kind, p, r)->d), s = vset(nth(kind, p, r)->s);
         vf *at = (void *)((uint8_t *)sum + nth(kind, p, r)->at);
+        ONE_ADDRESS(at);
+        vf both[2] = {at[0], at[1]};
         UNROLL for (int h = 0; h < 2; h++) {
-            if (kind == SIXTEEN) at[h] = vfma(vfma(vcvt(dot[r][h]), d[h], low[r][h]), scale, at[h]);
-            else at[h] = vfma(vcvt(dot[r][h]), vmul(d[h], scale), at[h]);
-            if (kind == MINIMUM) at[h] = vfma(vload(w->m[0] + 8 * h), s, at[h]);
+            if (kind == SIXTEEN) both[h] = vfma(vfma(vcvt(dot[r][h]), d[h], low[r][h]), scale, both[h]);
+            else both[h] = vfma(vcvt(dot[r][h]), vmul(d[h], scale), both[h]);
+            if (kind == MINIMUM) both[h] = vfma(vload(w->m[0] + 8 * h), s, both[h]);
         }
+        at[0] = both[0];
+        at[1] = both[1];
     }
 }
 /* All parts of a block */

@@ -16,6 +16,11 @@
 #else
 #define FN_BASE FN
 #endif
+#if defined(__GNUC__) && defined(__aarch64__)
+#define ONE_ADDRESS(p) __asm__("" : "+r"(p)) /* what p points to is reached by it alone, so that neighbours load as a pair */
+#else
+#define ONE_ADDRESS(p) (void)(p)
+#endif
 #ifdef __GNUC__
 #define INLINE static inline __attribute__((always_inline, unused))
 #define NOINLINE __attribute__((noinline))

@@ -233,9 +233,10 @@ static int add_ids(const ramet_model *m, int32_t **ids, int64_t *total, const ch
 }
 
 int cmd_embed(cli *c, int argc, char **argv) {
-    const char *text = NULL, *file = NULL, *mode = "balanced", *path;
+    const char *text = NULL, *file = NULL, *mode = "balanced", *lora = NULL, *path;
     const opt opts[] = {{"-p", OPT_TEXT, &text, "TEXT", "the text"}, {"-f", OPT_TEXT, &file, "FILE", "or a file with a text a line, - for standard input"},
-                        {"--mode", OPT_TEXT, &mode, "MODE", "exact, balanced (default), fast"}, {NULL, OPT_FLAG, NULL, NULL, NULL}};
+                        {"--lora", OPT_TEXT, &lora, "A[:scale]", "an adapter"}, {"--mode", OPT_TEXT, &mode, "MODE", "exact, balanced (default), fast"},
+                        {NULL, OPT_FLAG, NULL, NULL, NULL}};
     char *data = NULL;
     size_t size = 0;
     int done, code = cli_parse(c, argc, argv, opts, &path, 1, 1, NULL, &done);
@@ -248,13 +249,20 @@ int cmd_embed(cli *c, int argc, char **argv) {
     ramet_embedder_options_init(&o, sizeof o);
     o.mode = mode_named(mode);
     ramet_embedder *e = NULL;
+    ramet_adapter *adapter = NULL;
+    float scale = 1;
+    double dora = 0;
+    int32_t index;
     ramet_model *m = load_model(c, path);
     int64_t width = 0, total = 0, count = 0, *offsets = calloc(size + 2, sizeof *offsets);
     int32_t *ids = NULL;
     float *out = NULL;
     code = EXIT_FAILED;
     if (!m) goto out;
-    if (!offsets || ramet_embedder_create(&e, m, &o) || ramet_model_number(&width, m, "width")) goto failed;
+    if (lora && (!(adapter = load_adapter(c, m, lora, &scale)) || ramet_adapter_number(&dora, adapter, "dora"))) goto out;
+    o.dora = dora > 0;
+    if (ramet_embedder_create(&e, m, &o) || (lora && (ramet_embedder_attach(&index, e, adapter, scale) || ramet_embedder_use(e, index)))) goto failed;
+    if (!offsets || ramet_model_number(&width, m, "width")) goto failed;
     const char *at = text ? text : data, *end = at + size;
     do { /* -p is one text, of -f every line */
         const char *stop = text ? NULL : memchr(at, '\n', (size_t)(end - at));
@@ -282,6 +290,7 @@ out:
     free(offsets);
     free(data);
     ramet_embedder_free(e);
+    ramet_adapter_free(adapter);
     ramet_model_free(m);
     return code;
 }

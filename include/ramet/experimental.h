@@ -21,11 +21,20 @@ typedef struct ramet_embedder_options {
     int32_t mode;          /**< RAMET_MODE_*; default BALANCED */
     int32_t max_rows;      /**< most tokens of one run inside, and of one text; default 4096 */
     int32_t max_sequences; /**< most texts of one run inside; default 64 */
+    int32_t max_rank;      /**< largest adapter rank that can be attached; default 64 */
+    int32_t dora;          /**< 1: DoRA adapters can be attached, which costs every run a little; default 0 */
 } ramet_embedder_options;
 RAMET_API void ramet_embedder_options_init(ramet_embedder_options *options, uint32_t struct_size);
 /** Retains the model. E_UNSUPPORTED: the model is no encoder. Since 0.1. */
 RAMET_API ramet_status ramet_embedder_create(ramet_embedder **out, ramet_model *model, const ramet_embedder_options *options);
 RAMET_API void ramet_embedder_free(ramet_embedder *embedder);
+/**
+ * Adapters of the encoder, as of a session: attach gives an index, which detach frees; `use` names the one of the following calls, -1 (default):
+ * none. E_LIMIT: rank above max_rank; E_STATE: a DoRA, and the embedder was made without `dora`; E_INCONSISTENT: other shapes. Since 0.1.
+ */
+RAMET_API ramet_status ramet_embedder_attach(int32_t *index, ramet_embedder *embedder, ramet_adapter *adapter, float scale);
+RAMET_API ramet_status ramet_embedder_detach(ramet_embedder *embedder, int32_t index);
+RAMET_API ramet_status ramet_embedder_use(ramet_embedder *embedder, int32_t adapter_index);
 /**
  * `count` texts to vectors of length 1: text i is ids[offsets[i]] to ids[offsets[i + 1] - 1], as ramet_tokenize with RAMET_TOKENIZE_BOS gives
  * them; offsets has count + 1 entries from 0 on. out: [count, "width" of the model] floats. Texts of one call share runs without padding

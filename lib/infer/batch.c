@@ -93,7 +93,7 @@ static ramet_status enter(const ramet_batcher *b, const char *function) {
 
 static int64_t blocks_for(int64_t tokens) { return (tokens + RAMET__CACHE_BLOCK - 1) / RAMET__CACHE_BLOCK; }
 static int64_t held(const ramet_batcher *b, const request *r) { return r->sequence < 0 ? 0 : b->s->cache.seqs[r->sequence].length; }
-static int32_t attached(const ramet_batcher *b, int32_t adapter) { return adapter == -1 || (adapter >= 0 && adapter < b->s->n_attached && b->s->attached[adapter].adapter); }
+static int32_t attached(const ramet_batcher *b, int32_t adapter) { return adapter == -1 || ramet__adapters_has(&b->s->adapters, adapter); }
 
 ramet_status ramet_batcher_submit(int64_t *number, ramet_batcher *b, const ramet_request *given) {
     ramet_request o = request_defaults;

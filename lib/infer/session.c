@@ -47,10 +47,7 @@ static ramet_status make_plan(ramet_session *s, ramet__weight *head) {
     RAMET__GO(m->arch->build(&built, g, m, &b));
     ramet__graph_output(g, "logits", built.logits);
     RAMET__GO(ramet__plan_create(&s->plan, g, &p));
-    RAMET__NEW(s->slot_of, ramet__alloc(m->rt->mem, (size_t)m->n_weights * sizeof *s->slot_of));
-    s->n_slots = ramet__graph_slot_count(g);
-    RAMET__NEW(s->empty, ramet__calloc(m->rt->mem, (size_t)s->n_slots + 1, sizeof *s->empty));
-    for (int64_t i = 0; i < m->n_weights; i++) s->slot_of[i] = ramet__graph_slot_index(g, ramet__weight_name(m->weights[i]));
+    RAMET__GO(ramet__adapters_init(&s->adapters, m, g, s->o.max_rank, s->o.dora));
 out:
     ramet__graph_free(g);
     return st;
@@ -126,23 +123,12 @@ out:
     return st;
 }
 
-static void drop_attached(ramet__attached *a) {
-    ramet_adapter_free(a->adapter);
-    ramet__free(a->entries);
-    ramet__free(a->gains);
-    *a = (ramet__attached){0};
-}
-
 void ramet_session_free(ramet_session *session) {
     if (!session) return;
     ramet_session_free(session->drafter);
     ramet__plan_free(session->plan);
     ramet__cache_free(&session->cache);
-    for (int64_t i = 0; i < session->n_attached; i++) drop_attached(&session->attached[i]);
-    ramet__free(session->attached);
-    ramet__free(session->table);
-    ramet__free(session->empty);
-    ramet__free(session->slot_of);
+    ramet__adapters_free(&session->adapters);
     ramet__free(session->adapter);
     ramet__free(session->start);
     ramet__free(session->pos);
@@ -168,80 +154,23 @@ ramet_status ramet__session_enter_sequence(const ramet_session *s, int32_t seque
     return ramet__fail(RAMET_E_ARGUMENT, "%s: sequence %d; the session has 0 to %d (max_sequences)", function, sequence, s->o.max_sequences - 1);
 }
 
-/* ---- adapters: a table of pointers that runs read; nothing is planned again ---- */
-
-static ramet_status fill_entries(ramet__slot_entry *entries, const float *gains, const ramet_session *s, const ramet_adapter *a, float scale) {
-    const ramet_model *m = s->model;
-    int64_t found = 0;
-    for (int64_t i = 0; i < m->n_weights; i++) {
-        const ramet__lora *l = ramet__adapter_find(a, ramet__weight_name(m->weights[i]));
-        if (!l) continue;
-        const ramet__shape *shape = ramet__weight_shape(m->weights[i]);
-        if (s->slot_of[i] < 0) return ramet__fail(RAMET_E_UNSUPPORTED, "ramet_session_attach: %s takes no adapter", l->name);
-        if (shape->dim[0] != l->n || shape->dim[1] != l->k)
-            return ramet__fail(RAMET_E_INCONSISTENT, "ramet_session_attach: the adapter's %s is for [%lld, %lld]; the model's is [%lld, %lld]", l->name, (long long)l->n, (long long)l->k,
-                               (long long)shape->dim[0], (long long)shape->dim[1]);
-        if (l->rank > s->o.max_rank)
-            return ramet__fail(RAMET_E_LIMIT, "ramet_session_attach: the adapter's rank is %d, the session's max_rank %d; create the session with a larger one", l->rank, s->o.max_rank);
-        entries[s->slot_of[i]] = (ramet__slot_entry){l->a, l->b, l->scale * scale, l->rank, ramet__adapter_gain(gains, a, l)};
-        found++;
-    }
-    if (found != a->n) return ramet__fail(RAMET_E_INCONSISTENT, "ramet_session_attach: the adapter changes weights that the session's model does not have");
-    return RAMET_OK;
-}
-
 ramet_status ramet_session_attach(int32_t *index, ramet_session *session, ramet_adapter *adapter, float scale) {
-    ramet_session *s = session;
-    ramet__attached a = {0};
-    ramet_status st;
-    int64_t at = 0;
-    RAMET__TRY(ramet__session_enter(s, "ramet_session_attach"));
-    if (!index || !adapter) return ramet__fail(RAMET_E_ARGUMENT, "ramet_session_attach: %s is NULL", index ? "adapter" : "index");
-    if (scale != scale || scale - scale != 0) return ramet__fail(RAMET_E_ARGUMENT, "ramet_session_attach: scale is not finite");
-    if (s->o.max_rank == 0) return ramet__fail(RAMET_E_STATE, "ramet_session_attach: the session was created with max_rank 0");
-    if (ramet__adapter_is_dora(adapter) && !s->o.dora)
-        return ramet__fail(RAMET_E_STATE, "ramet_session_attach: this is a DoRA adapter; create the session with dora = 1");
-    ramet__mem *mem = s->model->rt->mem;
-    RAMET__NEW(a.entries, ramet__calloc(mem, (size_t)RAMET__MAX(s->n_slots, 1), sizeof *a.entries));
-    RAMET__GO(ramet__adapter_gains(&a.gains, adapter, s->model, scale));
-    RAMET__GO(fill_entries(a.entries, a.gains, s, adapter, scale));
-    while (at < s->n_attached && s->attached[at].adapter) at++;
-    if (at == INT32_MAX) {
-        st = ramet__fail(RAMET_E_LIMIT, "ramet_session_attach: too many adapters");
-        goto out;
-    }
-    RAMET__GO(ramet__grow(mem, &s->attached, &s->attached_room, at + 1, sizeof *s->attached));
-    RAMET__GO(ramet__grow(mem, &s->table, &s->table_room, at + 1, sizeof *s->table));
-    a.adapter = ramet_adapter_retain(adapter);
-    s->attached[at] = a;
-    s->table[at] = a.entries;
-    s->n_attached = RAMET__MAX(s->n_attached, at + 1);
-    *index = (int32_t)at;
-    return RAMET_OK;
-out:
-    ramet__free(a.entries);
-    ramet__free(a.gains);
-    return st;
-}
-
-static ramet_status check_attached(const ramet_session *s, int32_t index, const char *function) {
-    if (index >= 0 && index < s->n_attached && s->attached[index].adapter) return RAMET_OK;
-    return ramet__fail(RAMET_E_ARGUMENT, "%s: no adapter is attached as %d", function, index);
+    RAMET__TRY(ramet__session_enter(session, "ramet_session_attach"));
+    return ramet__adapters_attach(index, &session->adapters, adapter, scale, "ramet_session_attach");
 }
 
 ramet_status ramet_session_detach(ramet_session *session, int32_t index) {
     RAMET__TRY(ramet__session_enter(session, "ramet_session_detach"));
-    RAMET__TRY(check_attached(session, index, "ramet_session_detach"));
+    RAMET__TRY(ramet__adapters_check(&session->adapters, index, "ramet_session_detach"));
     for (int32_t i = 0; i < session->o.max_sequences; i++)
         if (session->adapter[i] == index) session->adapter[i] = -1;
-    drop_attached(&session->attached[index]);
-    session->table[index] = session->empty;
+    ramet__adapters_detach(&session->adapters, index);
     return RAMET_OK;
 }
 
 ramet_status ramet_session_use(ramet_session *session, int32_t sequence, int32_t adapter_index) {
     RAMET__TRY(ramet__session_enter_sequence(session, sequence, "ramet_session_use"));
-    if (adapter_index != -1) RAMET__TRY(check_attached(session, adapter_index, "ramet_session_use"));
+    if (adapter_index != -1) RAMET__TRY(ramet__adapters_check(&session->adapters, adapter_index, "ramet_session_use"));
     session->adapter[sequence] = adapter_index;
     return RAMET_OK;
 }
@@ -334,7 +263,7 @@ static ramet_status run_part(int64_t *outs, call *c, int64_t n) {
         .rows = n, .outs = o,
         .input = {{"tokens", c->ids + c->done}, {"pos", s->pos}, {"seq", c->sequence ? c->sequence + c->done : s->zeros}, {"outs", s->outs}}, .n_inputs = 4,
         .seqs = s->cache.views, .n_seqs = s->cache.n,
-        .adapters = s->table, .n_adapters = (int32_t)s->n_attached, .row_adapter = s->n_attached ? s->rows_adapter : NULL,
+        .adapters = s->adapters.table, .n_adapters = (int32_t)s->adapters.n, .row_adapter = s->adapters.n ? s->rows_adapter : NULL,
         .progress = c->progress ? part_progress : NULL, .progress_user = c,
     };
     *outs = o;
@@ -408,7 +337,7 @@ ramet_status ramet_session_describe(char **json, const ramet_session *session) {
     if (!json) return ramet__fail(RAMET_E_ARGUMENT, "ramet_session_describe: json is NULL");
     const ramet_session *s = session, *small = s->drafter;
     int64_t attached = 0;
-    for (int64_t i = 0; i < s->n_attached; i++) attached += s->attached[i].adapter != NULL;
+    for (int64_t i = 0; i < s->adapters.n; i++) attached += ramet__adapters_has(&s->adapters, (int32_t)i);
     char *text = ramet__format(s->model->rt->mem,
                                "{\"mode\":\"%s\",\"plan_bytes\":%llu,\"cache_bytes\":%llu,\"max_context\":%lld,\"max_rows\":%d,\"max_sequences\":%d,\"adapters\":%lld,"
                                "\"last_rows\":%lld,\"last_seconds\":%.6f}",

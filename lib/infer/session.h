@@ -2,12 +2,10 @@
 /* session.h - what a ramet_session holds; shared by session.c, generate.c, batch.c and state.c. */
 #ifndef RAMET__SESSION_H
 #define RAMET__SESSION_H
+#include "infer/adapters.h"
 #include "infer/cache.h"
 #include "infer/utf8.h"
-#include "model/model.h"
 #include "ramet/session.h"
-
-typedef struct ramet__attached { ramet_adapter *adapter; ramet__slot_entry *entries; float *gains; } ramet__attached; /* entries: one a slot of the plan; gains: DoRA's */
 
 extern const char *const ramet__mode_names[3];
 
@@ -19,11 +17,7 @@ struct ramet_session {
     int64_t vocabulary;        /* columns of logits */
     ramet__plan *plan;
     ramet__cache cache;
-    int32_t *slot_of;          /* plan's slot of each weight of the model, -1: none */
-    int32_t n_slots;
-    ramet__attached *attached; int64_t n_attached, attached_room;
-    const ramet__slot_entry **table; int64_t table_room; /* attached[i].entries, as a run wants them */
-    ramet__slot_entry *empty;  /* no change anywhere: what a detached index points at */
+    ramet__adapters adapters;
     int32_t *adapter;          /* of each sequence, -1: none */
     int32_t *pos, *outs, *rows_adapter, *zeros; /* inputs of one run, max_rows each */
     int64_t *start;            /* scratch of a call: positions of each sequence so far, -1: not named */

@@ -15,12 +15,13 @@ typedef struct identity { char value[PAIRS][65]; } identity;
 /* What a sequence's adapter does to the plan's weights; "": nothing. */
 static void digest_adapter(char hex[65], const ramet_session *s, int32_t index) {
     const ramet_model *m = s->model;
+    const ramet__adapters *a = &s->adapters;
     ramet__sha256 sha;
     hex[0] = 0;
     if (index < 0) return;
     ramet__sha256_init(&sha);
     for (int64_t i = 0; i < m->n_weights; i++) {
-        const ramet__slot_entry *e = s->slot_of[i] < 0 ? s->empty : &s->attached[index].entries[s->slot_of[i]];
+        const ramet__slot_entry *e = a->slot_of[i] < 0 ? a->empty : &a->list[index].entries[a->slot_of[i]];
         const ramet__shape *shape = ramet__weight_shape(m->weights[i]);
         if (!e->rank) continue;
         ramet__sha256_add(&sha, ramet__weight_name(m->weights[i]), strlen(ramet__weight_name(m->weights[i])) + 1);

@@ -3,10 +3,12 @@
 """test_cli.py RAMET MAKE_MODEL: the command line on a tiny model. Every command: --json gives one object, --help exits 0, wrong use 2,
 failure 1 with a message that names the file; and what the commands say holds together."""
 import json
+import math
 import os
 import pathlib
 import re
 import signal
+import struct
 import subprocess
 import sys
 import tempfile
@@ -287,6 +289,17 @@ class Commands(Case):
             self.assertEqual(shown, vector)
         self.assertNotEqual(told["embeddings"][0], told["embeddings"][2])
         self.assertIn("48", self.ramet("embed", folder, "-p", "a " * 60, code=1)[1])
+        peft = pathlib.Path(self.path("bert-lora"))  # as PEFT writes it: rank 1 on one query
+        peft.mkdir()
+        (peft / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "r": 1, "lora_alpha": 2, "target_modules": ["query"]}))
+        stem, numbers = "base_model.model.encoder.layer.0.attention.self.query.lora_", struct.pack("<64f", *(math.sin(i) for i in range(64)))
+        head = json.dumps({stem + "A.weight": {"dtype": "F32", "shape": [1, 32], "data_offsets": [0, 128]}, stem + "B.weight": {"dtype": "F32", "shape": [32, 1], "data_offsets": [128, 256]}}).encode()
+        (peft / "adapter_model.safetensors").write_bytes(struct.pack("<Q", len(head)) + head + numbers)
+        self.ramet("merge", folder, "--lora", f"{peft}:0.5", "-o", self.path("merged.gguf"))
+        attached, merged = (self.json("embed", *w, "-f", self.path("lines.txt"), "--mode", "exact")["embeddings"] for w in ((folder, "--lora", f"{peft}:0.5"), (self.path("merged.gguf"),)))
+        for was, a, b in zip(told["embeddings"], attached, merged):
+            self.assertGreater(max(abs(x - y) for x, y in zip(was, a)), 1e-3)
+            self.assertLess(max(abs(x - y) for x, y in zip(a, b)), 1e-5)
         self.assertIn("bert", self.ramet("run", folder, "-p", "fish", code=1)[1])
 
     def test_bench(self):

@@ -131,6 +131,98 @@ static void test_saved_it_stays(void **state) {
     ramet_model_free(m);
     unlink(path);
 }
+static void vectors(float *out, ramet_model *m, ramet_adapter *adapter, float scale, int32_t dora) {
+    ramet_embedder_options o;
+    ramet_embedder *e = NULL;
+    int32_t index;
+    ramet_embedder_options_init(&o, sizeof o);
+    o.mode = RAMET_MODE_EXACT;
+    o.dora = dora;
+    OK(ramet_embedder_create(&e, m, &o));
+    if (adapter) {
+        OK(ramet_embedder_attach(&index, e, adapter, scale));
+        OK(ramet_embedder_use(e, index));
+    }
+    OK(ramet_embed(out, e, ids, offsets, TEXTS, NULL, NULL));
+    ramet_embedder_free(e);
+}
+/* On every linear layer, or with its magnitudes a DoRA */
+static ramet_adapter *learned(const ramet_model *m, int32_t rank, int32_t dora) {
+    ramet_adapter *a = NULL;
+    OK(ramet__adapter_new(&a, m, NULL, rank, 4, 1));
+    for (int64_t i = 0; i < a->n; i++)
+        for (int64_t j = 0; j < a->lora[i].n * rank; j++) a->lora[i].b[j] = (float)((j * 37 + i * 11) % 101 - 50) / 100;
+    if (!dora) return a;
+    for (int64_t i = 0; i < a->n; i++) {
+        assert_non_null(a->lora[i].m = ramet__alloc(rt->mem, (size_t)a->lora[i].n * sizeof(float)));
+        for (int64_t j = 0; j < a->lora[i].n; j++) a->lora[i].m[j] = 1 + (float)j / 8;
+    }
+    return a;
+}
+/* What is attached gives what is merged, and leaves nothing behind. */
+static void test_adapters(void **state) {
+    ramet_model *m = make(), *llama = tiny();
+    float plain[TEXTS * D], got[TEXTS * D], want[TEXTS * D];
+    (void)state;
+    vectors(plain, m, NULL, 1, 0);
+    for (int32_t dora = 0; dora < 2; dora++) {
+        ramet_adapter *a = learned(m, 2, dora);
+        ramet_model *merged = NULL;
+        const float scale = dora ? 1.0f : 0.5f;
+        OK(ramet_model_merge(&merged, m, (const ramet_adapter *const *)&a, &scale, 1, NULL, NULL, NULL));
+        vectors(want, merged, NULL, 1, 0);
+        vectors(got, m, a, scale, dora);
+        double moved = 0;
+        for (int i = 0; i < TEXTS * D; i++) {
+            moved = fmax(moved, fabs((double)(got[i] - plain[i])));
+            if (!(fabs((double)(got[i] - want[i])) < 1e-5)) fail_msg("%s [%d]: %.9g attached, %.9g merged", dora ? "DoRA" : "LoRA", i, (double)got[i], (double)want[i]);
+        }
+        assert_true(moved > 0.05);
+        ramet_model_free(merged);
+        ramet_adapter_free(a);
+    }
+    ramet_adapter *a = learned(m, 2, 0), *dora = learned(m, 2, 1), *wide = learned(m, 3, 0), *other = NULL;
+    ramet_embedder_options o;
+    ramet_embedder *e = NULL;
+    int32_t index = -7;
+    OK(ramet__adapter_new(&other, llama, NULL, 2, 4, 1));
+    ramet_embedder_options_init(&o, sizeof o);
+    o.mode = RAMET_MODE_EXACT;
+    o.max_rank = 2;
+    OK(ramet_embedder_create(&e, m, &o));
+    REFUSED(RAMET_E_ARGUMENT, "adapter is NULL", ramet_embedder_attach(&index, e, NULL, 1));
+    REFUSED(RAMET_E_ARGUMENT, "finite", ramet_embedder_attach(&index, e, a, NAN));
+    REFUSED(RAMET_E_LIMIT, "rank is 3", ramet_embedder_attach(&index, e, wide, 1));
+    REFUSED(RAMET_E_STATE, "dora = 1", ramet_embedder_attach(&index, e, dora, 1));
+    REFUSED(RAMET_E_INCONSISTENT, "ramet_embedder_attach", ramet_embedder_attach(&index, e, other, 1));
+    REFUSED(RAMET_E_ARGUMENT, "attached as 0", ramet_embedder_use(e, 0));
+    REFUSED(RAMET_E_ARGUMENT, "embedder is NULL", ramet_embedder_use(NULL, -1));
+    assert_int_equal(index, -7);
+    OK(ramet_embedder_attach(&index, e, a, 1));
+    OK(ramet_embed(got, e, ids, offsets, TEXTS, NULL, NULL)); /* attached, not used */
+    assert_memory_equal(got, plain, sizeof plain);
+    OK(ramet_embedder_use(e, index));
+    OK(ramet_embed(got, e, ids, offsets, TEXTS, NULL, NULL));
+    assert_memory_not_equal(got, plain, sizeof plain);
+    OK(ramet_embedder_detach(e, index)); /* the one in use */
+    OK(ramet_embed(got, e, ids, offsets, TEXTS, NULL, NULL));
+    assert_memory_equal(got, plain, sizeof plain);
+    REFUSED(RAMET_E_ARGUMENT, "attached as 0", ramet_embedder_detach(e, index));
+    ramet_embedder_free(e);
+    e = NULL;
+    o.max_rank = 0;
+    OK(ramet_embedder_create(&e, m, &o));
+    REFUSED(RAMET_E_STATE, "max_rank 0", ramet_embedder_attach(&index, e, a, 1));
+    ramet_embedder_free(e);
+    o.max_rank = -1;
+    REFUSED(RAMET_E_ARGUMENT, "max_rank is -1", ramet_embedder_create(&e, m, &o));
+    ramet_adapter_free(a);
+    ramet_adapter_free(dora);
+    ramet_adapter_free(wide);
+    ramet_adapter_free(other);
+    ramet_model_free(m);
+    ramet_model_free(llama);
+}
 static void test_what_does_not_fit_is_refused(void **state) {
     ramet_model *m = make(), *llama = tiny();
     ramet_embedder *e = NULL;
@@ -155,7 +247,7 @@ static void test_what_does_not_fit_is_refused(void **state) {
 }
 
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_embeddings_match_the_definition), cmocka_unit_test(test_saved_it_stays),
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_embeddings_match_the_definition), cmocka_unit_test(test_saved_it_stays), cmocka_unit_test(test_adapters),
                                        cmocka_unit_test(test_what_does_not_fit_is_refused)};
     return cmocka_run_group_tests(tests, make_runtime, drop_runtime);
 }

@@ -29,7 +29,7 @@ RuntimeOptions = _structure("RuntimeOptions", ("threads", i32), ("alloc", ptr), 
 Source = _structure("Source", ("kind", i32), ("path", text), ("descriptor", i32), ("untrusted", i32), ("offset", u64), ("length", u64), ("data", ptr), ("read", ptr), ("user", ptr))
 TensorInfo = _structure("TensorInfo", ("rank", i32), ("dim", i64 * 4), ("name", text), ("encoding", text), ("bytes", u64))
 SessionOptions = _structure("SessionOptions", ("mode", i32), ("max_context", i64), ("max_rows", i32), ("max_sequences", i32), ("max_rank", i32), ("max_outputs", i32), ("dora", i32), ("draft_model", ptr), ("draft_vocabulary", i64), ("cache", i32))
-EmbedderOptions = _structure("EmbedderOptions", ("mode", i32), ("max_rows", i32), ("max_sequences", i32))
+EmbedderOptions = _structure("EmbedderOptions", ("mode", i32), ("max_rows", i32), ("max_sequences", i32), ("max_rank", i32), ("dora", i32))
 Sampling = _structure("Sampling", ("temperature", f32), ("top_k", i32), ("top_p", f32), ("min_p", f32), ("seed", u64), ("draft", i32))
 BatcherOptions = _structure("BatcherOptions", ("chunk", i32), ("cache_bytes", u64))
 Request = _structure("Request", ("adapter", i32), ("ids", ptr), ("count", i64), ("max_tokens", i64), ("sampling", ptr))
@@ -109,6 +109,7 @@ _rows: list[tuple[Any, ...]] = [
     (i32, "ramet_session_tokens", _ids, i64, _H, i32), (i32, "ramet_session_save", _H, i32, text), (i32, "ramet_session_pack", _OUT, C.POINTER(u64), _H, i32), (i32, "ramet_session_load", _H, i32, ptr),
     (i32, "ramet_session_run", C.POINTER(C.POINTER(f32)), _I64, _H, _ids, ptr, ptr, i64, Progress, ptr), (None, "ramet_sampling_init", ptr, u32),
     (None, "ramet_embedder_options_init", ptr, u32), (i32, "ramet_embedder_create", _OUT, _H, ptr), (None, "ramet_embedder_free", _H),
+    (i32, "ramet_embedder_attach", ptr, _H, _H, f32), (i32, "ramet_embedder_detach", _H, i32), (i32, "ramet_embedder_use", _H, i32),
     (i32, "ramet_embed", ptr, _H, ptr, ptr, i64, Progress, ptr),
     (None, "ramet_batcher_options_init", ptr, u32), (i32, "ramet_batcher_create", _OUT, _H, ptr), (None, "ramet_batcher_free", _H), (None, "ramet_request_init", ptr, u32),
     (i32, "ramet_batcher_submit", _I64, _H, ptr), (i32, "ramet_batcher_cancel", _H, i64), (i32, "ramet_batcher_step", _I64, _H, Heard, Progress, ptr), (i32, "ramet_batcher_describe", _OUT, _H),

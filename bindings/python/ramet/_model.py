@@ -278,6 +278,19 @@ class Embedder(L.Handle):
         self.model = model
         self._width = model.number("width")
 
+    def attach(self, adapter: Adapter, scale: float = 1.0) -> int:
+        """An index for use()."""
+        index = L.i32()
+        check(lib.ramet_embedder_attach(C.byref(index), self, adapter, scale))
+        return index.value
+
+    def detach(self, index: int) -> None:
+        check(lib.ramet_embedder_detach(self, index))
+
+    def use(self, adapter_index: int) -> None:
+        """The adapter of the following calls, -1: none."""
+        check(lib.ramet_embedder_use(self, adapter_index))
+
     def __call__(self, texts: Sequence[Any], *, progress: Optional[ProgressFn] = None) -> npt.NDArray[np.float32]:
         """Vectors [len(texts), width] of length 1, of texts or of lists of ids."""
         if not len(texts):

@@ -44,7 +44,8 @@ ramet__val ramet__op_linear(ramet__graph *g, ramet__val x, ramet__val w, ramet__
                      ramet__is_val(g, bias) && ramet__grows(shape(g, bias)) == 1 && ramet__gcols(shape(g, bias)) == n,
                      "linear", "the bias must have one number an output"))
         return -1;
-    ramet__val in[4] = {x, w, bias, -1};
+    const int32_t gain = slot && slot->gain; /* multiplies the product alone: the bias comes after it */
+    ramet__val in[4] = {x, w, gain ? -1 : bias, -1};
     ramet__attr attr = {.i = {1}};
     ramet__gshape out = ramet__gshape2(shape(g, x)->axis, ramet__grows(shape(g, x)), n);
     ramet__val y = ramet__node_add(g, &ramet__opdef_linear, in, 4, &out, 1, &attr);
@@ -58,8 +59,8 @@ ramet__val ramet__op_linear(ramet__graph *g, ramet__val x, ramet__val w, ramet__
     int64_t index = g->values[slot->a].index / 2;
     ramet__val t = ramet__op_slot_nt(g, x, slot->a, -1, index, 0);
     y = ramet__op_slot_nt(g, t, slot->b, y, index, 1);
-    if (y >= 0 && slot->gain) g->nodes[g->n_nodes - 1].attr.i[2] = 1;
-    return y;
+    if (y >= 0 && gain) g->nodes[g->n_nodes - 1].attr.i[2] = 1;
+    return gain && bias >= 0 ? ramet__op_add(g, y, bias) : y;
 }
 static void linear_gradient(ramet__graph *g, const ramet__node *n, const ramet__val *dout, ramet__val *din) {
     if (ramet__needs(g, n, 0)) din[0] = ramet__op_linear_dx(g, dout[0], n->in[1]);

@@ -108,8 +108,13 @@ static ramet__val weight(const builder *b, const char *stem, const char *end, ch
 }
 static ramet__val linear(const builder *b, ramet__val x, const char *stem) {
     char name[RAMET__NAME_MAX], bias[RAMET__NAME_MAX];
-    const ramet__val w = weight(b, stem, ".weight", name), y = ramet__op_linear(b->g, x, w, weight(b, stem, ".bias", bias), NULL);
-    return b->o->after && ramet__target_listed(b->o->targets, ramet__arch_spec(b->m->arch, name, 0, NULL)->target) ? b->o->after(b->g, x, y, name, b->o->train_user) : y;
+    const ramet__val w = weight(b, stem, ".weight", name), v = weight(b, stem, ".bias", bias);
+    const ramet__weight_spec *spec = ramet__arch_spec(b->m->arch, name, 0, NULL);
+    const int32_t target = ramet__target_listed(b->o->targets, spec->target);
+    ramet__slot slot;
+    if (b->o->slots && target) slot = ramet__graph_slot(b->g, name, ramet__dim_size(&b->m->h, spec->rows), ramet__dim_size(&b->m->h, spec->cols)), slot.gain = b->o->gains;
+    const ramet__val y = ramet__op_linear(b->g, x, w, v, b->o->slots && target ? &slot : NULL);
+    return b->o->after && target ? b->o->after(b->g, x, y, name, b->o->train_user) : y;
 }
 static ramet__val norm(const builder *b, ramet__val x, const char *stem) {
     char name[RAMET__NAME_MAX];

@@ -13,54 +13,80 @@ static uint64_t one_row(int64_t k) { return ramet__round64((uint64_t)((k + 63) /
 #ifndef RAMET__FEW_ROWS
 uint64_t FN(int8_prepared_bytes)(int64_t k) { return 2 * one_row(k); }
 
-/* Block b of v, none of it over `top`; v becomes what is left where that is wanted. */
-static void round_block(uint8_t *row, int64_t blocks, int64_t b, vf *v, float top, int32_t left) {
-    int8_t *q = (int8_t *)row + 32 * b;
-    float *d = (float *)(void *)(row + (blocks + 1) / 2 * 64) + b;
-    int32_t *start = (int32_t *)(void *)(d + 2 * blocks);
+/* q = 32 numbers, none over `top`, as int8; the sum of the first 16 and 4096 times that of the others. v becomes what is left where that is wanted. */
+INLINE int32_t round_block(int8_t *q, vf *v, float top, int32_t left) {
     vf inverse = vset(top > 0.0f ? 127.0f / top : 0.0f), each = vset(-top / 127.0f);
     vi t[32 / VL];
-    vi sum = viset(0); /* of both halves of 16, one of them 4096 times: |sum of a half| <= 2032, all below 2^24, so exact in floats */
+    vi sum = viset(0); /* |sum of a half| <= 2032: all below 2^24, so exact in floats */
     UNROLL for (int i = 0; i < 32 / VL; i++) {
         t[i] = vtoi(vmul(v[i], inverse));
         sum = viadd(sum, i * VL < 16 ? t[i] : visll(t[i], 12));
         vstore_i8(q + i * VL, t[i]);
     }
     if (left) UNROLL for (int i = 0; i < 32 / VL; i++) v[i] = vfma(vcvt(t[i]), each, v[i]);
-    int32_t both = (int32_t)vsum(vcvt(sum)), high = (both + 2048) >> 12, low = both - high * 4096, total = low + high;
-    d[0] = top / 127.0f;
-    d[blocks] = d[0] * (float)total;
-    start[0] = -8 * total;
-    start[blocks] = -16 * total;
-    start[2 * blocks] = -128 * total;
-    start[3 * blocks] = -32 * low;
-    start[4 * blocks] = -32 * high;
+    return (int32_t)vsum(vcvt(sum));
+}
+
+/* The arrays behind d, from the blocks' sums, which stand where the first of the starts will */
+static void finish_row(float *d, int64_t blocks) {
+    float *s = d + blocks;
+    int32_t *start = (int32_t *)(void *)(s + blocks);
+    int64_t b = 0;
+    for (; b + VL <= blocks; b += VL) {
+        const vi both = viload(start + b), high = visra(viadd(both, viset(2048)), 12), low = visub(both, visll(high, 12)), total = viadd(low, high), none = viset(0);
+        vstore(s + b, vmul(vload(d + b), vcvt(total)));
+        vistore(start + b, visub(none, visll(total, 3)));
+        vistore(start + blocks + b, visub(none, visll(total, 4)));
+        vistore(start + 2 * blocks + b, visub(none, visll(total, 7)));
+        vistore(start + 3 * blocks + b, visub(none, visll(low, 5)));
+        vistore(start + 4 * blocks + b, visub(none, visll(high, 5)));
+    }
+    for (; b < blocks; b++) {
+        const int32_t both = start[b], high = (both + 2048) >> 12, low = both - high * 4096, total = low + high;
+        s[b] = d[b] * (float)total;
+        start[b] = -8 * total;
+        start[blocks + b] = -16 * total;
+        start[2 * blocks + b] = -128 * total;
+        start[3 * blocks + b] = -32 * low;
+        start[4 * blocks + b] = -32 * high;
+    }
 }
 
 /* least: the square from which on a largest value stands out, in mean squares of the row */
 static void prepare(void *dst, const float *x, int64_t k, float least) {
-    int64_t blocks = k / 32;
-    uint8_t *row = dst, *rest = row + one_row(k);
+    const int64_t blocks = k / 32;
+    int8_t *q[2] = {dst, (int8_t *)dst + one_row(k)}; /* x, and what rounding left of it */
+    float *d[2];
+    int32_t *sum[2];
     vf squares[32 / VL];
+    for (int i = 0; i < 2; i++) {
+        d[i] = (float *)(void *)(q[i] + (blocks + 1) / 2 * 64);
+        sum[i] = (int32_t *)(void *)(d[i] + 2 * blocks);
+    }
     UNROLL for (int i = 0; i < 32 / VL; i++) squares[i] = vzero();
     for (int64_t b = 0; b < blocks; b++) UNROLL for (int i = 0; i < 32 / VL; i++) {
         vf v = vload(x + 32 * b + i * VL);
         squares[i] = vfma(v, v, squares[i]);
     }
-    for (int i = 1; i < 32 / VL; i++) squares[0] = vadd(squares[0], squares[i]);
+    UNROLL for (int i = 1; i < 32 / VL; i++) squares[0] = vadd(squares[0], squares[i]);
     float out = least / (float)k * vsum(squares[0]);
     for (int64_t b = 0; b < blocks; b++, x += 32) {
-        vf v[32 / VL], top = vzero();
+        vf v[32 / VL], each = vzero();
         UNROLL for (int i = 0; i < 32 / VL; i++) {
             v[i] = vload(x + i * VL);
-            top = vmax(top, vabs(v[i]));
+            each = vmax(each, vabs(v[i]));
         }
-        float amax = vtop(top);
-        const int32_t again = amax * amax > out;
-        round_block(row, blocks, b, v, amax, again);
-        if (again) round_block(rest, blocks, b, v, amax / 254.0f, 0);
-        else ((float *)(void *)(rest + (blocks + 1) / 2 * 64))[b] = 0.0f;
+        float top = vtop(each);
+        int32_t again = top * top > out;
+        d[1][b] = 0.0f;
+        sum[1][b] = 0;
+        for (int i = 0;; i++, again = 0, top /= 254.0f) {
+            d[i][b] = top / 127.0f;
+            sum[i][b] = round_block(q[i] + 32 * b, v, top, again);
+            if (!again) break;
+        }
     }
+    for (int i = 0; i < 2; i++) finish_row(d[i], blocks);
 }
 void FN(int8_prepare)(void *dst, const float *x, int64_t k) { prepare(dst, x, k, (float)RAMET__STANDS_OUT); }
 void FN(int8_prepare_fast)(void *dst, const float *x, int64_t k) { prepare(dst, x, k, (float)k); } /* none exceeds the sum of all squares */

@@ -204,7 +204,38 @@ INLINE void add_rows(const int enc, vf *sum, const p16_place *at, int h, const i
 }
 
 #ifndef RAMET__FEW_ROWS
-/* A few rows against panel p where it lies */
+/* sum[h * stride + r] of `rows` rows to outputs n.. */
+NOINLINE static void finish_panel(const ramet__product_args *a, int64_t rows, int64_t n, const vf *sum, int64_t stride) {
+    for (int h = 0; h < HALVES; h++, n += VL) {
+        const vf bias = a->bias ? vget(a->bias + n, a->to - n) : vzero();
+        for (int64_t r = 0; r < rows; r++) finish(a, r, n, bias, sum[h * stride + r]);
+    }
+}
+/* One row against panel p where it lies: both vectors of outputs meet its activations together. K-quants take so much unpacking that this is seen. */
+INLINE void one_row_of(const int enc, const ramet__product_args *a, int64_t p) {
+    const int64_t blocks = a->k / 32, each = p16_unit_bytes(enc) / p16_unit(enc), rest = (int64_t)one_row(a->k);
+    const uint8_t *panel = (const uint8_t *)a->packed + p * p16_bytes(enc, a->k);
+    const int8_row first = int8_row_at(a->x, a->k);
+    const float *left = (const float *)(const void *)((const uint8_t *)(const void *)first.d + rest);
+    vf sum[HALVES];
+    UNROLL for (int h = 0; h < HALVES; h++) sum[h] = vzero();
+    for (int64_t b = 0; b < blocks; b++) {
+        UNROLL for (int64_t i = 0; i < each; i += 64) PREFETCH((uintptr_t)panel + (uintptr_t)(b * each + i + NEAR), 3);
+        const p16_place at = p16_at(enc, panel, b);
+        int64_t at_x = 0;
+        do UNROLL for (int h = 0; h < HALVES; h++) {
+            vi q[8];
+            vf d, d1, m, unused;
+            p16_load(enc, q, &at, h);
+            p16_scale(enc, 0, &d, &m, &at, h);
+            p16_scale(enc, 1, &d1, &unused, &at, h);
+            sum[h] = add_block(kind_of(enc), which_of(enc), sum[h], q, d, d1, m, &first, blocks, b, at_x);
+        }
+        while ((at_x += rest) == rest && left[b] != 0.0f);
+    }
+    finish_panel(a, 1, p * 16, sum, 1);
+}
+/* A few rows, each vector of outputs after the other */
 INLINE void few_rows(const int enc, const ramet__product_args *a, int64_t p) {
     const int64_t rows = FEW == 1 ? 1 : a->m;
     const int64_t blocks = a->k / 32, each = p16_unit_bytes(enc) / p16_unit(enc), rest = (int64_t)one_row(a->k);
@@ -217,11 +248,7 @@ INLINE void few_rows(const int enc, const ramet__product_args *a, int64_t p) {
         const p16_place at = p16_at(enc, panel, b);
         for (int h = 0; h < HALVES; h++) add_rows(enc, sum[h], &at, h, &first, rows, a->x_stride, rest, blocks, b);
     }
-    for (int h = 0; h < HALVES; h++) {
-        const int64_t n = p * 16 + h * VL;
-        const vf bias = a->bias ? vget(a->bias + n, a->to - n) : vzero();
-        for (int64_t r = 0; r < rows; r++) finish(a, r, n, bias, sum[h][r]);
-    }
+    finish_panel(a, rows, p * 16, sum[0], FEW);
 }
 #endif
 
@@ -263,7 +290,8 @@ INLINE void forward(const int enc, const ramet__product_args *a) {
 #else
 #define FORWARD(ENC)                                                                                                                \
     void FN(panel16_int8_forward_##ENC)(const ramet__product_args *a) {                                                             \
-        if (a->m <= FEW) for (int64_t p = a->from / 16; p * 16 < a->to; p++) few_rows(P16_##ENC, a, p);                             \
+        if (VL == 8 && p16_is_k(P16_##ENC) && a->m == 1) for (int64_t p = a->from / 16; p * 16 < a->to; p++) one_row_of(P16_##ENC, a, p); \
+        else if (a->m <= FEW) for (int64_t p = a->from / 16; p * 16 < a->to; p++) few_rows(P16_##ENC, a, p);                        \
         else forward(P16_##ENC, a);                                                                                                 \
     }
 #define OF(ENC) FN(panel16_int8_forward_##ENC)

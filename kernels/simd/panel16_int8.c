@@ -212,7 +212,7 @@ NOINLINE static void finish_panel(const ramet__product_args *a, int64_t rows, in
     }
 }
 /* One row against panel p where it lies: both vectors of outputs meet its activations together. K-quants take so much unpacking that this is seen. */
-INLINE void one_row_of(const int enc, const ramet__product_args *a, int64_t p) {
+INLINE void single_row(const int enc, const ramet__product_args *a, int64_t p) {
     const int64_t blocks = a->k / 32, each = p16_unit_bytes(enc) / p16_unit(enc), rest = (int64_t)one_row(a->k);
     const uint8_t *panel = (const uint8_t *)a->packed + p * p16_bytes(enc, a->k);
     const int8_row first = int8_row_at(a->x, a->k);
@@ -290,7 +290,7 @@ INLINE void forward(const int enc, const ramet__product_args *a) {
 #else
 #define FORWARD(ENC)                                                                                                                \
     void FN(panel16_int8_forward_##ENC)(const ramet__product_args *a) {                                                             \
-        if (VL == 8 && p16_is_k(P16_##ENC) && a->m == 1) for (int64_t p = a->from / 16; p * 16 < a->to; p++) one_row_of(P16_##ENC, a, p); \
+        if (VL == 8 && p16_is_k(P16_##ENC) && a->m == 1) for (int64_t p = a->from / 16; p * 16 < a->to; p++) single_row(P16_##ENC, a, p); \
         else if (a->m <= FEW) for (int64_t p = a->from / 16; p * 16 < a->to; p++) few_rows(P16_##ENC, a, p);                        \
         else forward(P16_##ENC, a);                                                                                                 \
     }

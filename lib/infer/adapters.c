@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* adapters.c - see adapters.h. Errors name the call and whose limits they are ("session", "embedder"). */
+/* adapters.c - see adapters.h. Errors begin with the public call. */
 #include "infer/adapters.h"
 
 ramet_status ramet__adapters_init(ramet__adapters *a, const ramet_model *model, const ramet__graph *g, int32_t max_rank, int32_t dora) {

@@ -19,7 +19,7 @@ typedef struct ramet__adapters {
 /* Of a graph built from the model. Free it in any case. */
 ramet_status ramet__adapters_init(ramet__adapters *a, const ramet_model *model, const ramet__graph *g, int32_t max_rank, int32_t dora);
 void ramet__adapters_free(ramet__adapters *a);
-/* `index` is -1 or attached; what the public calls of sessions and embedders say of themselves is up to ':' in `function`. */
+/* function: the public call, which errors name. An index that is given must be attached. */
 ramet_status ramet__adapters_attach(int32_t *index, ramet__adapters *a, ramet_adapter *adapter, float scale, const char *function);
 void ramet__adapters_detach(ramet__adapters *a, int32_t index);
 int32_t ramet__adapters_has(const ramet__adapters *a, int32_t index);

@@ -57,43 +57,20 @@ typedef struct p16_block {
 /* Blocks from..to of a panel into dst[0..]. One copy a level. */
 void FN_BASE(panel16_expand)(int enc, p16_block *dst, const uint8_t *panel, int64_t from, int64_t to);
 
-/* A block, vector h of HALVES: q[g] holds inputs 4g..4g+3 of VL outputs as unsigned bytes. */
-INLINE void p16_load(const int enc, vi q[8], const p16_place *at, int h) {
+/* A block, vector h of HALVES: inputs 4g..4g+3 of VL outputs as unsigned bytes */
+INLINE vi p16_four(const int enc, const p16_place *at, int h, const int g) {
     const uint8_t *p = at->quants + h * VL * 4, *f = at->high + h * VL * 4;
-    if (enc == P16_Q8_0) {
-        UNROLL for (int g = 0; g < 8; g++) q[g] = viload(p + 64 * g);
-        return;
-    }
-    const vi low = viset8(15);
-    UNROLL for (int j = 0; j < 4; j++) {
-        vi v = viload(p + 64 * j);
-        q[j] = viand(v, low);
-        q[j + 4] = vupper(v);
-    }
-    if (!p16_high(enc)) return;
-#define P16_OR(g, shifted) q[g] = vior(q[g], viand(shifted, high))
-    if (enc == P16_Q6_K) {
-        const vi high = viset8(0x30);
-        UNROLL for (int t = 0; t < 2; t++) {
-            vi v = viload(f + 64 * t);
-            P16_OR(4 * t, visll(v, 4));
-            P16_OR(4 * t + 1, visll(v, 2));
-            P16_OR(4 * t + 2, v);
-            P16_OR(4 * t + 3, visrl(v, 2));
-        }
-    } else {
-        const vi high = viset8(0x10), v = viload(f);
-        P16_OR(0, visll(v, 4));
-        P16_OR(1, visll(v, 3));
-        P16_OR(2, visll(v, 2));
-        P16_OR(3, visll(v, 1));
-        P16_OR(4, v);
-        P16_OR(5, visrl(v, 1));
-        P16_OR(6, visrl(v, 2));
-        P16_OR(7, visrl(v, 3));
-    }
-#undef P16_OR
+    if (enc == P16_Q8_0) return viload(p + 64 * g);
+    vi q = viload(p + 64 * (g % 4));
+    q = g < 4 ? viand(q, viset8(15)) : vupper(q);
+    if (!p16_high(enc)) return q;
+    const int six = enc == P16_Q6_K, up = six ? 4 - 2 * (g % 4) : 4 - g; /* where its high bits come from */
+    vi v = viload(f + (six ? g / 4 * 64 : 0));
+    if (up > 0) v = visll(v, up);
+    else if (up < 0) v = visrl(v, -up);
+    return vior(q, viand(v, viset8(six ? 0x30 : 0x10)));
 }
+INLINE void p16_load(const int enc, vi q[8], const p16_place *at, int h) { UNROLL for (int g = 0; g < 8; g++) q[g] = p16_four(enc, at, h, g); }
 
 /* w = d * q + m for the unsigned q of p16_load: inputs 0..15 (part 0) or 16..31 (part 1), which differ in Q6_K alone */
 INLINE void p16_scale(const int enc, const int part, vf *d, vf *m, const p16_place *at, int h) {

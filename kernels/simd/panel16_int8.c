@@ -2,8 +2,8 @@
 /* panel16_int8.c - products of panel16 with activations quantized to int8 by blocks of 32: integer dot products inside a block, fp32
  * between blocks. One dot of a block per ISA: dpbusd on AVX-512 VNNI and AVX-VNNI, maddubs on AVX2, sdot on NEON, and smmla for pairs of rows. A row's bits do not depend on the others.
  * A block of activations that stands out of its row carries most of the row's rounding noise: what rounding left of it is rounded as well, and
- * multiplied like a block of its own; what that costs and gains: benchmarks/inference/accuracy.py. A block of a panel is unpacked into registers once
- * for as many rows as fit L1. The transposed product stays in fp32 or, where a CPU has AVX2 alone, goes by integers of 16 bits. */
+ * multiplied like a block of its own; what that costs and gains: benchmarks/inference/accuracy.py. One row unpacks a
+ * panel as it goes; for more, a block is unpacked once. The transposed product stays in fp32 or, where a CPU has AVX2 alone, goes by integers of 16 bits. */
 #include "simd/panel16_int8.h"
 #include "simd/tile.h"
 #include "simd/panel16.h"
@@ -100,48 +100,55 @@ INLINE int which_of(const int enc) { return enc == P16_Q4_0 ? 0 : enc == P16_Q5_
 
 INLINE vi four(const int8_t *x) { int32_t v; memcpy(&v, x, 4); return viset(v); }
 
-/* sum over 4 * G inputs of q * x, from `start`; q unsigned as p16_load gives them */
-INLINE vi block_dot(const int kind, const int G, vi start, const vi *q, const int8_t *x) {
-#ifdef RAMET__VEC512
-    UNROLL for (int g = 0; g < G; g++) start = _mm512_dpbusd_epi32(start, q[g], four(x + 4 * g));
-    return start;
-#elif defined(__ARM_FEATURE_DOTPROD)
-    const int8x16_t x0 = vld1q_s8(x), x1 = G > 4 ? vld1q_s8(x + 16) : x0;
-    const int big = kind == BYTE; /* both factors are signed: what reaches 128 is turned into q - 128 and starts from zero */
-    if (big) start = viset(0);
-#define SDOT(g, from, lane)                                                                                                          \
-    {                                                                                                                               \
-        const vi w = big ? vixor(q[g], viset8((int8_t)0x80)) : q[g];                                                                \
-        start.lo = vdotq_laneq_s32(start.lo, vreinterpretq_s8_s32(w.lo), from, lane);                                               \
-        start.hi = vdotq_laneq_s32(start.hi, vreinterpretq_s8_s32(w.hi), from, lane);                                               \
-    }
-    SDOT(0, x0, 0) SDOT(1, x0, 1) SDOT(2, x0, 2) SDOT(3, x0, 3)
-    if (G > 4) { SDOT(4, x1, 0) SDOT(5, x1, 1) SDOT(6, x1, 2) SDOT(7, x1, 3) }
-#undef SDOT
-    return start;
-#else
-    const vi one = simde_mm256_set1_epi16(1);
-    vi s[8];
-    if (kind == BYTE) {
-        /* unsigned quants of eight bits overflow 16: their signed value's magnitude, its sign given to x, |sum of two| <= 128 * 127 * 2 */
-        vi sum = viset(0);
-        UNROLL for (int g = 0; g < G; g++) {
-            vi w = vixor(q[g], viset8((int8_t)0x80));
-            s[g] = simde_mm256_maddubs_epi16(simde_mm256_abs_epi8(w), simde_mm256_sign_epi8(four(x + 4 * g), w));
-        }
-        UNROLL for (int g = 0; g < G; g++) sum = viadd(sum, simde_mm256_madd_epi16(s[g], one));
-        return sum;
-    }
-    /* 16 bits hold 4 * 31 * 127 * 2 = 31496 of five bits, 2 * 63 * 127 * 2 = 32004 of six */
-    const int each = kind == SIXTEEN ? 2 : 4;
-    UNROLL for (int g = 0; g < G; g++) s[g] = simde_mm256_maddubs_epi16(q[g], four(x + 4 * g));
-    UNROLL for (int g = 0; g < G; g += each) {
-        vi t = simde_mm256_add_epi16(s[g], s[g + 1]);
-        if (each == 4) t = simde_mm256_add_epi16(t, simde_mm256_add_epi16(s[g + 2], s[g + 3]));
-        start = viadd(start, simde_mm256_madd_epi16(t, one));
-    }
-    return start;
+/* A vector of a block, unpacked */
+typedef struct held { vi q[8]; vf d, d1, m; } held;
+
+#if !defined(RAMET__VEC512) && !defined(__ARM_FEATURE_DOTPROD)
+/* So many products of pairs 16 bits hold: 8 * 15 * 127 * 2 = 30480 of four bits, 4 * 31 * 127 * 2 = 31496 of five, 2 * 63 * 127 * 2 = 32004 of six, 128 * 127 * 2 = 32512 of a byte's
+ * magnitude */
+INLINE int deep_of(const int enc) { return enc == P16_Q8_0 ? 1 : enc == P16_Q6_K ? 2 : p16_high(enc) ? 4 : 8; }
 #endif
+
+/* dot[v] += inputs of groups from..to of a row times vectors h + v of a block, of which there are V: the one held, or unpacked from where they lie */
+INLINE void block_dots(const int enc, const int V, vi *dot, const int8_t *x, const held *w, const p16_place *at, int h, const int from, const int to) {
+#define UNPACKED(g, v) (w ? w->q[g] : p16_four(enc, at, h + (v), g))
+#ifdef RAMET__VEC512
+    UNROLL for (int g = from; g < to; g++) dot[0] = _mm512_dpbusd_epi32(dot[0], UNPACKED(g, 0), four(x + 4 * g));
+#elif defined(__ARM_FEATURE_DOTPROD)
+#define STEP(i)                                                                                                                   \
+    UNROLL for (int v = 0; v < V; v++) {                                                                                          \
+        vi u = UNPACKED(4 * half + (i), v);                                                                                       \
+        if (enc == P16_Q8_0) u = vixor(u, viset8((int8_t)0x80)); /* both factors are signed there */                              \
+        dot[v].lo = vdotq_laneq_s32(dot[v].lo, vreinterpretq_s8_s32(u.lo), some, i);                                              \
+        dot[v].hi = vdotq_laneq_s32(dot[v].hi, vreinterpretq_s8_s32(u.hi), some, i);                                              \
+    }
+    UNROLL for (int half = from / 4; half < to / 4; half++) {
+        const int8x16_t some = vld1q_s8(x + 16 * half);
+        STEP(0) STEP(1) STEP(2) STEP(3)
+    }
+#undef STEP
+#else
+    const int deep = deep_of(enc);
+    UNROLL for (int f = from; f < to; f += deep) {
+        vi sum[HALVES];
+        UNROLL for (int g = f; g < f + deep; g++) {
+            const vi some = four(x + 4 * g);
+            UNROLL for (int v = 0; v < V; v++) {
+                vi u = UNPACKED(g, v), t = some;
+                if (enc == P16_Q8_0) { /* unsigned quants of eight bits overflow 16: their signed value's magnitude, its sign given to x */
+                    u = vixor(u, viset8((int8_t)0x80));
+                    t = simde_mm256_sign_epi8(t, u);
+                    u = simde_mm256_abs_epi8(u);
+                }
+                u = simde_mm256_maddubs_epi16(u, t);
+                sum[v] = g > f ? simde_mm256_add_epi16(sum[v], u) : u;
+                HERE(sum[v]);
+            }
+        }
+        UNROLL for (int v = 0; v < V; v++) dot[v] = viadd(dot[v], simde_mm256_madd_epi16(sum[v], simde_mm256_set1_epi16(1)));
+    }
+#endif
+#undef UNPACKED
 }
 
 /* Rows at a time: their sums stand in L1, and so do their activations unless rows are long */
@@ -151,33 +158,40 @@ enum { GROUP = 64 };
 enum { GROUP = 48 };
 #endif
 
-/* Rows that meet a panel where it lies: arranging its blocks for them does not pay yet */
-#ifdef RAMET__VEC512
-enum { FEW = 1 };
-#elif defined(RAMET__FEW_ROWS)
-enum { FEW = 3 };
-#else
-enum { FEW = 5 };
-#endif
-
-/* Few rows wait for memory. Hardware follows the stream, but not over the end of a page: what is this far ahead is fetched, to L1 for one row,
- * which keeps up with no more, to L2 for several, whose activations live in L1. */
+/* Few rows wait for memory. Hardware follows the stream, but not over the end of a page: what is this far ahead is fetched, to L1 for few rows,
+ * which keep up with no more, to L2 for many, whose activations live in L1. */
 enum { NEAR = 4096, AHEAD = 8192 };
 
-/* sum + block b of one row, whose parts lie `at` bytes after `first`; `which`: the place of the offset in int8_row; d1: of the second 16 inputs */
-INLINE vf add_block(const int kind, int which, vf sum, const vi q[8], vf d, vf d1, vf m, const int8_row *first, int64_t blocks, int64_t b, int64_t at) {
-#define PART(array) ((const void *)((const uint8_t *)(const void *)((array) + b) + at))
-    const float *scale = PART(first->d);
-    const int8_t *x = first->q + b * 32 + at;
-    if (kind == SIXTEEN) {
-        vi low = block_dot(kind, 4, viset(*(const int32_t *)PART(first->start[3])), q, x);
-        vi high = block_dot(kind, 4, viset(*(const int32_t *)PART(first->start[4])), q + 4, x + 16);
-        return vfma(vfma(vcvt(high), d1, vmul(vcvt(low), d)), vset(*scale), sum);
+#define BEHIND(array, bytes) ((const void *)((const uint8_t *)(const void *)(array) + (bytes)))
+
+/* sum[v] += block b of one row, whose parts lie `to` bytes after the first, times vectors h + v as in block_dots */
+INLINE void add_block(const int enc, const int V, vf *sum, const held *w, const p16_place *at, int h, const int8_row *first, int64_t blocks, int64_t b, int64_t to) {
+    const int kind = kind_of(enc), six = kind == SIXTEEN;
+#ifdef RAMET__VEC512
+    const int starts = kind != MINIMUM; /* bytes too are unsigned there */
+#else
+    const int starts = kind == OFFSET || six;
+#endif
+    const float *scale = BEHIND(first->d + b, to);
+    const int8_t *x = first->q + b * 32 + to;
+    vi dot[HALVES], dot1[HALVES];
+    UNROLL for (int v = 0; v < V; v++) dot[v] = viset(starts ? *(const int32_t *)BEHIND(first->start[six ? 3 : which_of(enc)] + b, to) : 0);
+    block_dots(enc, V, dot, x, w, at, h, 0, six ? 4 : 8);
+    if (six) {
+        UNROLL for (int v = 0; v < V; v++) dot1[v] = viset(*(const int32_t *)BEHIND(first->start[4] + b, to));
+        block_dots(enc, V, dot1, x, w, at, h, 4, 8);
     }
-    vi dot = block_dot(kind, 8, kind == MINIMUM ? viset(0) : viset(*(const int32_t *)PART(first->start[which])), q, x);
-    sum = vfma(vcvt(dot), vmul(d, vset(*scale)), sum);
-    return kind == MINIMUM ? vfma(m, vset(scale[blocks]), sum) : sum;
-#undef PART
+    UNROLL for (int v = 0; v < V; v++) {
+        vf d, d1, m, unused;
+        if (w) d = w->d, d1 = w->d1, m = w->m;
+        else {
+            p16_scale(enc, 0, &d, &m, at, h + v);
+            if (six) p16_scale(enc, 1, &d1, &unused, at, h + v);
+        }
+        if (six) sum[v] = vfma(vfma(vcvt(dot1[v]), d1, vmul(vcvt(dot[v]), d)), vset(*scale), sum[v]);
+        else sum[v] = vfma(vcvt(dot[v]), vmul(d, vset(*scale)), sum[v]);
+        if (kind == MINIMUM) sum[v] = vfma(m, vset(scale[blocks]), sum[v]);
+    }
 }
 
 INLINE void finish(const ramet__product_args *a, int64_t row, int64_t n, vf bias, vf sum) {
@@ -186,112 +200,90 @@ INLINE void finish(const ramet__product_args *a, int64_t row, int64_t n, vf bias
     if (a->accumulate) sum = vadd(sum, vget(y, a->to - n));
     vput(y, sum, a->to - n);
 }
-
-/* sum[r] of `rows` rows += vector h of block b of a panel, whose parts lie `at` */
-INLINE void add_rows(const int enc, vf *sum, const p16_place *at, int h, const int8_row *first, int64_t rows, int64_t stride, int64_t rest, int64_t blocks, int64_t b) {
-    vi q[8];
-    vf d, d1, m, unused;
-    p16_load(enc, q, at, h);
-    p16_scale(enc, 0, &d, &m, at, h);
-    p16_scale(enc, 1, &d1, &unused, at, h);
-    for (int64_t r = 0; r < rows; r++) {
-        int64_t at_x = r * stride;
-        const float *left = (const float *)(const void *)((const uint8_t *)(const void *)(first->d + b) + at_x + rest);
-        const int64_t last = *left != 0.0f ? at_x + rest : at_x;
-        do sum[r] = add_block(kind_of(enc), which_of(enc), sum[r], q, d, d1, m, first, blocks, b, at_x);
-        while ((at_x += rest) <= last);
-    }
-}
-
-#ifndef RAMET__FEW_ROWS
-/* sum[h * stride + r] of `rows` rows to outputs n.. */
-NOINLINE static void finish_panel(const ramet__product_args *a, int64_t rows, int64_t n, const vf *sum, int64_t stride) {
-    for (int h = 0; h < HALVES; h++, n += VL) {
+/* sum[r][h] of `rows` rows to outputs n.. */
+NOINLINE static void finish_panel(const ramet__product_args *a, int64_t row, int64_t rows, int64_t n, vf sum[][HALVES]) {
+    for (int h = 0; h < HALVES && n < a->to; h++, n += VL) {
         const vf bias = a->bias ? vget(a->bias + n, a->to - n) : vzero();
-        for (int64_t r = 0; r < rows; r++) finish(a, r, n, bias, sum[h * stride + r]);
+        for (int64_t r = 0; r < rows; r++) finish(a, row + r, n, bias, sum[r][h]);
     }
 }
-/* One row against panel p where it lies: both vectors of outputs meet its activations together. K-quants take so much unpacking that this is seen. */
-INLINE void single_row(const int enc, const ramet__product_args *a, int64_t p) {
-    const int64_t blocks = a->k / 32, each = p16_unit_bytes(enc) / p16_unit(enc), rest = (int64_t)one_row(a->k);
+
+/* Rows row.., up to `most`, against panel p where it lies. One row meets all vectors of a block together: they are unpacked as they are used, and again for what stands out of the row;
+ * several meet one vector after the other, which is held for them. */
+INLINE void some_rows(const int enc, const ramet__product_args *a, int64_t row, int64_t p, const int most) {
+    const int64_t blocks = a->k / 32, each = p16_unit_bytes(enc) / p16_unit(enc), rest = (int64_t)one_row(a->k), rows = a->m - row < most ? a->m - row : most;
     const uint8_t *panel = (const uint8_t *)a->packed + p * p16_bytes(enc, a->k);
-    const int8_row first = int8_row_at(a->x, a->k);
-    const float *left = (const float *)(const void *)((const uint8_t *)(const void *)first.d + rest);
-    vf sum[HALVES];
-    UNROLL for (int h = 0; h < HALVES; h++) sum[h] = vzero();
+    const int8_row first = int8_row_at((const uint8_t *)a->x + row * a->x_stride, a->k);
+    vf sum[GROUP][HALVES];
+    for (int64_t r = 0; r < rows; r++) for (int h = 0; h < HALVES; h++) sum[r][h] = vzero();
     for (int64_t b = 0; b < blocks; b++) {
-        UNROLL for (int64_t i = 0; i < each; i += 64) PREFETCH((uintptr_t)panel + (uintptr_t)(b * each + i + NEAR), 3);
-        const p16_place at = p16_at(enc, panel, b);
-        int64_t at_x = 0;
-        do UNROLL for (int h = 0; h < HALVES; h++) {
-            vi q[8];
-            vf d, d1, m, unused;
-            p16_load(enc, q, &at, h);
-            p16_scale(enc, 0, &d, &m, &at, h);
-            p16_scale(enc, 1, &d1, &unused, &at, h);
-            sum[h] = add_block(kind_of(enc), which_of(enc), sum[h], q, d, d1, m, &first, blocks, b, at_x);
+        UNROLL for (int64_t i = 0; i < each; i += 64) {
+            if (most < GROUP) PREFETCH((uintptr_t)panel + (uintptr_t)(b * each + i + NEAR), 3);
+            else PREFETCH((uintptr_t)panel + (uintptr_t)(b * each + i + AHEAD), 2);
         }
-        while ((at_x += rest) == rest && left[b] != 0.0f);
+        p16_place at = p16_at(enc, panel, b);
+        if (most == 1) {
+            int64_t to = 0;
+            do {
+                IN_MEMORY(at.quants);
+                add_block(enc, HALVES, sum[0], NULL, &at, 0, &first, blocks, b, to);
+            } while ((to += rest) == rest && *(const float *)BEHIND(first.d + b, rest) != 0.0f);
+        } else
+            for (int h = 0; h < HALVES; h++) {
+                held w;
+                vf unused;
+                p16_load(enc, w.q, &at, h);
+                p16_scale(enc, 0, &w.d, &w.m, &at, h);
+                p16_scale(enc, 1, &w.d1, &unused, &at, h);
+                for (int64_t r = 0; r < rows; r++) {
+                    int64_t to = r * a->x_stride;
+                    const int64_t last = *(const float *)BEHIND(first.d + b, to + rest) != 0.0f ? to + rest : to;
+                    do add_block(enc, 1, &sum[r][h], &w, &at, h, &first, blocks, b, to);
+                    while ((to += rest) <= last);
+                }
+            }
     }
-    finish_panel(a, 1, p * 16, sum, 1);
+    finish_panel(a, row, rows, p * 16, sum);
 }
-/* A few rows, each vector of outputs after the other */
-INLINE void few_rows(const int enc, const ramet__product_args *a, int64_t p) {
-    const int64_t rows = FEW == 1 ? 1 : a->m;
-    const int64_t blocks = a->k / 32, each = p16_unit_bytes(enc) / p16_unit(enc), rest = (int64_t)one_row(a->k);
-    const uint8_t *panel = (const uint8_t *)a->packed + p * p16_bytes(enc, a->k);
-    const int8_row first = int8_row_at(a->x, a->k);
-    vf sum[HALVES][FEW];
-    for (int h = 0; h < HALVES; h++) for (int64_t r = 0; r < rows; r++) sum[h][r] = vzero();
-    for (int64_t b = 0; b < blocks; b++) {
-        UNROLL for (int64_t i = 0; i < each; i += 64) PREFETCH((uintptr_t)panel + (uintptr_t)(b * each + i + NEAR), 3);
-        const p16_place at = p16_at(enc, panel, b);
-        for (int h = 0; h < HALVES; h++) add_rows(enc, sum[h], &at, h, &first, rows, a->x_stride, rest, blocks, b);
-    }
-    finish_panel(a, rows, p * 16, sum[0], FEW);
-}
-#endif
 
 #if VL == 8
 #include "simd/panel16_tile.h"
 #else
-/* Rows row.. against a vector of outputs, n.. */
-INLINE void many(const int enc, const ramet__product_args *a, int64_t row, int64_t n) {
-    const int64_t blocks = a->k / 32, each = p16_unit_bytes(enc) / p16_unit(enc), rest = (int64_t)one_row(a->k), rows = a->m - row < GROUP ? a->m - row : GROUP;
-    const uint8_t *panel = (const uint8_t *)a->packed + n / 16 * p16_bytes(enc, a->k);
-    const int8_row first = int8_row_at((const uint8_t *)a->x + row * a->x_stride, a->k);
-    vf sum[GROUP];
-    for (int64_t r = 0; r < rows; r++) sum[r] = vzero();
-    for (int64_t b = 0; b < blocks; b++) {
-        UNROLL for (int64_t i = 0; i < each; i += 64) PREFETCH((uintptr_t)panel + (uintptr_t)(b * each + i + AHEAD), 2);
-        const p16_place at = p16_at(enc, panel, b);
-        add_rows(enc, sum, &at, (int)(n % 16 / VL), &first, rows, a->x_stride, rest, blocks, b);
-    }
-    const vf bias = a->bias ? vget(a->bias + n, a->to - n) : vzero();
-    for (int64_t r = 0; r < rows; r++) finish(a, row + r, n, bias, sum[r]);
-}
 #define PIECES {{128, 64}, {128, 64}}
 #define SCRATCH FN_BASE(panel16_scratch)
 #define TRANSPOSED(ENC) FN_BASE(panel16_transposed_##ENC)
 #define ROUND NULL
 #define NAME "panel16_int8"
 INLINE void forward(const int enc, const ramet__product_args *a) {
-    for (int64_t n = a->from; n < a->to; n += VL)
-        for (int64_t r = 0; r < a->m; r += GROUP) many(enc, a, r, n);
+    for (int64_t p = a->from / 16; p * 16 < a->to; p++)
+        for (int64_t r = 0; r < a->m; r += GROUP) some_rows(enc, a, r, p, GROUP);
 }
+#endif
+/* So many rows meet a panel where it lies: gathering more, and arranging its blocks for them, pays */
+#if VL == 16 || defined(RAMET__AVXVNNI)
+#define FEW(enc) 1
+#elif defined(__AVX2__)
+#define FEW(enc) ((enc) == P16_Q8_0 ? 5 : 1) /* what is made for more rows takes twice the bytes there */
+#elif defined(__ARM_FEATURE_MATMUL_INT8)
+#define FEW(enc) 3
+#else
+#define FEW(enc) 5
 #endif
 #ifdef RAMET__FEW_ROWS
 #define FORWARD(ENC)                                                                                                                \
     static void forward_##ENC(const ramet__product_args *a) {                                                                       \
-        if (a->m <= FEW) FN_FEW(panel16_int8_forward_##ENC)(a);                                                                     \
+        if (a->m <= FEW(P16_##ENC)) FN_FEW(panel16_int8_forward_##ENC)(a);                                                          \
         else forward(P16_##ENC, a);                                                                                                 \
     }
 #define OF(ENC) forward_##ENC
 #else
+INLINE void few_rows(const int enc, const ramet__product_args *a, const int most) {
+    for (int64_t p = a->from / 16; p * 16 < a->to; p++) some_rows(enc, a, 0, p, most);
+}
 #define FORWARD(ENC)                                                                                                                \
     void FN(panel16_int8_forward_##ENC)(const ramet__product_args *a) {                                                             \
-        if (VL == 8 && p16_is_k(P16_##ENC) && a->m == 1) for (int64_t p = a->from / 16; p * 16 < a->to; p++) single_row(P16_##ENC, a, p); \
-        else if (a->m <= FEW) for (int64_t p = a->from / 16; p * 16 < a->to; p++) few_rows(P16_##ENC, a, p);                        \
+        if (a->m == 1) few_rows(P16_##ENC, a, 1);                                                                                   \
+        else if (FEW(P16_##ENC) > 1 && a->m <= FEW(P16_##ENC)) few_rows(P16_##ENC, a, FEW(P16_##ENC));                                                    \
         else forward(P16_##ENC, a);                                                                                                 \
     }
 #define OF(ENC) FN(panel16_int8_forward_##ENC)

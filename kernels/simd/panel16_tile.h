@@ -295,10 +295,7 @@ NOINLINE static void forward(const int enc, const ramet__product_args *a) {
                 FN_BASE(panel16_expand)(enc, w, panel, b, end);
                 for (int64_t i = b; i < end; i++) tiles_of[enc](sum, nth(kind, parts, 2 * rows * i), count[i], &w[i - b]);
             }
-            for (int h = 0; h < 2 && n + 8 * h < a->to; h++) {
-                const vf bias = a->bias ? vget(a->bias + n + 8 * h, a->to - n - 8 * h) : vzero();
-                for (int64_t r = 0; r < rows; r++) finish(a, row + r, n + 8 * h, bias, sum[r][h]);
-            }
+            finish_panel(a, row, rows, n, sum);
         }
     }
 }

@@ -59,12 +59,10 @@ INLINE void widen(float *dst, const void *src, int64_t n, int64_t size) {
     for (; i < n; i++) dst[i] = ramet__half_f32(((const uint16_t *)src)[i]);
 }
 
-/* The same FMA chains as tile_rows, for so few rows that a block of a cache is used as it is read: R rows x NV vectors of c[., n], n whole
- * vectors; b: int8 or halves [depth][n]. */
-#ifdef RAMET__VEC512
+/* The same FMA chains as tile_rows, for so few rows that a block of a cache is used as it is read: R rows x ACROSS vectors of c[., n], n whole
+ * vectors; b: int8 or halves [depth][n]. The first to read a block asks for what comes later, as many lines as it takes. */
+#if defined(RAMET__VEC512) || defined(__AVX2__) || defined(RAMET__NEON)
 enum { ACROSS = 4, FEW = 8 };
-#elif defined(__AVX2__) || defined(RAMET__NEON)
-enum { ACROSS = 2, FEW = 8 };
 #else
 enum { ACROSS = 2, FEW = 0 }; /* the floor shares tile_rows */
 #endif
@@ -79,14 +77,14 @@ INLINE void few_run(const int R, const int size, ahead *f, float *c, int64_t ldc
             UNROLL for (int r = 0; r < R; r++) sum[r][v] = more ? vload(c + r * ldc + at[v]) : vzero();
         }
         for (int64_t i = 0; i < depth; i++) {
-            vf w[ACROSS];
+            vf each[3];
+            UNROLL for (int r = 0; r < R; r++) each[r] = vset(a[r * a_row + i]);
+            if (f && i % 4 == 0) ask(f, 4 * ACROSS * VL * size / 64);
             UNROLL for (int v = 0; v < ACROSS; v++) {
                 const char *from = b + (i * n + at[v]) * size;
-                w[v] = size == 1 ? vi8((const uint8_t *)from) : vhalf((const uint16_t *)(const void *)from);
+                vf w = size == 1 ? vi8((const uint8_t *)from) : vhalf((const uint16_t *)(const void *)from);
+                UNROLL for (int r = 0; r < R; r++) sum[r][v] = vfma(each[r], w, sum[r][v]);
             }
-            ask(f, size);
-            UNROLL for (int r = 0; r < R; r++)
-                UNROLL for (int v = 0; v < ACROSS; v++) sum[r][v] = vfma(vset(a[r * a_row + i]), w[v], sum[r][v]);
         }
         UNROLL for (int v = 0; v < ACROSS; v++)
             UNROLL for (int r = 0; r < R; r++) vstore(c + r * ldc + at[v], sum[r][v]);
@@ -94,8 +92,8 @@ INLINE void few_run(const int R, const int size, ahead *f, float *c, int64_t ldc
 }
 INLINE void few_rows(const int size, ahead *f, float *c, int64_t ldc, int64_t m, int64_t n, const float *a, int64_t a_row, const void *b, int64_t depth,
                      int more) {
-    for (; m >= 3; m -= 3, c += 3 * ldc, a += 3 * a_row) few_run(3, size, f, c, ldc, n, a, a_row, b, depth, more);
-    for (; m; m--, c += ldc, a += a_row) few_run(1, size, f, c, ldc, n, a, a_row, b, depth, more);
+    for (; m >= 3; m -= 3, c += 3 * ldc, a += 3 * a_row, f = NULL) few_run(3, size, f, c, ldc, n, a, a_row, b, depth, more);
+    for (; m; m--, c += ldc, a += a_row, f = NULL) few_run(1, size, f, c, ldc, n, a, a_row, b, depth, more);
 }
 NOINLINE static void few(int64_t size, ahead *f, float *c, int64_t ldc, int64_t m, int64_t n, const float *a, int64_t a_row, const void *b, int64_t depth,
                          int more) {
@@ -136,8 +134,12 @@ INLINE float weights(float *s, int64_t seen, float *top, float *shrink) {
 
 /* Scales of the keys or values from key to key + here, then zeros */
 static void scales(float *dst, const void *const *table, int64_t key, int64_t here, int64_t block, int64_t hd) {
-    const uint64_t at = ramet__kv_scales(block * hd);
-    for (int64_t j = 0; j < KEYS; j++) dst[j] = j < here ? ((const float *)(const void *)((const char *)table[(key + j) / block] + at))[(key + j) % block] : 0.0f;
+    memset(dst, 0, KEYS * sizeof *dst);
+    for (int64_t j = 0, run; j < here; j += run) {
+        const int64_t at = (key + j) % block;
+        run = block - at < here - j ? block - at : here - j;
+        memcpy(dst + j, (const char *)table[(key + j) / block] + ramet__kv_scales(block * hd) + at * (int64_t)sizeof *dst, (size_t)run * sizeof *dst);
+    }
 }
 INLINE void times(float *s, const float *by) {
     for (int64_t i = 0; i < KEYS; i += VL) vstore(s + i, vmul(vload(s + i), vload(by + i)));

@@ -264,10 +264,8 @@ INLINE void forward(const int enc, const ramet__product_args *a) {
 #define FEW(enc) 1
 #elif defined(__AVX2__)
 #define FEW(enc) ((enc) == P16_Q8_0 ? 5 : 1) /* what is made for more rows takes twice the bytes there */
-#elif defined(__ARM_FEATURE_MATMUL_INT8)
-#define FEW(enc) 3
 #else
-#define FEW(enc) 5
+#define FEW(enc) 8
 #endif
 #ifdef RAMET__FEW_ROWS
 #define FORWARD(ENC)                                                                                                                \

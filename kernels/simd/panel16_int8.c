@@ -263,9 +263,10 @@ INLINE void forward(const int enc, const ramet__product_args *a) {
 #if VL == 16 || defined(RAMET__AVXVNNI)
 #define FEW(enc) 1
 #elif defined(__AVX2__)
-#define FEW(enc) ((enc) == P16_Q8_0 ? 5 : 1) /* what is made for more rows takes twice the bytes there */
+#define FEW(enc) ((enc) == P16_Q8_0 ? 5 : p16_high(enc) ? 1 : 3) /* one after the other: two unpacked vectors do not stay in the registers */
 #else
 #define FEW(enc) 8
+#define HELD
 #endif
 #ifdef RAMET__FEW_ROWS
 #define FORWARD(ENC)                                                                                                                \
@@ -275,13 +276,17 @@ INLINE void forward(const int enc, const ramet__product_args *a) {
     }
 #define OF(ENC) forward_##ENC
 #else
-INLINE void few_rows(const int enc, const ramet__product_args *a, const int most) {
-    for (int64_t p = a->from / 16; p * 16 < a->to; p++) some_rows(enc, a, 0, p, most);
+INLINE void few_rows(const int enc, const ramet__product_args *a) {
+    for (int64_t p = a->from / 16; p * 16 < a->to; p++)
+#ifdef HELD
+        if (a->m > 1) some_rows(enc, a, 0, p, FEW(enc));
+        else
+#endif
+        for (int64_t r = 0; r < a->m; r++) some_rows(enc, a, r, p, 1);
 }
 #define FORWARD(ENC)                                                                                                                \
     void FN(panel16_int8_forward_##ENC)(const ramet__product_args *a) {                                                             \
-        if (a->m == 1) few_rows(P16_##ENC, a, 1);                                                                                   \
-        else if (FEW(P16_##ENC) > 1 && a->m <= FEW(P16_##ENC)) few_rows(P16_##ENC, a, FEW(P16_##ENC));                                                    \
+        if (a->m <= FEW(P16_##ENC)) few_rows(P16_##ENC, a);                                                                         \
         else forward(P16_##ENC, a);                                                                                                 \
     }
 #define OF(ENC) FN(panel16_int8_forward_##ENC)

@@ -259,14 +259,17 @@ INLINE void forward(const int enc, const ramet__product_args *a) {
         for (int64_t r = 0; r < a->m; r += GROUP) some_rows(enc, a, r, p, GROUP);
 }
 #endif
-/* So many rows meet a panel where it lies: gathering more, and arranging its blocks for them, pays */
+/* So many rows meet a panel where it lies: gathering more, and arranging its blocks for them, pays. HELD: each vector waits in registers for all of them; on AVX2, which
+ * spills what is unpacked of fewer bits, only bytes do, and one row comes after the other. */
 #if VL == 16 || defined(RAMET__AVXVNNI)
 #define FEW(enc) 1
+#define HELD(enc) 0
 #elif defined(__AVX2__)
-#define FEW(enc) ((enc) == P16_Q8_0 ? 5 : p16_high(enc) ? 1 : 3) /* one after the other: two unpacked vectors do not stay in the registers */
+#define FEW(enc) ((enc) == P16_Q8_0 ? 5 : p16_high(enc) ? 1 : 3)
+#define HELD(enc) ((enc) == P16_Q8_0)
 #else
 #define FEW(enc) 8
-#define HELD
+#define HELD(enc) 1
 #endif
 #ifdef RAMET__FEW_ROWS
 #define FORWARD(ENC)                                                                                                                \
@@ -278,11 +281,8 @@ INLINE void forward(const int enc, const ramet__product_args *a) {
 #else
 INLINE void few_rows(const int enc, const ramet__product_args *a) {
     for (int64_t p = a->from / 16; p * 16 < a->to; p++)
-#ifdef HELD
-        if (a->m > 1) some_rows(enc, a, 0, p, FEW(enc));
-        else
-#endif
-        for (int64_t r = 0; r < a->m; r++) some_rows(enc, a, r, p, 1);
+        if (HELD(enc) && a->m > 1) some_rows(enc, a, 0, p, FEW(enc));
+        else for (int64_t r = 0; r < a->m; r++) some_rows(enc, a, r, p, 1);
 }
 #define FORWARD(ENC)                                                                                                                \
     void FN(panel16_int8_forward_##ENC)(const ramet__product_args *a) {                                                             \

@@ -52,7 +52,10 @@ INLINE void dots(const int kind, const int deep, const int R, vi dot[4][2], cons
         UNROLL for (int i = 0; i < R / 2; i++) x[i] = vld1q_s8(eight(kind, p, i, j));
         UNROLL for (int o = 0; o < 8; o += 2) {
             const int8x16_t v[2] = {vreinterpretq_s8_u8(vld1q_u8(w + 128 * j + 16 * o)), vreinterpretq_s8_u8(vld1q_u8(w + 128 * j + 16 * o + 16))};
-            UNROLL for (int i = 0; i < R / 2; i++) UNROLL for (int e = 0; e < 2; e++) acc[i][o + e] = vmmlaq_s32(acc[i][o + e], x[i], v[e]);
+            UNROLL for (int i = 0; i < R / 2; i++) UNROLL for (int e = 0; e < 2; e++) {
+                acc[i][o + e] = vmmlaq_s32(acc[i][o + e], x[i], v[e]);
+                IN_TURN(acc[i][o + e]);
+            }
         }
     }
 #define ROW(i, h, take) ((vi){take(acc[i][4 * (h)], acc[i][4 * (h) + 1]), take(acc[i][4 * (h) + 2], acc[i][4 * (h) + 3])})
@@ -84,6 +87,8 @@ INLINE void dots(const int kind, const int deep, const int R, vi dot[4][2], cons
         UNROLL for (int r = 0; r < R; r++) UNROLL for (int h = 0; h < 2; h++) {                                                  \
             dot[r][h].lo = vdotq_laneq_s32(dot[r][h].lo, vreinterpretq_s8_s32(v[h].lo), x[r], i);                                \
             dot[r][h].hi = vdotq_laneq_s32(dot[r][h].hi, vreinterpretq_s8_s32(v[h].hi), x[r], i);                                \
+            IN_TURN(dot[r][h].lo);                                                                                                \
+            IN_TURN(dot[r][h].hi);                                                                                                \
         }                                                                                                                         \
     }
     UNROLL for (int half = from / 4; half < to / 4; half++) {

@@ -24,6 +24,7 @@ INLINE void tile_fma(const int R, const int NV, vf sum[TILE_R][TILE_NV], const f
         UNROLL for (int v = 0; v < NV; v++) w[v] = vload(b + v * VL);
         UNROLL for (int r = 0; r < R; r++) {
             vf x = vset(a[r * a_row]);
+            if (STEP == 2) SAME_PAIRS(x);
             UNROLL for (int v = 0; v < NV; v++) sum[r][v] = MULTIPLY(x, w[v], sum[r][v]);
         }
     }

@@ -45,8 +45,22 @@
 #define HERE(v) (void)(v)
 #define IN_MEMORY(p) (void)(p)
 #endif
+#if defined(__clang__) && defined(__aarch64__)
+#define IN_TURN(v) __asm__ volatile("" : "+w"(v)) /* clang would take one row after the other, and keep in memory what all meet */
+#else
+#define IN_TURN(v) (void)(v)
+#endif
+#if defined(__clang__) && defined(__AVX512BF16__)
+#define SAME_PAIRS(v) HERE(v) /* clang 16 crashes over one number in all lanes that is read as pairs of bf16 */
+#else
+#define SAME_PAIRS(v) (void)(v)
+#endif
 #if defined(__GNUC__) && (defined(__AVX2__) || defined(__ARM_NEON))
+#ifdef __clang__
+#define UNROLL _Pragma("clang loop unroll(full)") /* a count would multiply loops that are no constants yet */
+#else
 #define UNROLL _Pragma("GCC unroll 32")
+#endif
 #else
 #define UNROLL /* SIMDe on bare SSE2 is loops already */
 #endif

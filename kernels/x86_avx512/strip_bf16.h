@@ -28,9 +28,10 @@ INLINE void tile(const int R, float *y, int64_t ldy, int64_t cols, int start, co
     for (int64_t i = 0; i < pairs; i++, w += 2 * STRIP) {
         __m512bh w0 = (__m512bh)viload(w), w1 = (__m512bh)viload(w + 32);
         UNROLL for (int r = 0; r < R; r++) {
-            __m512bh v = (__m512bh)viset((int32_t)x[r * ldx + i * step]);
-            sum[r][0] = _mm512_dpbf16_ps(sum[r][0], v, w0);
-            sum[r][1] = _mm512_dpbf16_ps(sum[r][1], v, w1);
+            vi v = viset((int32_t)x[r * ldx + i * step]);
+            SAME_PAIRS(v);
+            sum[r][0] = _mm512_dpbf16_ps(sum[r][0], (__m512bh)v, w0);
+            sum[r][1] = _mm512_dpbf16_ps(sum[r][1], (__m512bh)v, w1);
         }
     }
     UNROLL for (int r = 0; r < R; r++)

@@ -82,8 +82,10 @@ static void print_json(ramet__text *out, const ramet__json *v) {
     switch (v->type) {
     case RAMET__JSON_NULL: ramet__text_add(out, "null"); break;
     case RAMET__JSON_BOOL: ramet__text_add(out, v->integer ? "true" : "false"); break;
-    case RAMET__JSON_NUMBER: if (v->is_integer) ramet__text_add(out, "%lld", (long long)v->integer); else ramet__json_number(out,
-            v->number); break;
+    case RAMET__JSON_NUMBER:
+        if (v->is_integer) ramet__text_add(out, "%lld", (long long)v->integer);
+        else ramet__json_number(out, v->number);
+        break;
     case RAMET__JSON_STRING: ramet__json_quote(out, v->text, v->len); break;
     case RAMET__JSON_ARRAY:
     case RAMET__JSON_OBJECT:

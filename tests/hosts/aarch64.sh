@@ -2,7 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 # aarch64.sh SOURCE BUILD [meson test arguments]: cross-build for aarch64 and run the unit, kernel and lint suites under qemu-user.
 # Wants gcc-aarch64-linux-gnu and qemu-user; the aarch64 cmocka and SIMDe come from Debian into a folder of their own, without root
-# and without touching the system's list of architectures. Exit 77 (skipped) when a tool or package is not there.
+# and without touching the system's list of architectures. CC=clang compiles with that, and links with GCC's library all the same. Exit 77 (skipped)
+# when a tool or package is not there.
 set -eu
 source=$1 build=$2
 shift 2
@@ -23,7 +24,14 @@ if [ ! -e "$sysroot/usr/include/cmocka.h" ] || [ ! -d "$sysroot/usr/include/simd
 fi
 if [ ! -f "$build/build.ninja" ]; then
   printf '[constants]\nsysroot = %s\n' "'$sysroot'" > "$sysroot/sysroot.ini"
-  meson setup "$build" "$source" --cross-file "$sysroot/sysroot.ini" --cross-file "$source/tests/cross/aarch64-linux-gnu.ini" -Djni=disabled
+  compiler=
+  case ${CC:-} in *clang*)
+    compiler="--cross-file $build/clang.ini"
+    mkdir -p "$build"
+    printf "[binaries]\nc = ['%s', '--target=aarch64-linux-gnu']\n" "$CC" > "$build/clang.ini" ;;
+  esac
+  # shellcheck disable=SC2086 # two words or none
+  meson setup "$build" "$source" --cross-file "$sysroot/sysroot.ini" --cross-file "$source/tests/cross/aarch64-linux-gnu.ini" $compiler -Djni=disabled
 fi
 meson compile -C "$build" -j 2
 file=$(find "$build/lib" -name 'libramet.so.*.*' | head -n 1)

@@ -9,7 +9,7 @@ import tempfile
 import unittest
 
 HERE = pathlib.Path(__file__).resolve().parent
-COMPILER, NM, STRIP = "cc", "nm", ""
+COMPILER, NM, STRIP = ["cc"], "nm", ""
 LICENCE = "/* SPDX-License-Identifier: Apache-2.0 */\n"
 
 
@@ -62,7 +62,7 @@ class Rules(unittest.TestCase):
 
     def compile(self, source, *flags):
         self.write({"x.c": source})
-        subprocess.run([COMPILER, *flags, str(self.root / "x.c"), "-o", str(self.root / "x.o")], check=True)
+        subprocess.run([*COMPILER, *flags, str(self.root / "x.c"), "-o", str(self.root / "x.o")], check=True)
         subprocess.run(["ar", "rc", str(self.root / "x.a"), str(self.root / "x.o")], check=True)
         return self.root / "x.a"
 
@@ -79,7 +79,7 @@ class Rules(unittest.TestCase):
         self.write({"include/ramet/a.h": "RAMET_API int ramet_one(void);\n/* RAMET_API int ramet_no(void); */\nRAMET_API const char *ramet_two(int a,\n int b);\n"})
         self.write({"x.c": "int ramet_one(void) { return 1; }\nint ramet__leak(void) { return 2; }\n"})
         library = self.root / "x.so"
-        subprocess.run([COMPILER, "-shared", "-fPIC", str(self.root / "x.c"), "-o", str(library)], check=True)
+        subprocess.run([*COMPILER, "-shared", "-fPIC", str(self.root / "x.c"), "-o", str(library)], check=True)
         self.assert_finds(["ramet__leak"], "symbols.py", NM, self.root, library, "exported")
         self.assert_finds(["ramet_two: declared in a.h"], "symbols.py", NM, self.root, library, "declared")
 
@@ -87,13 +87,13 @@ class Rules(unittest.TestCase):
     def test_size(self):
         self.write({"x.c": "const char text[5000] = {1};\n"})
         library = self.root / "x.so"
-        subprocess.run([COMPILER, "-g", "-shared", "-fPIC", str(self.root / "x.c"), "-o", str(library)], check=True)
+        subprocess.run([*COMPILER, "-g", "-shared", "-fPIC", str(self.root / "x.c"), "-o", str(library)], check=True)
         self.assert_finds(["bytes stripped"], "size.py", STRIP, library, 5000)
         self.assertEqual(self.run_rule("size.py", STRIP, library, 100000)[0], 0)
 
     def test_headers(self):
         self.write({"include/ramet/a.h": "#ifndef A\n#define A\nint f(uint32_t x);\n#endif\n"})
-        self.assert_finds(["a.h: does not compile alone"], "headers.py", self.root, "c", "c99", COMPILER)
+        self.assert_finds(["a.h: does not compile alone"], "headers.py", self.root, "c", "c99", *COMPILER)
 
     @unittest.skipUnless(shutil.which("abidiff"), "no abidiff")
     def test_abi(self):
@@ -120,11 +120,11 @@ RAMET_API void ramet_call(ramet_thing *thing, ramet_fn fn, const ramet_pair *pai
                 self.assertIn(old, text)
                 text = text.replace(old, new)
             self.write({"include/ramet/ramet.h": text})
-            return self.run_rule("abi.py", "abidiff", self.root, COMPILER)
+            return self.run_rule("abi.py", "abidiff", self.root, *COMPILER)
         self.write({"include/ramet/ramet.h": good})
         (self.root / "tests/lint").mkdir(parents=True)
-        self.assertEqual(self.run_rule("abi.py", "", self.root, "--write", COMPILER)[0], 0)
-        self.assertEqual(self.run_rule("abi.py", "", self.root, COMPILER)[0], 77)
+        self.assertEqual(self.run_rule("abi.py", "", self.root, "--write", *COMPILER)[0], 0)
+        self.assertEqual(self.run_rule("abi.py", "", self.root, *COMPILER)[0], 77)
         appended = ("last[2];", "last[2]; double more; const char *name;")
         for pairs in ([], [appended], [("#endif", "RAMET_API int32_t ramet_new(ramet_thing *thing);\n#endif")], [("ramet_options;", "ramet_options;\n#define RAMET_TWO 2")],
                       [("(ramet_thing **out", "(ramet_thing **result")]):
@@ -141,7 +141,7 @@ RAMET_API void ramet_call(ramet_thing *thing, ramet_fn fn, const ramet_pair *pai
             self.assertIn(word, output)
         padded = ("int64_t last[2];", "int64_t last[2]; int32_t odd;")
         change(padded)
-        self.assertEqual(self.run_rule("abi.py", "", self.root, "--write", COMPILER)[0], 0)
+        self.assertEqual(self.run_rule("abi.py", "", self.root, "--write", *COMPILER)[0], 0)
         code, output = change((padded[0], padded[1] + " int32_t more;"))
         self.assertEqual(code, 1, output)
         self.assertIn("more lies in the padding", output)
@@ -149,6 +149,6 @@ RAMET_API void ramet_call(ramet_thing *thing, ramet_fn fn, const ramet_pair *pai
 
 
 if __name__ == "__main__":
-    COMPILER, NM, *rest = sys.argv[1:]
+    COMPILER, NM, *rest = sys.argv[1].split(), *sys.argv[2:]
     STRIP = rest[0] if rest else ""
     unittest.main(verbosity=0, argv=sys.argv[:1])

@@ -16,6 +16,7 @@
 #define ref_ref(f, x) f(x, ref)
 #define ref_simd(f, x)
 #define ref_vec(f, x)
+#define ref_wide(f, x)
 #define ref_avx2(f, x)
 #define ref_avx512(f, x)
 #define ref_dotprod(f, x)
@@ -24,6 +25,11 @@
 #define simd_ref(f, x) f(x, ref)
 #define simd_simd(f, x) f(x, simd)
 #define simd_vec(f, x) f(x, simd)
+#ifdef __aarch64__
+#define simd_wide(f, x) f(x, simd)
+#else
+#define simd_wide(f, x)
+#endif
 #define simd_avx2(f, x)
 #define simd_avx512(f, x)
 #define simd_dotprod(f, x)
@@ -32,6 +38,7 @@
 #define avx2_ref(f, x) f(x, ref)
 #define avx2_simd(f, x) f(x, avx2)
 #define avx2_vec(f, x) f(x, avx2)
+#define avx2_wide(f, x) f(x, avx2)
 #define avx2_avx2(f, x) f(x, avx2)
 #define avx2_avx512(f, x)
 #define avx2_dotprod(f, x)
@@ -40,6 +47,7 @@
 #define avx512_ref(f, x) f(x, ref)
 #define avx512_simd(f, x) f(x, avx2)
 #define avx512_vec(f, x) f(x, avx512)
+#define avx512_wide(f, x) f(x, avx2)
 #define avx512_avx2(f, x) f(x, avx2)
 #define avx512_avx512(f, x) f(x, avx512)
 #define avx512_dotprod(f, x)
@@ -48,6 +56,7 @@
 #define dotprod_ref(f, x) f(x, ref)
 #define dotprod_simd(f, x) f(x, simd)
 #define dotprod_vec(f, x) f(x, simd)
+#define dotprod_wide(f, x) f(x, simd)
 #define dotprod_avx2(f, x)
 #define dotprod_avx512(f, x)
 #define dotprod_dotprod(f, x) f(x, dotprod)
@@ -99,6 +108,11 @@ enum { ALL_AVX2 = IN_AVX2 | IN_AVXVNNI, ALL_SIMD = IN_SIMD | IN_DOTPROD | IN_I8M
 #endif
 #define EACH_ref(f, needs, ...) f(ref, IN_ALL, __VA_ARGS__)
 #define EACH_simd(f, needs, ...) SIMD(f, __VA_ARGS__) AVX2(f, ALL_AVX2 | IN_base, __VA_ARGS__)
+#ifdef __aarch64__
+#define EACH_wide(f, needs, ...) SIMD(f, __VA_ARGS__)
+#else
+#define EACH_wide(f, needs, ...) AVX2(f, ALL_AVX2 | IN_base, __VA_ARGS__)
+#endif
 #define EACH_vec(f, needs, ...) SIMD(f, __VA_ARGS__) AVX2(f, ALL_AVX2, __VA_ARGS__) AVX512(f, IN_##needs, __VA_ARGS__)
 #define EACH_avx2(f, needs, ...) AVX2(f, ALL_AVX2 | IN_##needs, __VA_ARGS__)
 #define EACH_avxvnni(f, needs, ...) AVXVNNI(f, __VA_ARGS__)

@@ -12,6 +12,7 @@ enum { RAMET__HAS_AVX2 = 1, RAMET__HAS_AVX512 = 2, RAMET__HAS_VNNI = 4, RAMET__H
 #define RAMET__DECLARE(op, level) extern __typeof__(*((ramet__kernels *)0)->op) ramet__##op##_##level;
 #define RAMET__DECLARE_ref(op) RAMET__DECLARE(op, ref)
 #define RAMET__DECLARE_simd(op) RAMET__DECLARE(op, simd) RAMET__DECLARE(op, avx2)
+#define RAMET__DECLARE_wide RAMET__DECLARE_simd
 #define RAMET__DECLARE_vec(op) RAMET__DECLARE(op, simd) RAMET__DECLARE(op, avx2) RAMET__DECLARE(op, avx512)
 #define RAMET__DECLARE_avx2(op) RAMET__DECLARE(op, avx2)
 #define RAMET__DECLARE_avx512(op) RAMET__DECLARE(op, avx512)
@@ -30,6 +31,7 @@ enum { RAMET__HAS_AVX2 = 1, RAMET__HAS_AVX512 = 2, RAMET__HAS_VNNI = 4, RAMET__H
 #define RAMET__KERNEL(level, op, types) RAMET__DECLARE_##level(op)
 #define RAMET__PRODUCT(level, needs, packing, encoding, arithmetic) RAMET__DECLARE_PRODUCT_##level(packing##_##encoding##_##arithmetic)
 #include "registry.def"
+RAMET__DECLARE(filter, ref) /* a definition that no table has */
 #undef RAMET__KERNEL
 #undef RAMET__PRODUCT
 

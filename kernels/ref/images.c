@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* images.c - the definition of rectifiers, the largest of windows, and convolution by rows. */
+/* images.c - the definition of rectifiers, the largest of windows, and convolution by rows and by tiles. */
 #include "registry.h"
 
 void ramet__relu_ref(float *y, const float *x, int64_t n) {
@@ -54,4 +54,23 @@ void ramet__conv_dw_ref(float *dw, const float *x, int64_t x_row, int64_t x_line
                 for (int64_t i = 0; i < m; i++) s += (double)dy[(l * m + i) * n + j] * (double)x[l * x_line + i * x_row + d];
             dw[d * n + j] = (float)s;
         }
+}
+/* Rows of B^T, and of A for 2 and 4 results: the powers of the points, of infinity the last */
+static const float image_tile[6][6] = {{4, 0, -5, 0, 1, 0}, {0, -4, -4, 1, 1, 0}, {0, 4, -4, -1, 1, 0}, {0, -2, -1, 2, 1, 0}, {0, 2, -1, -2, 1, 0}, {0, 4, 0, -5, 0, 1}};
+static const float two_results[6][2] = {{1, 0}, {1, 1}, {1, -1}, {1, 2}, {1, -2}, {0, 1}};
+static const float four_results[6][4] = {{1, 0, 0, 0}, {1, 1, 1, 1}, {1, -1, 1, -1}, {1, 2, 4, 8}, {1, -2, 4, -8}, {0, 0, 0, 1}};
+void ramet__filter_ref(int32_t kind, float *y, int64_t y_line, int64_t y_step, const float *x, int64_t x_line, int64_t x_step, const float *bias, int64_t n) {
+    const int32_t back = kind == RAMET__FILTER_BACK, turned = back || kind >= RAMET__FILTER_RESULT2;
+    const float *matrix = kind <= RAMET__FILTER_BACK ? image_tile[0] : kind == RAMET__FILTER_SPREAD2 || kind == RAMET__FILTER_RESULT2 ? two_results[0] : four_results[0];
+    const int64_t cols = kind <= RAMET__FILTER_BACK ? 6 : matrix == two_results[0] ? 2 : 4, from = turned ? 6 : cols, to = turned ? cols : 6;
+    for (int64_t c = 0; c < n; c++)
+        for (int64_t i = 0; i < to; i++)
+            for (int64_t j = 0; j < to; j++) {
+                float *at = y + i * y_line + j * y_step + c;
+                double sum = back ? *at : bias ? bias[c] : 0.0;
+                for (int64_t a = 0; a < from; a++)
+                    for (int64_t b = 0; b < from; b++)
+                        sum += (double)(turned ? matrix[a * cols + i] : matrix[i * cols + a]) * (double)(turned ? matrix[b * cols + j] : matrix[j * cols + b]) * (double)x[a * x_line + b * x_step + c];
+                *at = (float)sum;
+            }
 }

@@ -43,20 +43,14 @@ INLINE void tile_run(const int R, const int NV, float *c, int64_t ldc, const flo
     int64_t l = 0;
     do tile_fma(R, NV, sum, a + l * t->a_line, a_row, a_step, b + l * t->b_line, ldb, depth);
     while (++l < t->lines);
-    UNROLL for (int v = 0; v < NV; v++) {
-#ifdef RAMET__PAIRS
-        UNROLL for (int r = 0; r < R; r++) vstore(c + r * ldc + v * VL, sum[r][v]);
-#else
-        vf bias = t->bias ? vload(t->bias + v * VL) : vzero();
-        UNROLL for (int r = 0; r < R; r++) {
-            vf y = sum[r][v];
-            if (t->alpha != 1.0f) y = vmul(y, vset(t->alpha));
-            if (t->bias) y = vadd(y, bias);
-            if (t->add) y = vadd(y, vload(c + r * ldc + v * VL));
-            vstore(c + r * ldc + v * VL, y);
-        }
+#define EACH_SUM UNROLL for (int v = 0; v < NV; v++) UNROLL for (int r = 0; r < R; r++)
+#ifndef RAMET__PAIRS
+    if (t->alpha != 1.0f) EACH_SUM sum[r][v] = vmul(sum[r][v], vset(t->alpha));
+    if (t->bias) EACH_SUM sum[r][v] = vadd(sum[r][v], vload(t->bias + v * VL));
+    if (t->add) EACH_SUM sum[r][v] = vadd(sum[r][v], vload(c + r * ldc + v * VL));
 #endif
-    }
+    EACH_SUM vstore(c + r * ldc + v * VL, sum[r][v]);
+#undef EACH_SUM
 }
 
 INLINE void tile_rows_nv(const int NV, float *c, int64_t ldc, int64_t m, const float *a, int64_t a_row, int64_t a_step, const float *b, int64_t ldb, int64_t depth, const tile_out *t) {

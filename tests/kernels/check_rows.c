@@ -2,7 +2,7 @@
 /* check_rows.c - the kernels over one row against ref: lengths around every vector width, misaligned, ending at an unreadable page,
  * in place where callers do so, extreme values. */
 #include "check.h"
-#include "blocks.h"
+#include "registry.h"
 
 static const int64_t lengths[] = {0, 1, 2, 3, 7, 8, 9, 15, 16, 17, 31, 32, 33, 63, 64, 65, 100, 576, 577, 1536, 4099};
 enum { LENGTHS = sizeof lengths / sizeof *lengths };
@@ -149,6 +149,22 @@ static void check_images(const ramet__kernels *ref, const ramet__kernels *k, int
         begin(k, "max_pick");
         k->max_pick(picked, wide, wide, apart, 3, n, windows, n); ref->max_pick(found, wide, wide, apart, 3, n, windows, n); same(picked, found, NULL, windows * n, 0);
     }
+}
+/* Every transform of a tile of n channels, neighbours a little further apart than they must be */
+static void check_filter(const ramet__kernels *k, int64_t n) {
+    const int64_t step = n + 3, line = 6 * step + 5, count = 6 * line;
+    float *x = check_floats(count), *y = check_floats(count), *z = check_floats(count), *bias = check_floats(n), *size = check_floats(count);
+    check_fill(x, count, 1);
+    check_fill(bias, n, 1);
+    for (int64_t i = 0; i < count; i++) size[i] = 361.0f; /* the magnitudes of the largest row of a matrix are 19 */
+    begin(k, "filter");
+    for (int32_t kind = RAMET__FILTER_IMAGE; kind <= RAMET__FILTER_RESULT4; kind++)
+        for (int32_t with = 0; with <= (kind >= RAMET__FILTER_RESULT2); with++) {
+            for (int64_t i = 0; i < count; i++) y[i] = z[i] = 0.25f;
+            k->filter(kind, y, line, step, x, line, step, with ? bias : NULL, n);
+            ramet__filter_ref(kind, z, line, step, x, line, step, with ? bias : NULL, n);
+            same(y, z, size, count, 4);
+        }
 }
 /* m results of n channels from `lines` lines of `depth` */
 static void check_conv(const ramet__kernels *ref, const ramet__kernels *k, int64_t m, int64_t n, int64_t lines, int64_t depth, int64_t step) {
@@ -337,6 +353,7 @@ void check_rows(const ramet__kernels *ref, const ramet__kernels *k, int thorough
         }
         static const int64_t sizes[][5] = {{1, 1, 1, 1, 1}, {3, 2, 2, 5, 1}, {24, 16, 5, 5, 1}, {8, 32, 5, 80, 16}, {13, 33, 3, 27, 18}, {5, 70, 3, 40, 8}, {17, 8, 1, 17, 3}, {12, 17, 2, 33, 33}};
         for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
+            if (k->filter) check_filter(k, 16 * (int64_t)(i % 3 + 1));
             check_conv(ref, k, sizes[i][0], sizes[i][1], sizes[i][2], sizes[i][3], sizes[i][4]);
             if (k->pairs) check_pairs(ref, k, sizes[i][0], sizes[i][1], sizes[i][2], sizes[i][3], sizes[i][4]);
             check_release();

@@ -2,11 +2,9 @@
 /* conv2d.c - convolution of images, channels last: a row is one image [height, width, channels], the matrix is [outputs, kernel * kernel *
  * channels]. An image is copied into a frame of zeros; there a line of results is a product whose rows lie at the stride's distance, and no
  * patch is gathered. The form is linear in image, matrix and gradient, so conv2d, conv2d_dx and conv2d_dw are one another's derivatives. */
-#include "graph/op.h"
+#include "graph/ops/winograd.h"
 #include <string.h>
 
-enum { HEIGHT, WIDTH, CHANNELS, KERNEL, STRIDE, PAD, OUTPUTS }; /* attr.i; attr.f[0]: a fused relu */
-#define SLACK 32    /* floats that kernels may read too far */
 #define REDUCE 8192 /* floats of a matrix that are added up at a time */
 
 static const ramet__gshape *shape(const ramet__graph *g, ramet__val v) { return ramet__graph_shape(g, v); }
@@ -84,6 +82,10 @@ static int64_t images(const int64_t *a) { return RAMET__MAX(1, 2000000 / (out_he
 
 /* In balanced mode pairs of bf16 stand for floats where the CPU multiplies them; see kernels.h for which two make a pair. */
 static int32_t brain(const ramet__plan *p) { return p->rt->kernels->pairs && ramet__plan_arithmetic(p) == RAMET__BRAIN; }
+/* And where it does not, there may be fewer multiplications. */
+static int32_t filtered(const ramet__plan *p, const ramet__step *s) {
+    return p->rt->kernels->filter && !p->rt->kernels->pairs && ramet__plan_arithmetic(p) != RAMET__EXACT && ramet__winograd_pays(s->attr.i, s->in[0]->fixed);
+}
 static int64_t half(int64_t n) { return (n + 1) / 2; }
 static void pairs_of_lines(const ramet__kernels *k, float *to, const float *from, int64_t lines, int64_t n) { /* two lines of n numbers make one */
     for (int64_t i = 0; i < lines; i += 2, to += n, from += 2 * n) k->pairs(to, from, i + 1 < lines ? from + n : NULL, n);
@@ -98,6 +100,11 @@ static const float *pairs_apart(const ramet__kernels *k, float *to, const float 
 static int64_t matrix(const int64_t *a) { return depth(a) * a[OUTPUTS]; }
 static ramet_status prepare(ramet__plan *p, ramet__step *s) {
     const int64_t *a = s->attr.i, both = brain(p);
+    if (filtered(p, s)) {
+        s->scratch_bytes = (uint64_t)ramet__winograd_scratch(a) * sizeof(float);
+        s->shared_bytes = (uint64_t)(ramet__winograd_matrix(a) + ramet__winograd_room(a)) * sizeof(float);
+        return RAMET_OK;
+    }
     s->scratch_bytes = (uint64_t)(framed(a) + (both ? s->op == &ramet__opdef_conv2d ? framed(a) : s->in[0]->cols : 0)) * sizeof(float);
     s->shared_bytes = (uint64_t)(matrix(a) + (both ? (a[KERNEL] * a[KERNEL] * (a[CHANNELS] + 1)) * (a[OUTPUTS] + 1) : 0) + SLACK) * sizeof(float);
     return RAMET_OK;
@@ -109,6 +116,10 @@ static void share(const ramet__step *s, const ramet__exec *x) {
     const int64_t *a = s->attr.i, k = depth(a), n = a[OUTPUTS], tap = a[KERNEL] * a[CHANNELS];
     const float *w = s->in[1]->data;
     float *to = s->shared, *pairs = to + matrix(a);
+    if (filtered(x->plan, s)) {
+        ramet__winograd_share(x->k, a, to, w, to + ramet__winograd_matrix(a), s->op == &ramet__opdef_conv2d_dx);
+        return;
+    }
     if (s->op == &ramet__opdef_conv2d_dx) {
         if (brain(x->plan)) pairs_of_lines(x->k, pairs, w, n, k);
         else memcpy(to, w, (size_t)(n * k) * sizeof *to);
@@ -126,10 +137,17 @@ static void run(const ramet__step *s, const ramet__exec *x, int32_t phase, int64
         return;
     }
     const int32_t both = brain(x->plan);
+    const int64_t r0 = piece * images(a), r1 = RAMET__MIN(ramet__count(x, s->in[0]), r0 + images(a));
+    if (filtered(x->plan, s)) {
+        float *in = s->in[0]->data, *out = s->out[0]->data, *bias = s->in[2] ? s->in[2]->data : NULL;
+        if (s->op == &ramet__opdef_conv2d_dx) ramet__winograd_run(x->k, a, RAMET__WINOGRAD_DX, out, in, s->shared, NULL, 0, r0, r1, scratch);
+        else ramet__winograd_run(x->k, a, RAMET__WINOGRAD_Y, in, out, s->shared, bias, s->attr.f[0] > 0.0f, r0, r1, scratch);
+        return;
+    }
     const float *w = (const float *)s->shared + (both ? matrix(a) : 0);
     float *pairs = image + framed(a);
     memset(image, 0, (size_t)framed(a) * sizeof *image);
-    for (int64_t r = piece * images(a); r < RAMET__MIN(ramet__count(x, s->in[0]), (piece + 1) * images(a)); r++) {
+    for (int64_t r = r0; r < r1; r++) {
         const float *from = ramet__row(s->in[0], r);
         if (s->op == &ramet__opdef_conv2d) {
             frame(a, image, from, 0);
@@ -159,19 +177,28 @@ const ramet__op ramet__opdef_conv2d_dx = {.name = "conv2d_dx", .gradient = dx_gr
  * image's columns are laid out kernel line beside kernel line, so that all that a result sees is one run of numbers. ---- */
 #define SHORT 16
 #define GROUPS 16 /* at most: what they take is 16 matrices */
-static int64_t group_rows(const ramet__step *s) { return RAMET__MAX(ramet__ceil_div(s->in[0]->fixed, GROUPS), images(s->attr.i)); }
+static int64_t group_rows(const ramet__step *s, const ramet__exec *x) {
+    return RAMET__MAX(ramet__ceil_div(s->in[0]->fixed, GROUPS), filtered(x->plan, s) ? ramet__winograd_images(s->attr.i) : images(s->attr.i));
+}
 static int64_t reduce_rows(const ramet__step *s) { return RAMET__MAX(1, REDUCE / s->attr.i[OUTPUTS]); }
 static int64_t spread(const int64_t *a) { return a[KERNEL] * a[CHANNELS] < SHORT ? out_height(a) * framed_width(a) * a[KERNEL] * a[CHANNELS] : 0; }
 static ramet_status dw_prepare(ramet__plan *p, ramet__step *s) {
     const int64_t *a = s->attr.i, pairs = RAMET__MAX(framed(a), spread(a)), dy = out_height(a) * half(out_width(a)) * a[OUTPUTS];
+    if (filtered(p, s)) {
+        s->scratch_bytes = (uint64_t)ramet__winograd_scratch(a) * sizeof(float);
+        s->shared_bytes = (uint64_t)(GROUPS * ramet__winograd_matrix(a) + ramet__winograd_room(a)) * sizeof(float);
+        return RAMET_OK;
+    }
     s->scratch_bytes = (uint64_t)(framed(a) + spread(a) + (brain(p) ? pairs + dy : s->in[0]->cols) + SLACK) * sizeof(float);
     s->shared_bytes = (uint64_t)(GROUPS * depth(s->attr.i) * s->attr.i[OUTPUTS]) * sizeof(float);
     return RAMET_OK;
 }
+/* Rows of outputs that a group's sum has */
+static int64_t sum_rows(const ramet__step *s, const ramet__exec *x) { return filtered(x->plan, s) ? ramet__winograd_matrix(s->attr.i) / s->attr.i[OUTPUTS] : depth(s->attr.i); }
 static int64_t dw_pieces(const ramet__step *s, const ramet__exec *x, int32_t phase) {
-    return phase == 0   ? ramet__ceil_div(ramet__count(x, s->in[0]), group_rows(s))
-           : phase == 1 ? ramet__ceil_div(depth(s->attr.i), reduce_rows(s))
-                        : -1;
+    if (phase == 0) return ramet__ceil_div(ramet__count(x, s->in[0]), group_rows(s, x));
+    if (phase == 1) return ramet__ceil_div(sum_rows(s, x), reduce_rows(s));
+    return phase == 2 && filtered(x->plan, s) ? 1 : -1;
 }
 static void spread_lines(const int64_t *a, float *to, const float *image) {
     const int64_t c = a[CHANNELS], width = framed_width(a);
@@ -189,23 +216,32 @@ static void spread_lines(const int64_t *a, float *to, const float *image) {
 static void dw_run(const ramet__step *s, const ramet__exec *x, int32_t phase, int64_t piece, void *scratch) {
     const int64_t *a = s->attr.i, k = depth(a), n = a[OUTPUTS], c = a[CHANNELS], kernel = a[KERNEL], rows = ramet__count(x, s->in[0]);
     float *parts = s->shared, *image = scratch, *wide = image + framed(a), *dy = wide + spread(a);
-    const int64_t line = framed_width(a) * c, tap = kernel * c, is_spread = spread(a) > 0, both = brain(x->plan);
+    const int64_t line = framed_width(a) * c, tap = kernel * c, is_spread = spread(a) > 0, both = brain(x->plan), all = sum_rows(s, x);
+    if (phase == 2) {
+        ramet__winograd_dw_end(x->k, a, s->out[0]->data, parts, parts + GROUPS * all * n);
+        return;
+    }
     if (phase == 1) { /* parts of what was spread are [kernel across, kernel down, channels, outputs] */
-        const int64_t groups = dw_pieces(s, x, 0), t0 = piece * reduce_rows(s), t1 = RAMET__MIN(k, t0 + reduce_rows(s));
-        for (int64_t i = 1; i < groups; i++) x->k->add(parts + t0 * n, parts + t0 * n, parts + i * k * n + t0 * n, (t1 - t0) * n);
-        for (int64_t t = t0; t < t1; t++) {
+        const int64_t groups = dw_pieces(s, x, 0), t0 = piece * reduce_rows(s), t1 = RAMET__MIN(all, t0 + reduce_rows(s));
+        for (int64_t i = 1; i < groups; i++) x->k->add(parts + t0 * n, parts + t0 * n, parts + i * all * n + t0 * n, (t1 - t0) * n);
+        for (int64_t t = t0; t < t1 && !filtered(x->plan, s); t++) {
             const int64_t to = is_spread ? (t / c % kernel * kernel + t / c / kernel) * c + t % c : t;
             float *y = (float *)s->out[0]->data + to;
             for (int64_t o = 0; o < n; o++) y[o * k] = parts[t * n + o];
         }
         return;
     }
+    const int64_t r0 = piece * group_rows(s, x), r1 = RAMET__MIN(rows, r0 + group_rows(s, x));
+    float *part = parts + piece * all * n;
+    if (filtered(x->plan, s)) {
+        ramet__winograd_run(x->k, a, RAMET__WINOGRAD_DW, s->in[1]->data, s->in[0]->data, part, NULL, 0, r0, r1, scratch);
+        return;
+    }
     memset(image, 0, (size_t)framed(a) * sizeof *image);
-    for (int64_t r = piece * group_rows(s); r < RAMET__MIN(rows, (piece + 1) * group_rows(s)); r++) {
+    for (int64_t r = r0; r < r1; r++) {
         const float *back = ramet__row(s->in[0], r);
         frame(a, image, ramet__row(s->in[1], r), 0);
-        float *part = parts + piece * k * n;
-        const int32_t more = r > piece * group_rows(s);
+        const int32_t more = r > r0;
         const int64_t step = a[STRIDE] * (is_spread ? tap : c), image_line = is_spread ? line * kernel : a[STRIDE] * line;
         const float *image_at = is_spread ? wide : image;
         if (is_spread) spread_lines(a, wide, image);

@@ -137,7 +137,7 @@ typedef struct ramet__kernels {
     void (*conv_dx)(float *dx, int64_t x_row, int64_t x_line, const float *dy, const float *w, int64_t ldw, int64_t lines, int64_t m, int64_t n, int64_t depth);
     void (*conv_dw)(float *dw, const float *x, int64_t x_row, int64_t x_line, const float *dy, int64_t lines, int64_t m, int64_t n, int64_t depth, int32_t accumulate);
 
-    /* y = T x T^T of one tile for each of n channels, a multiple of 16, T being what `kind` says; RESULT: + bias, or NULL. Lines and neighbours lie so many floats apart.
+    /* y = T x T^T of one tile for each of n channels, a multiple of 8, T being what `kind` says; RESULT: + bias, or NULL. Lines and neighbours lie so many floats apart.
      * NULL where vectors are not of registers. */
     void (*filter)(int32_t kind, float *y, int64_t y_line, int64_t y_step, const float *x, int64_t x_line, int64_t x_step, const float *bias, int64_t n);
 

@@ -353,7 +353,7 @@ void check_rows(const ramet__kernels *ref, const ramet__kernels *k, int thorough
         }
         static const int64_t sizes[][5] = {{1, 1, 1, 1, 1}, {3, 2, 2, 5, 1}, {24, 16, 5, 5, 1}, {8, 32, 5, 80, 16}, {13, 33, 3, 27, 18}, {5, 70, 3, 40, 8}, {17, 8, 1, 17, 3}, {12, 17, 2, 33, 33}};
         for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
-            if (k->filter) check_filter(k, 16 * (int64_t)(i % 3 + 1));
+            if (k->filter) check_filter(k, 8 * (int64_t)(i % 3 + 1));
             check_conv(ref, k, sizes[i][0], sizes[i][1], sizes[i][2], sizes[i][3], sizes[i][4]);
             if (k->pairs) check_pairs(ref, k, sizes[i][0], sizes[i][1], sizes[i][2], sizes[i][3], sizes[i][4]);
             check_release();

@@ -8,7 +8,7 @@
 typedef struct shape { int64_t rows, height, width, channels, outputs, kernel, pad, relu, tiled; } shape;
 static const shape shapes[] = {
     {70, 12, 12, 16, 32, 5, 0, 1, 1}, {9, 8, 8, 16, 16, 3, 1, 0, 1}, {6, 7, 9, 32, 16, 3, 1, 1, 1}, {2, 13, 6, 16, 48, 5, 2, 0, 1}, {1, 30, 62, 16, 16, 3, 0, 1, 1}, /* more tiles across than come together */
-    {4, 8, 8, 16, 24, 3, 1, 0, 0}, {4, 4, 4, 16, 16, 3, 0, 0, 0}, {4, 9, 9, 16, 16, 7, 1, 0, 0}, {2, 8, 8, 16, 16, 3, 1, 0, 0},
+    {9, 8, 8, 8, 24, 3, 1, 0, 1}, {9, 8, 8, 16, 20, 3, 1, 0, 0}, {4, 4, 4, 16, 16, 3, 0, 0, 0}, {4, 9, 9, 16, 16, 7, 1, 0, 0}, {2, 8, 8, 16, 16, 3, 1, 0, 0},
 };
 enum { Y, DX, DW, DB, OUTS };
 typedef struct results { float *data[OUTS]; int64_t count[OUTS]; } results;

@@ -86,6 +86,9 @@ static int32_t brain(const ramet__plan *p) { return p->rt->kernels->pairs && ram
 static int32_t filtered(const ramet__plan *p, const ramet__step *s) {
     return p->rt->kernels->filter && !p->rt->kernels->pairs && ramet__plan_arithmetic(p) != RAMET__EXACT && ramet__winograd_pays(s->attr.i, s->in[0]->fixed);
 }
+static int64_t piece_images(const ramet__plan *p, const ramet__step *s) {
+    return filtered(p, s) ? RAMET__MAX(images(s->attr.i), ramet__winograd_images(s->attr.i)) : images(s->attr.i);
+}
 static int64_t half(int64_t n) { return (n + 1) / 2; }
 static void pairs_of_lines(const ramet__kernels *k, float *to, const float *from, int64_t lines, int64_t n) { /* two lines of n numbers make one */
     for (int64_t i = 0; i < lines; i += 2, to += n, from += 2 * n) k->pairs(to, from, i + 1 < lines ? from + n : NULL, n);
@@ -110,7 +113,7 @@ static ramet_status prepare(ramet__plan *p, ramet__step *s) {
     return RAMET_OK;
 }
 static int64_t pieces(const ramet__step *s, const ramet__exec *x, int32_t phase) {
-    return phase == 0 ? 1 : phase == 1 ? ramet__ceil_div(ramet__count(x, s->in[0]), images(s->attr.i)) : -1;
+    return phase == 0 ? 1 : phase == 1 ? ramet__ceil_div(ramet__count(x, s->in[0]), piece_images(x->plan, s)) : -1;
 }
 static void share(const ramet__step *s, const ramet__exec *x) {
     const int64_t *a = s->attr.i, k = depth(a), n = a[OUTPUTS], tap = a[KERNEL] * a[CHANNELS];
@@ -137,7 +140,7 @@ static void run(const ramet__step *s, const ramet__exec *x, int32_t phase, int64
         return;
     }
     const int32_t both = brain(x->plan);
-    const int64_t r0 = piece * images(a), r1 = RAMET__MIN(ramet__count(x, s->in[0]), r0 + images(a));
+    const int64_t r0 = piece * piece_images(x->plan, s), r1 = RAMET__MIN(ramet__count(x, s->in[0]), r0 + piece_images(x->plan, s));
     if (filtered(x->plan, s)) {
         float *in = s->in[0]->data, *out = s->out[0]->data, *bias = s->in[2] ? s->in[2]->data : NULL;
         if (s->op == &ramet__opdef_conv2d_dx) ramet__winograd_run(x->k, a, RAMET__WINOGRAD_DX, out, in, s->shared, NULL, 0, r0, r1, scratch);
@@ -177,26 +180,27 @@ const ramet__op ramet__opdef_conv2d_dx = {.name = "conv2d_dx", .gradient = dx_gr
  * image's columns are laid out kernel line beside kernel line, so that all that a result sees is one run of numbers. ---- */
 #define SHORT 16
 #define GROUPS 16 /* at most: what they take is 16 matrices */
-static int64_t group_rows(const ramet__step *s, const ramet__exec *x) {
-    return RAMET__MAX(ramet__ceil_div(s->in[0]->fixed, GROUPS), filtered(x->plan, s) ? ramet__winograd_images(s->attr.i) : images(s->attr.i));
+static int64_t group_rows(const ramet__plan *p, const ramet__step *s) {
+    return RAMET__MAX(ramet__ceil_div(s->in[0]->fixed, GROUPS), piece_images(p, s));
 }
 static int64_t reduce_rows(const ramet__step *s) { return RAMET__MAX(1, REDUCE / s->attr.i[OUTPUTS]); }
 static int64_t spread(const int64_t *a) { return a[KERNEL] * a[CHANNELS] < SHORT ? out_height(a) * framed_width(a) * a[KERNEL] * a[CHANNELS] : 0; }
 static ramet_status dw_prepare(ramet__plan *p, ramet__step *s) {
     const int64_t *a = s->attr.i, pairs = RAMET__MAX(framed(a), spread(a)), dy = out_height(a) * half(out_width(a)) * a[OUTPUTS];
+    const int64_t groups = ramet__ceil_div(s->in[0]->fixed, group_rows(p, s));
     if (filtered(p, s)) {
         s->scratch_bytes = (uint64_t)ramet__winograd_scratch(a) * sizeof(float);
-        s->shared_bytes = (uint64_t)(GROUPS * ramet__winograd_matrix(a) + ramet__winograd_room(a)) * sizeof(float);
+        s->shared_bytes = (uint64_t)(groups * ramet__winograd_matrix(a) + ramet__winograd_room(a)) * sizeof(float);
         return RAMET_OK;
     }
     s->scratch_bytes = (uint64_t)(framed(a) + spread(a) + (brain(p) ? pairs + dy : s->in[0]->cols) + SLACK) * sizeof(float);
-    s->shared_bytes = (uint64_t)(GROUPS * depth(s->attr.i) * s->attr.i[OUTPUTS]) * sizeof(float);
+    s->shared_bytes = (uint64_t)(groups * depth(a) * a[OUTPUTS]) * sizeof(float);
     return RAMET_OK;
 }
 /* Rows of outputs that a group's sum has */
 static int64_t sum_rows(const ramet__step *s, const ramet__exec *x) { return filtered(x->plan, s) ? ramet__winograd_matrix(s->attr.i) / s->attr.i[OUTPUTS] : depth(s->attr.i); }
 static int64_t dw_pieces(const ramet__step *s, const ramet__exec *x, int32_t phase) {
-    if (phase == 0) return ramet__ceil_div(ramet__count(x, s->in[0]), group_rows(s, x));
+    if (phase == 0) return ramet__ceil_div(ramet__count(x, s->in[0]), group_rows(x->plan, s));
     if (phase == 1) return ramet__ceil_div(sum_rows(s, x), reduce_rows(s));
     return phase == 2 && filtered(x->plan, s) ? 1 : -1;
 }
@@ -218,7 +222,7 @@ static void dw_run(const ramet__step *s, const ramet__exec *x, int32_t phase, in
     float *parts = s->shared, *image = scratch, *wide = image + framed(a), *dy = wide + spread(a);
     const int64_t line = framed_width(a) * c, tap = kernel * c, is_spread = spread(a) > 0, both = brain(x->plan), all = sum_rows(s, x);
     if (phase == 2) {
-        ramet__winograd_dw_end(x->k, a, s->out[0]->data, parts, parts + GROUPS * all * n);
+        ramet__winograd_dw_end(x->k, a, s->out[0]->data, parts, parts + dw_pieces(s, x, 0) * all * n);
         return;
     }
     if (phase == 1) { /* parts of what was spread are [kernel across, kernel down, channels, outputs] */
@@ -231,7 +235,7 @@ static void dw_run(const ramet__step *s, const ramet__exec *x, int32_t phase, in
         }
         return;
     }
-    const int64_t r0 = piece * group_rows(s, x), r1 = RAMET__MIN(rows, r0 + group_rows(s, x));
+    const int64_t r0 = piece * group_rows(x->plan, s), r1 = RAMET__MIN(rows, r0 + group_rows(x->plan, s));
     float *part = parts + piece * all * n;
     if (filtered(x->plan, s)) {
         ramet__winograd_run(x->k, a, RAMET__WINOGRAD_DW, s->in[1]->data, s->in[0]->data, part, NULL, 0, r0, r1, scratch);

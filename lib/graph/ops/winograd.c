@@ -5,7 +5,7 @@
 #include "graph/ops/winograd.h"
 #include <string.h>
 
-enum { POINTS = 6, PLACES = POINTS * POINTS, TILES = 48, LEAST = 32, WHOLE = 16, MOST = 16384 }; /* together; of a run; channels are a multiple; numbers of a matrix */
+enum { POINTS = 6, PLACES = POINTS * POINTS, TILES = 48, LEAST = 32, WHOLE = 8, MOST = 65536 }; /* together; of a run; channels are a multiple; numbers of a matrix */
 
 /* c[m, n] = a[m, depth] b[depth, n], all dense */
 static void times(const ramet__kernels *k, float *c, const float *a, int64_t m, int64_t depth, const float *b, int64_t n) { k->conv_row(c, a, depth, 0, b, 1, depth, NULL, m, n); }

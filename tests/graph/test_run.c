@@ -668,7 +668,7 @@ static void test_pieces_keep_workers_busy(void **state) {
                 const int64_t n = widths[i / 3], cols = widths[i % 3];
                 const linear_piece of = ramet__linear_dw_piece(outer->scheme->outer ? outer : NULL, n, cols, workers);
                 const double last = last_done(of, n, cols, workers);
-                if (last > (workers <= 2 ? 1.17 : n * cols < 150000 * workers ? 2.01 : 1.34))
+                if (last > (workers <= 2 ? 1.1 : n * cols < 150000 * workers ? 2.01 : 1.34))
                     fail_msg("level %d, %d x %d, %d workers: pieces of %d x %d end after %.2f", isa, (int)n, (int)cols, workers, (int)of.rows, (int)of.cols, last);
             }
         for (int32_t e = 0; e < RAMET__COUNT(encodings); e++)

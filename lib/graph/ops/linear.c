@@ -128,10 +128,12 @@ static linear_piece share_out(linear_piece most, int64_t rows, int64_t cols, int
     }
     return best;
 }
+/* Whether so many pieces leave workers waiting long */
+static int32_t waits(int64_t pieces, int64_t workers) { return 6 * (RAMET__ROUND_UP(pieces, workers) - pieces) > pieces; }
 linear_piece ramet__linear_piece(const linear_part *part, int64_t rows, int64_t cols, int64_t workers) {
     int64_t of = part->rows, down, across = ramet__ceil_div(cols, part->cols);
-    while ((down = ramet__ceil_div(rows, of)), of >= 2 * DENSE_ROWS && ramet__linear_waits(down * across, workers)) of /= 2;
-    if (ramet__linear_waits(down * across, workers)) {
+    while ((down = ramet__ceil_div(rows, of)), of >= 2 * DENSE_ROWS && waits(down * across, workers)) of /= 2;
+    if (waits(down * across, workers)) {
         const int64_t step = part->product ? RAMET__MAX(LEAST_COLS, part->product->packing->k_block) : LEAST_COLS;
         return share_out((linear_piece){of, part->cols}, rows, cols, step, workers);
     }

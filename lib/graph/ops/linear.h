@@ -21,8 +21,6 @@ int32_t ramet__linear_check(ramet__graph *g, ramet__val x, ramet__val w, int32_t
 const ramet__product *ramet__linear_product(const ramet__plan *p, const ramet__pval *w, int32_t arithmetic);
 /* What a product takes at a time, RAMET__FORWARD or RAMET__BACK, of at most so many rows */
 void ramet__linear_most(linear_part *part, const ramet__product *product, int32_t way, int64_t rows);
-/* Whether so many pieces leave workers waiting long */
-static inline int32_t ramet__linear_waits(int64_t pieces, int64_t workers) { return 6 * (RAMET__ROUND_UP(pieces, workers) - pieces) > pieces; }
 /* rows, cols: of the result. The largest pieces that leave no worker waiting long for another; bits do not depend on them. */
 linear_piece ramet__linear_piece(const linear_part *part, int64_t rows, int64_t cols, int64_t workers);
 /* Rows and columns of dW[n, k]: smaller where workers would wait, while that is worth what a piece rounds of both sides. product NULL: general product */

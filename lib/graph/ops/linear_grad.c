@@ -133,11 +133,14 @@ static ramet_status dw_prepare(ramet__plan *p, ramet__step *s) {
 static int64_t share(int64_t size, int64_t most) { return RAMET__ROUND_UP(ramet__ceil_div(size, ramet__ceil_div(size, most)), 32); }
 linear_piece ramet__linear_dw_piece(const ramet__product *product, int64_t n, int64_t k, int64_t workers) {
     const ramet__piece most = product ? product->scheme->piece[RAMET__OUTER] : (ramet__piece){DENSE_ROWS, DENSE_ROWS};
+    const int64_t least = product ? LEAST_DW : DENSE_ROWS / 2;
     linear_piece of = {share(n, most.rows), share(k, most.cols)};
-    while (ramet__linear_waits(ramet__ceil_div(n, of.rows) * ramet__ceil_div(k, of.cols), workers) && RAMET__MAX(of.rows, of.cols) >= 2 * LEAST_DW)
+    for (;;) {
+        const int64_t pieces = ramet__ceil_div(n, of.rows) * ramet__ceil_div(k, of.cols);
+        if (10 * (RAMET__ROUND_UP(pieces, workers) - pieces) <= pieces || RAMET__MAX(of.rows, of.cols) < 2 * least) return of;
         if (of.rows >= of.cols) of.rows = share(n, of.rows / 2);
         else of.cols = share(k, of.cols / 2);
-    return of;
+    }
 }
 static linear_piece dw_piece(const ramet__step *s, const ramet__exec *x) { return ramet__linear_dw_piece(s->extra, s->out[0]->fixed, s->out[0]->cols, x->plan->workers); }
 static int64_t dw_pieces(const ramet__step *s, const ramet__exec *x, int32_t phase) {

@@ -90,9 +90,9 @@ typedef void ramet__attention_grad_fn(float *dq, float *dk, float *dv, const flo
     int32_t causal, float scale, void *scratch);
 
 /* ---- the table ------------------------------------------------------------------------------------------------- */
-/* Transforms of a convolution by minimal filtering, a tile of 6 x 6 of the image for m x m results (Lavin & Gray 2016): B^T of an image's tile; B, added to the gradient of the image; A of
+/* Transforms of a convolution by minimal filtering (Winograd), a tile of 6 x 6 of the image for m x m results (Lavin & Gray 2016): B^T of an image's tile; B, added to the gradient of the image; A of
  * 2 x 2 or 4 x 4 gradients of results; A^T, to so many results. */
-enum { RAMET__FILTER_IMAGE, RAMET__FILTER_BACK, RAMET__FILTER_SPREAD2, RAMET__FILTER_SPREAD4, RAMET__FILTER_RESULT2, RAMET__FILTER_RESULT4 };
+enum { RAMET__WINOGRAD_IMAGE, RAMET__WINOGRAD_BACK, RAMET__WINOGRAD_SPREAD2, RAMET__WINOGRAD_SPREAD4, RAMET__WINOGRAD_RESULT2, RAMET__WINOGRAD_RESULT4 };
 
 typedef struct ramet__kernels {
     const char *isa;          /* "ref", "simd", "avx2", "avx512", "amx" ... */
@@ -139,7 +139,7 @@ typedef struct ramet__kernels {
 
     /* y = T x T^T of one tile for each of n channels, a multiple of 8, T being what `kind` says; RESULT: + bias, or NULL. Lines and neighbours lie so many floats apart.
      * NULL where vectors are not of registers. */
-    void (*filter)(int32_t kind, float *y, int64_t y_line, int64_t y_step, const float *x, int64_t x_line, int64_t x_step, const float *bias, int64_t n);
+    void (*winograd)(int32_t kind, float *y, int64_t y_line, int64_t y_step, const float *x, int64_t x_line, int64_t x_step, const float *bias, int64_t n);
 
     /* Convolution in bf16 with fp32 sums, NULL where the CPU has no such product. Pairs of two bf16 stand in place of floats, the one that lies further
      * on in the sum in the upper half; b NULL: zeros. conv_row: x[t] with x[t + 1], w by kernel line [(depth + 1) / 2, n]. conv_dx: dy[t] with dy[t + 1],

@@ -31,7 +31,7 @@ enum { RAMET__HAS_AVX2 = 1, RAMET__HAS_AVX512 = 2, RAMET__HAS_VNNI = 4, RAMET__H
 #define RAMET__KERNEL(level, op, types) RAMET__DECLARE_##level(op)
 #define RAMET__PRODUCT(level, needs, packing, encoding, arithmetic) RAMET__DECLARE_PRODUCT_##level(packing##_##encoding##_##arithmetic)
 #include "registry.def"
-RAMET__DECLARE(filter, ref) /* a definition that no table has */
+RAMET__DECLARE(winograd, ref) /* a definition that no table has */
 #undef RAMET__KERNEL
 #undef RAMET__PRODUCT
 

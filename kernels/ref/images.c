@@ -59,10 +59,10 @@ void ramet__conv_dw_ref(float *dw, const float *x, int64_t x_row, int64_t x_line
 static const float image_tile[6][6] = {{4, 0, -5, 0, 1, 0}, {0, -4, -4, 1, 1, 0}, {0, 4, -4, -1, 1, 0}, {0, -2, -1, 2, 1, 0}, {0, 2, -1, -2, 1, 0}, {0, 4, 0, -5, 0, 1}};
 static const float two_results[6][2] = {{1, 0}, {1, 1}, {1, -1}, {1, 2}, {1, -2}, {0, 1}};
 static const float four_results[6][4] = {{1, 0, 0, 0}, {1, 1, 1, 1}, {1, -1, 1, -1}, {1, 2, 4, 8}, {1, -2, 4, -8}, {0, 0, 0, 1}};
-void ramet__filter_ref(int32_t kind, float *y, int64_t y_line, int64_t y_step, const float *x, int64_t x_line, int64_t x_step, const float *bias, int64_t n) {
-    const int32_t back = kind == RAMET__FILTER_BACK, turned = back || kind >= RAMET__FILTER_RESULT2;
-    const float *matrix = kind <= RAMET__FILTER_BACK ? image_tile[0] : kind == RAMET__FILTER_SPREAD2 || kind == RAMET__FILTER_RESULT2 ? two_results[0] : four_results[0];
-    const int64_t cols = kind <= RAMET__FILTER_BACK ? 6 : matrix == two_results[0] ? 2 : 4, from = turned ? 6 : cols, to = turned ? cols : 6;
+void ramet__winograd_ref(int32_t kind, float *y, int64_t y_line, int64_t y_step, const float *x, int64_t x_line, int64_t x_step, const float *bias, int64_t n) {
+    const int32_t back = kind == RAMET__WINOGRAD_BACK, turned = back || kind >= RAMET__WINOGRAD_RESULT2;
+    const float *matrix = kind <= RAMET__WINOGRAD_BACK ? image_tile[0] : kind == RAMET__WINOGRAD_SPREAD2 || kind == RAMET__WINOGRAD_RESULT2 ? two_results[0] : four_results[0];
+    const int64_t cols = kind <= RAMET__WINOGRAD_BACK ? 6 : matrix == two_results[0] ? 2 : 4, from = turned ? 6 : cols, to = turned ? cols : 6;
     for (int64_t c = 0; c < n; c++)
         for (int64_t i = 0; i < to; i++)
             for (int64_t j = 0; j < to; j++) {

@@ -151,18 +151,18 @@ static void check_images(const ramet__kernels *ref, const ramet__kernels *k, int
     }
 }
 /* Every transform of a tile of n channels, neighbours a little further apart than they must be */
-static void check_filter(const ramet__kernels *k, int64_t n) {
+static void check_winograd(const ramet__kernels *k, int64_t n) {
     const int64_t step = n + 3, line = 6 * step + 5, count = 6 * line;
     float *x = check_floats(count), *y = check_floats(count), *z = check_floats(count), *bias = check_floats(n), *size = check_floats(count);
     check_fill(x, count, 1);
     check_fill(bias, n, 1);
     for (int64_t i = 0; i < count; i++) size[i] = 361.0f; /* the magnitudes of the largest row of a matrix are 19 */
-    begin(k, "filter");
-    for (int32_t kind = RAMET__FILTER_IMAGE; kind <= RAMET__FILTER_RESULT4; kind++)
-        for (int32_t with = 0; with <= (kind >= RAMET__FILTER_RESULT2); with++) {
+    begin(k, "winograd");
+    for (int32_t kind = RAMET__WINOGRAD_IMAGE; kind <= RAMET__WINOGRAD_RESULT4; kind++)
+        for (int32_t with = 0; with <= (kind >= RAMET__WINOGRAD_RESULT2); with++) {
             for (int64_t i = 0; i < count; i++) y[i] = z[i] = 0.25f;
-            k->filter(kind, y, line, step, x, line, step, with ? bias : NULL, n);
-            ramet__filter_ref(kind, z, line, step, x, line, step, with ? bias : NULL, n);
+            k->winograd(kind, y, line, step, x, line, step, with ? bias : NULL, n);
+            ramet__winograd_ref(kind, z, line, step, x, line, step, with ? bias : NULL, n);
             same(y, z, size, count, 4);
         }
 }
@@ -353,7 +353,7 @@ void check_rows(const ramet__kernels *ref, const ramet__kernels *k, int thorough
         }
         static const int64_t sizes[][5] = {{1, 1, 1, 1, 1}, {3, 2, 2, 5, 1}, {24, 16, 5, 5, 1}, {8, 32, 5, 80, 16}, {13, 33, 3, 27, 18}, {5, 70, 3, 40, 8}, {17, 8, 1, 17, 3}, {12, 17, 2, 33, 33}};
         for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
-            if (k->filter) check_filter(k, 8 * (int64_t)(i % 3 + 1));
+            if (k->winograd) check_winograd(k, 8 * (int64_t)(i % 3 + 1));
             check_conv(ref, k, sizes[i][0], sizes[i][1], sizes[i][2], sizes[i][3], sizes[i][4]);
             if (k->pairs) check_pairs(ref, k, sizes[i][0], sizes[i][1], sizes[i][2], sizes[i][3], sizes[i][4]);
             check_release();

@@ -35,7 +35,7 @@ static results convolve(const shape *s, int32_t isa, int32_t threads, int32_t mo
     o.isa = isa;
     OK(ramet_runtime_create(&rt, &o));
     *pairs = rt->kernels->pairs != NULL;
-    *tiles = !*pairs && rt->kernels->filter;
+    *tiles = !*pairs && rt->kernels->winograd;
     OK(ramet_variables_create(&v, rt));
     OK(ramet_graph_create(&g, rt, s->rows, 1));
     OK(ramet_variables_add(v, "x", s->rows, r.count[DX] / s->rows, "uniform:1", 1, 1));

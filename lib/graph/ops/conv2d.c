@@ -82,13 +82,14 @@ static int64_t images(const int64_t *a) { return RAMET__MAX(1, 2000000 / (out_he
 
 /* In balanced mode pairs of bf16 stand for floats where the CPU multiplies them; see kernels.h for which two make a pair. */
 static int32_t brain(const ramet__plan *p) { return p->rt->kernels->pairs && ramet__plan_arithmetic(p) == RAMET__BRAIN; }
-/* And where it does not, there may be fewer multiplications. */
-static int32_t filtered(const ramet__plan *p, const ramet__step *s) {
-    return p->rt->kernels->filter && !p->rt->kernels->pairs && ramet__plan_arithmetic(p) != RAMET__EXACT && ramet__winograd_pays(s->attr.i, s->in[0]->fixed);
+/* And where it does not, there may be fewer multiplications: decided when a plan is made. */
+static int32_t decide(const ramet__plan *p, ramet__step *s) {
+    const ramet__kernels *k = p->rt->kernels;
+    if (k->winograd && !k->pairs && ramet__plan_arithmetic(p) != RAMET__EXACT && ramet__winograd_pays(s->attr.i, s->in[0]->fixed)) s->extra = s;
+    return s->extra != NULL;
 }
-static int64_t piece_images(const ramet__plan *p, const ramet__step *s) {
-    return filtered(p, s) ? RAMET__MAX(images(s->attr.i), ramet__winograd_images(s->attr.i)) : images(s->attr.i);
-}
+static int32_t by_tiles(const ramet__step *s) { return s->extra != NULL; }
+static int64_t piece_images(const ramet__step *s) { return by_tiles(s) ? RAMET__MAX(images(s->attr.i), ramet__winograd_images(s->attr.i)) : images(s->attr.i); }
 static int64_t half(int64_t n) { return (n + 1) / 2; }
 static void pairs_of_lines(const ramet__kernels *k, float *to, const float *from, int64_t lines, int64_t n) { /* two lines of n numbers make one */
     for (int64_t i = 0; i < lines; i += 2, to += n, from += 2 * n) k->pairs(to, from, i + 1 < lines ? from + n : NULL, n);
@@ -103,7 +104,7 @@ static const float *pairs_apart(const ramet__kernels *k, float *to, const float 
 static int64_t matrix(const int64_t *a) { return depth(a) * a[OUTPUTS]; }
 static ramet_status prepare(ramet__plan *p, ramet__step *s) {
     const int64_t *a = s->attr.i, both = brain(p);
-    if (filtered(p, s)) {
+    if (decide(p, s)) {
         s->scratch_bytes = (uint64_t)ramet__winograd_scratch(a) * sizeof(float);
         s->shared_bytes = (uint64_t)(ramet__winograd_matrix(a) + ramet__winograd_room(a)) * sizeof(float);
         return RAMET_OK;
@@ -113,13 +114,13 @@ static ramet_status prepare(ramet__plan *p, ramet__step *s) {
     return RAMET_OK;
 }
 static int64_t pieces(const ramet__step *s, const ramet__exec *x, int32_t phase) {
-    return phase == 0 ? 1 : phase == 1 ? ramet__ceil_div(ramet__count(x, s->in[0]), piece_images(x->plan, s)) : -1;
+    return phase == 0 ? 1 : phase == 1 ? ramet__ceil_div(ramet__count(x, s->in[0]), piece_images(s)) : -1;
 }
 static void share(const ramet__step *s, const ramet__exec *x) {
     const int64_t *a = s->attr.i, k = depth(a), n = a[OUTPUTS], tap = a[KERNEL] * a[CHANNELS];
     const float *w = s->in[1]->data;
     float *to = s->shared, *pairs = to + matrix(a);
-    if (filtered(x->plan, s)) {
+    if (by_tiles(s)) {
         ramet__winograd_share(x->k, a, to, w, to + ramet__winograd_matrix(a), s->op == &ramet__opdef_conv2d_dx);
         return;
     }
@@ -140,8 +141,8 @@ static void run(const ramet__step *s, const ramet__exec *x, int32_t phase, int64
         return;
     }
     const int32_t both = brain(x->plan);
-    const int64_t r0 = piece * piece_images(x->plan, s), r1 = RAMET__MIN(ramet__count(x, s->in[0]), r0 + piece_images(x->plan, s));
-    if (filtered(x->plan, s)) {
+    const int64_t r0 = piece * piece_images(s), r1 = RAMET__MIN(ramet__count(x, s->in[0]), r0 + piece_images(s));
+    if (by_tiles(s)) {
         float *in = s->in[0]->data, *out = s->out[0]->data, *bias = s->in[2] ? s->in[2]->data : NULL;
         if (s->op == &ramet__opdef_conv2d_dx) ramet__winograd_run(x->k, a, RAMET__WINOGRAD_DX, out, in, s->shared, NULL, 0, r0, r1, scratch);
         else ramet__winograd_run(x->k, a, RAMET__WINOGRAD_Y, in, out, s->shared, bias, s->attr.f[0] > 0.0f, r0, r1, scratch);
@@ -180,15 +181,14 @@ const ramet__op ramet__opdef_conv2d_dx = {.name = "conv2d_dx", .gradient = dx_gr
  * image's columns are laid out kernel line beside kernel line, so that all that a result sees is one run of numbers. ---- */
 #define SHORT 16
 #define GROUPS 16 /* at most: what they take is 16 matrices */
-static int64_t group_rows(const ramet__plan *p, const ramet__step *s) {
-    return RAMET__MAX(ramet__ceil_div(s->in[0]->fixed, GROUPS), piece_images(p, s));
-}
+static int64_t group_rows(const ramet__step *s) { return RAMET__MAX(ramet__ceil_div(s->in[0]->fixed, GROUPS), piece_images(s)); }
 static int64_t reduce_rows(const ramet__step *s) { return RAMET__MAX(1, REDUCE / s->attr.i[OUTPUTS]); }
 static int64_t spread(const int64_t *a) { return a[KERNEL] * a[CHANNELS] < SHORT ? out_height(a) * framed_width(a) * a[KERNEL] * a[CHANNELS] : 0; }
 static ramet_status dw_prepare(ramet__plan *p, ramet__step *s) {
     const int64_t *a = s->attr.i, pairs = RAMET__MAX(framed(a), spread(a)), dy = out_height(a) * half(out_width(a)) * a[OUTPUTS];
-    const int64_t groups = ramet__ceil_div(s->in[0]->fixed, group_rows(p, s));
-    if (filtered(p, s)) {
+    const int32_t tiled = decide(p, s);
+    const int64_t groups = ramet__ceil_div(s->in[0]->fixed, group_rows(s));
+    if (tiled) {
         s->scratch_bytes = (uint64_t)ramet__winograd_scratch(a) * sizeof(float);
         s->shared_bytes = (uint64_t)(groups * ramet__winograd_matrix(a) + ramet__winograd_room(a)) * sizeof(float);
         return RAMET_OK;
@@ -198,11 +198,11 @@ static ramet_status dw_prepare(ramet__plan *p, ramet__step *s) {
     return RAMET_OK;
 }
 /* Rows of outputs that a group's sum has */
-static int64_t sum_rows(const ramet__step *s, const ramet__exec *x) { return filtered(x->plan, s) ? ramet__winograd_matrix(s->attr.i) / s->attr.i[OUTPUTS] : depth(s->attr.i); }
+static int64_t sum_rows(const ramet__step *s) { return by_tiles(s) ? ramet__winograd_matrix(s->attr.i) / s->attr.i[OUTPUTS] : depth(s->attr.i); }
 static int64_t dw_pieces(const ramet__step *s, const ramet__exec *x, int32_t phase) {
-    if (phase == 0) return ramet__ceil_div(ramet__count(x, s->in[0]), group_rows(x->plan, s));
-    if (phase == 1) return ramet__ceil_div(sum_rows(s, x), reduce_rows(s));
-    return phase == 2 && filtered(x->plan, s) ? 1 : -1;
+    if (phase == 0) return ramet__ceil_div(ramet__count(x, s->in[0]), group_rows(s));
+    if (phase == 1) return ramet__ceil_div(sum_rows(s), reduce_rows(s));
+    return phase == 2 && by_tiles(s) ? 1 : -1;
 }
 static void spread_lines(const int64_t *a, float *to, const float *image) {
     const int64_t c = a[CHANNELS], width = framed_width(a);
@@ -220,7 +220,7 @@ static void spread_lines(const int64_t *a, float *to, const float *image) {
 static void dw_run(const ramet__step *s, const ramet__exec *x, int32_t phase, int64_t piece, void *scratch) {
     const int64_t *a = s->attr.i, k = depth(a), n = a[OUTPUTS], c = a[CHANNELS], kernel = a[KERNEL], rows = ramet__count(x, s->in[0]);
     float *parts = s->shared, *image = scratch, *wide = image + framed(a), *dy = wide + spread(a);
-    const int64_t line = framed_width(a) * c, tap = kernel * c, is_spread = spread(a) > 0, both = brain(x->plan), all = sum_rows(s, x);
+    const int64_t line = framed_width(a) * c, tap = kernel * c, is_spread = spread(a) > 0, both = brain(x->plan), all = sum_rows(s);
     if (phase == 2) {
         ramet__winograd_dw_end(x->k, a, s->out[0]->data, parts, parts + dw_pieces(s, x, 0) * all * n);
         return;
@@ -228,16 +228,16 @@ static void dw_run(const ramet__step *s, const ramet__exec *x, int32_t phase, in
     if (phase == 1) { /* parts of what was spread are [kernel across, kernel down, channels, outputs] */
         const int64_t groups = dw_pieces(s, x, 0), t0 = piece * reduce_rows(s), t1 = RAMET__MIN(all, t0 + reduce_rows(s));
         for (int64_t i = 1; i < groups; i++) x->k->add(parts + t0 * n, parts + t0 * n, parts + i * all * n + t0 * n, (t1 - t0) * n);
-        for (int64_t t = t0; t < t1 && !filtered(x->plan, s); t++) {
+        for (int64_t t = t0; t < t1 && !by_tiles(s); t++) {
             const int64_t to = is_spread ? (t / c % kernel * kernel + t / c / kernel) * c + t % c : t;
             float *y = (float *)s->out[0]->data + to;
             for (int64_t o = 0; o < n; o++) y[o * k] = parts[t * n + o];
         }
         return;
     }
-    const int64_t r0 = piece * group_rows(x->plan, s), r1 = RAMET__MIN(rows, r0 + group_rows(x->plan, s));
+    const int64_t r0 = piece * group_rows(s), r1 = RAMET__MIN(rows, r0 + group_rows(s));
     float *part = parts + piece * all * n;
-    if (filtered(x->plan, s)) {
+    if (by_tiles(s)) {
         ramet__winograd_run(x->k, a, RAMET__WINOGRAD_DW, s->in[1]->data, s->in[0]->data, part, NULL, 0, r0, r1, scratch);
         return;
     }

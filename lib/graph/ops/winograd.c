@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* winograd.c - tiles of 6 x 6 of the image give m x m results: with polynomials through the points 0, 1, -1, 2, -2 and infinity, y = A^T [(G w G^T) * (B^T x B)] A, where *
  * goes number by number, so that for each of 36 places all tiles are one product of channels by outputs. Gradients are the same steps turned over:
- * dx = B [(G w G^T) * (A dy A^T)] B^T, dw = G^T [(B^T x B) * (A dy A^T)] G. The kernel `filter` has A and B; G, met once a run, is here. */
+ * dx = B [(G w G^T) * (A dy A^T)] B^T, dw = G^T [(B^T x B) * (A dy A^T)] G. The kernel `winograd` has A and B; G, met once a run, is here. */
 #include "graph/ops/winograd.h"
 #include <string.h>
 
@@ -68,11 +68,11 @@ static void leave(const int64_t *a, const layout *l, float *to) {
 /* ---- row ty of its tiles, which stand from number `at` on in each place ---- */
 static void image_tiles(const ramet__kernels *k, const layout *l, int64_t ty, int64_t at) {
     for (int64_t tx = 0; tx < l->wide; tx++)
-        k->filter(RAMET__FILTER_IMAGE, l->v + (at + tx) * l->c, POINTS * l->v_place, l->v_place, l->image + ty * l->m * l->line + tx * l->m * l->c, l->line, l->c, NULL, l->c);
+        k->winograd(RAMET__WINOGRAD_IMAGE, l->v + (at + tx) * l->c, POINTS * l->v_place, l->v_place, l->image + ty * l->m * l->line + tx * l->m * l->c, l->line, l->c, NULL, l->c);
 }
 static void back_tiles(const ramet__kernels *k, const layout *l, int64_t ty, int64_t at) {
     for (int64_t tx = 0; tx < l->wide; tx++)
-        k->filter(RAMET__FILTER_BACK, l->image + ty * l->m * l->line + tx * l->m * l->c, l->line, l->c, l->v + (at + tx) * l->c, POINTS * l->v_place, l->v_place, NULL, l->c);
+        k->winograd(RAMET__WINOGRAD_BACK, l->image + ty * l->m * l->line + tx * l->m * l->c, l->line, l->c, l->v + (at + tx) * l->c, POINTS * l->v_place, l->v_place, NULL, l->c);
 }
 /* Numbers of a tile of results from or to `edge`: those of them that there are */
 static void edge_tile(const layout *l, float *y, int64_t ty, int64_t tx, int32_t gather) {
@@ -90,8 +90,8 @@ static void result_tiles(const ramet__kernels *k, const layout *l, float *y, con
         float *here = whole ? y + (ty * l->m * l->out_wide + tx * l->m) * l->n : l->edge, *place = l->u + (at + tx) * l->n;
         const int64_t line = (whole ? l->out_wide : l->m) * l->n;
         if (gather && !whole) edge_tile(l, y, ty, tx, 1);
-        if (gather) k->filter(l->m == 2 ? RAMET__FILTER_SPREAD2 : RAMET__FILTER_SPREAD4, place, POINTS * l->u_place, l->u_place, here, line, l->n, NULL, l->n);
-        else k->filter(l->m == 2 ? RAMET__FILTER_RESULT2 : RAMET__FILTER_RESULT4, here, line, l->n, place, POINTS * l->u_place, l->u_place, bias, l->n);
+        if (gather) k->winograd(l->m == 2 ? RAMET__WINOGRAD_SPREAD2 : RAMET__WINOGRAD_SPREAD4, place, POINTS * l->u_place, l->u_place, here, line, l->n, NULL, l->n);
+        else k->winograd(l->m == 2 ? RAMET__WINOGRAD_RESULT2 : RAMET__WINOGRAD_RESULT4, here, line, l->n, place, POINTS * l->u_place, l->u_place, bias, l->n);
         if (!gather && !whole) edge_tile(l, y, ty, tx, 0);
     }
 }

@@ -115,7 +115,7 @@ INLINE void put(const int kind, part *p, int64_t i, vi q) {
 }
 INLINE const uint8_t *arrange(const int kind, uint8_t *room, const p16_block *w) {
     if (!is_wide(kind)) return w->q[0];
-    for (int i = 0; i < 16; i++) widen(room + i / 2 * 128 + i % 2 * 32, 64, vixor(viload(w->q[0] + 32 * i), viset8((int8_t)0x80)));
+    for (int g = 0; g < 8; g++) UNROLL for (int h = 0; h < 2; h++) widen(room + 128 * g + 32 * h, 64, vixor(viload(w->q[g] + 32 * h), viset8((int8_t)0x80)));
     return room;
 }
 INLINE void dots(const int kind, const int deep, const int R, vi dot[4][2], const part *p, const uint8_t *weights, const int from, const int to) {

@@ -36,7 +36,7 @@ static inline int64_t p16_bytes(int enc, int64_t k) { return (k / 32 + p16_unit(
 /* Where the parts of block b lie. */
 typedef struct p16_place { const uint8_t *quants, *high, *scales, *super; } p16_place;
 static inline p16_place p16_at(const int enc, const uint8_t *panel, int64_t b) {
-    const uint64_t n = (uint64_t)b / (uint64_t)p16_unit(enc), i = (uint64_t)b % (uint64_t)p16_unit(enc); /* unsigned: shifts */
+    const uint64_t n = (uint64_t)b >> (p16_is_k(enc) ? 3 : 1), i = (uint64_t)b & (uint64_t)(p16_unit(enc) - 1);
     const uint8_t *unit = panel + n * (uint64_t)p16_unit_bytes(enc), *high = unit + p16_unit(enc) * p16_quants(enc);
     const uint8_t *scales = high + p16_unit(enc) * p16_high(enc);
     return (p16_place){unit + i * (uint64_t)p16_quants(enc), high + i * (uint64_t)p16_high(enc), scales + i * (uint64_t)p16_scales(enc),

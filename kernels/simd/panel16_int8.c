@@ -164,22 +164,28 @@ enum { NEAR = 4096, AHEAD = 8192 };
 
 #define BEHIND(array, bytes) ((const void *)((const uint8_t *)(const void *)(array) + (bytes)))
 
-/* sum[v] += block b of one row, whose parts lie `to` bytes after the first, times vectors h + v as in block_dots */
-INLINE void add_block(const int enc, const int V, vf *sum, const held *w, const p16_place *at, int h, const int8_row *first, int64_t blocks, int64_t b, int64_t to) {
+/* A row's part of a block: what rounding made of it, or what it left. start: where its sums start, of 16 inputs each in Q6_K */
+typedef struct row_part { const int8_t *q; float d, s; int32_t start[2]; } row_part;
+INLINE row_part part_at(const int enc, const int8_row *row, int64_t blocks, int64_t b, int64_t to) {
+    const float *scale = BEHIND(row->d + b, to);
+    const int six = kind_of(enc) == SIXTEEN;
+    return (row_part){row->q + b * 32 + to, scale[0], scale[blocks], {*(const int32_t *)BEHIND(row->start[six ? 3 : which_of(enc)] + b, to), *(const int32_t *)BEHIND(row->start[4] + b, to)}};
+}
+
+/* sum[v] += a row's part of a block times vectors h + v as in block_dots */
+INLINE void add_block(const int enc, const int V, vf *sum, const held *w, const p16_place *at, int h, const row_part *x) {
     const int kind = kind_of(enc), six = kind == SIXTEEN;
 #ifdef RAMET__VEC512
     const int starts = kind != MINIMUM; /* bytes too are unsigned there */
 #else
     const int starts = kind == OFFSET || six;
 #endif
-    const float *scale = BEHIND(first->d + b, to);
-    const int8_t *x = first->q + b * 32 + to;
     vi dot[HALVES], dot1[HALVES];
-    UNROLL for (int v = 0; v < V; v++) dot[v] = viset(starts ? *(const int32_t *)BEHIND(first->start[six ? 3 : which_of(enc)] + b, to) : 0);
-    block_dots(enc, V, dot, x, w, at, h, 0, six ? 4 : 8);
+    UNROLL for (int v = 0; v < V; v++) dot[v] = viset(starts ? x->start[0] : 0);
+    block_dots(enc, V, dot, x->q, w, at, h, 0, six ? 4 : 8);
     if (six) {
-        UNROLL for (int v = 0; v < V; v++) dot1[v] = viset(*(const int32_t *)BEHIND(first->start[4] + b, to));
-        block_dots(enc, V, dot1, x, w, at, h, 4, 8);
+        UNROLL for (int v = 0; v < V; v++) dot1[v] = viset(x->start[1]);
+        block_dots(enc, V, dot1, x->q, w, at, h, 4, 8);
     }
     UNROLL for (int v = 0; v < V; v++) {
         vf d, d1, m, unused;
@@ -188,9 +194,9 @@ INLINE void add_block(const int enc, const int V, vf *sum, const held *w, const 
             p16_scale(enc, 0, &d, &m, at, h + v);
             if (six) p16_scale(enc, 1, &d1, &unused, at, h + v);
         }
-        if (six) sum[v] = vfma(vfma(vcvt(dot1[v]), d1, vmul(vcvt(dot[v]), d)), vset(*scale), sum[v]);
-        else sum[v] = vfma(vcvt(dot[v]), vmul(d, vset(*scale)), sum[v]);
-        if (kind == MINIMUM) sum[v] = vfma(m, vset(scale[blocks]), sum[v]);
+        if (six) sum[v] = vfma(vfma(vcvt(dot1[v]), d1, vmul(vcvt(dot[v]), d)), vset(x->d), sum[v]);
+        else sum[v] = vfma(vcvt(dot[v]), vmul(d, vset(x->d)), sum[v]);
+        if (kind == MINIMUM) sum[v] = vfma(m, vset(x->s), sum[v]);
     }
 }
 
@@ -211,7 +217,7 @@ NOINLINE static void finish_panel(const ramet__product_args *a, int64_t row, int
 /* Rows row.., up to `most`, against panel p where it lies. One row meets all vectors of a block together: they are unpacked as they are used, and again for what stands out of the row;
  * several meet one vector after the other, which is held for them. */
 INLINE void some_rows(const int enc, const ramet__product_args *a, int64_t row, int64_t p, const int most) {
-    const int64_t blocks = a->k / 32, each = p16_unit_bytes(enc) / p16_unit(enc), rest = (int64_t)one_row(a->k), rows = a->m - row < most ? a->m - row : most;
+    const int64_t blocks = a->k / 32, each = p16_unit_bytes(enc) / p16_unit(enc), rest = (int64_t)one_row(a->k), rows = most == 1 ? 1 : a->m - row < most ? a->m - row : most;
     const uint8_t *panel = (const uint8_t *)a->packed + p * p16_bytes(enc, a->k);
     const int8_row first = int8_row_at((const uint8_t *)a->x + row * a->x_stride, a->k);
     vf sum[GROUP][HALVES];
@@ -226,7 +232,8 @@ INLINE void some_rows(const int enc, const ramet__product_args *a, int64_t row, 
             int64_t to = 0;
             do {
                 IN_MEMORY(at.quants);
-                add_block(enc, HALVES, sum[0], NULL, &at, 0, &first, blocks, b, to);
+                const row_part x = part_at(enc, &first, blocks, b, to);
+                add_block(enc, HALVES, sum[0], NULL, &at, 0, &x);
             } while ((to += rest) == rest && *(const float *)BEHIND(first.d + b, rest) != 0.0f);
         } else
             for (int h = 0; h < HALVES; h++) {
@@ -238,8 +245,10 @@ INLINE void some_rows(const int enc, const ramet__product_args *a, int64_t row, 
                 for (int64_t r = 0; r < rows; r++) {
                     int64_t to = r * a->x_stride;
                     const int64_t last = *(const float *)BEHIND(first.d + b, to + rest) != 0.0f ? to + rest : to;
-                    do add_block(enc, 1, &sum[r][h], &w, &at, h, &first, blocks, b, to);
-                    while ((to += rest) <= last);
+                    do {
+                        const row_part x = part_at(enc, &first, blocks, b, to);
+                        add_block(enc, 1, &sum[r][h], &w, &at, h, &x);
+                    } while ((to += rest) <= last);
                 }
             }
     }
@@ -259,17 +268,14 @@ INLINE void forward(const int enc, const ramet__product_args *a) {
         for (int64_t r = 0; r < a->m; r += GROUP) some_rows(enc, a, r, p, GROUP);
 }
 #endif
-/* So many rows meet a panel where it lies: gathering more, and arranging its blocks for them, pays. HELD: each vector waits in registers for all of them; on AVX2, which
- * spills what is unpacked of fewer bits, only bytes do, and one row comes after the other. */
+/* So many rows meet a panel where it lies: gathering more, and arranging its blocks for them, pays. */
+enum { MOST_FEW = 12 };
 #if VL == 16 || defined(RAMET__AVXVNNI)
 #define FEW(enc) 1
-#define HELD(enc) 0
 #elif defined(__AVX2__)
-#define FEW(enc) ((enc) == P16_Q8_0 ? 5 : p16_high(enc) ? 1 : 3)
-#define HELD(enc) ((enc) == P16_Q8_0)
+#define FEW(enc) ((enc) == P16_Q8_0 ? MOST_FEW : 5)
 #else
 #define FEW(enc) 8
-#define HELD(enc) 1
 #endif
 #ifdef RAMET__FEW_ROWS
 #define FORWARD(ENC)                                                                                                                \
@@ -279,15 +285,61 @@ INLINE void forward(const int enc, const ramet__product_args *a) {
     }
 #define OF(ENC) forward_##ENC
 #else
-INLINE void few_rows(const int enc, const ramet__product_args *a) {
-    for (int64_t p = a->from / 16; p * 16 < a->to; p++)
-        if (HELD(enc) && a->m > 1) some_rows(enc, a, 0, p, FEW(enc));
-        else for (int64_t r = 0; r < a->m; r++) some_rows(enc, a, r, p, 1);
+/* Few rows' parts of each block, with where their sums stand; 2 * rows * b are block b's */
+typedef struct few_part { row_part x; vf *sum; } few_part;
+static void list_parts(int enc, int32_t *count, few_part *list, vf sum[][HALVES], const ramet__product_args *a) {
+    const int64_t blocks = a->k / 32, room = 2 * a->m;
+    for (int64_t i = 0; i < room; i++) { /* all rows, then what rounding left of them */
+        const int64_t r = i < a->m ? i : i - a->m;
+        const int8_row row = int8_row_at((const uint8_t *)a->x + r * a->x_stride + (i < a->m ? 0 : (int64_t)one_row(a->k)), a->k);
+        few_part *to = list;
+        for (int64_t b = 0; b < blocks; b++, to += room) {
+            if (i == 0) count[b] = 0;
+            if (i < a->m || row.d[b] != 0.0f) to[count[b]++] = (few_part){part_at(enc, &row, blocks, b, 0), sum[r]};
+        }
+    }
+}
+/* A panel where it lies: each vector of a block is held for all its parts */
+INLINE void meet(const int enc, const uint8_t *panel, int64_t blocks, const int32_t *count, const few_part *list, int64_t room) {
+    const int64_t each = p16_unit_bytes(enc) / p16_unit(enc);
+    for (int64_t b = 0; b < blocks; b++, list += room) {
+        UNROLL for (int64_t i = 0; i < each; i += 64) PREFETCH((uintptr_t)panel + (uintptr_t)(b * each + i + NEAR), 3);
+        const p16_place at = p16_at(enc, panel, b);
+        const few_part *end = list + count[b];
+        for (int h = 0; h < HALVES; h++) {
+            held w;
+            vf unused;
+            p16_load(enc, w.q, &at, h);
+            p16_scale(enc, 0, &w.d, &w.m, &at, h);
+            p16_scale(enc, 1, &w.d1, &unused, &at, h);
+            for (const few_part *p = list; p < end; p++) add_block(enc, 1, p->sum + h, &w, &at, h, &p->x);
+        }
+    }
+}
+typedef void meet_fn(const uint8_t *panel, int64_t blocks, const int32_t *count, const few_part *list, int64_t room);
+NOINLINE static void several_rows(int enc, meet_fn *met, const ramet__product_args *a) {
+    const int64_t blocks = a->k / 32, bytes = p16_bytes(enc, a->k);
+    int32_t *count = a->scratch;
+    few_part *list = (void *)((uint8_t *)a->scratch + ramet__round64((uint64_t)blocks * sizeof *count));
+    vf sum[MOST_FEW][HALVES];
+    list_parts(enc, count, list, sum, a);
+    for (int64_t n = a->from; n < a->to; n += 16) {
+        for (int64_t r = 0; r < a->m; r++) for (int h = 0; h < HALVES; h++) sum[r][h] = vzero();
+        met((const uint8_t *)a->packed + n / 16 * bytes, blocks, count, list, 2 * a->m);
+        finish_panel(a, 0, a->m, n, sum);
+    }
+}
+INLINE void single_row(const int enc, const ramet__product_args *a) {
+    for (int64_t p = a->from / 16; p * 16 < a->to; p++) some_rows(enc, a, 0, p, 1);
 }
 #define FORWARD(ENC)                                                                                                                \
+    static void meet_##ENC(const uint8_t *panel, int64_t blocks, const int32_t *count, const few_part *list, int64_t room) {        \
+        meet(P16_##ENC, panel, blocks, count, list, room);                                                                          \
+    }                                                                                                                               \
     void FN(panel16_int8_forward_##ENC)(const ramet__product_args *a) {                                                             \
-        if (a->m <= FEW(P16_##ENC)) few_rows(P16_##ENC, a);                                                                         \
-        else forward(P16_##ENC, a);                                                                                                 \
+        if (a->m > FEW(P16_##ENC)) forward(P16_##ENC, a);                                                                           \
+        else if (a->m > 1) several_rows(P16_##ENC, meet_##ENC, a);                                                                   \
+        else single_row(P16_##ENC, a);                                                                                              \
     }
 #define OF(ENC) FN(panel16_int8_forward_##ENC)
 #endif

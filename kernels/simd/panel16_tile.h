@@ -26,9 +26,11 @@ enum { ARRANGED = 1024 };
 INLINE int64_t part_bytes(const int kind) { return (void)kind, (int64_t)sizeof(part) + 32; }
 INLINE int8_t *eight(const int kind, const part *p, int64_t pair, int j) { return nth(kind, p, 2 * pair + j / 2)->q + j % 2 * 16; }
 INLINE void put(const int kind, part *p, int64_t i, vi q) {
-    int8_t bytes[32];
-    vistore(bytes, q);
-    for (int j = 0; j < 4; j++) memcpy(eight(kind, p, i / 2, j) + i % 2 * 8, bytes + 8 * j, 8);
+    int8_t *to = eight(kind, p, i / 2, 0) + i % 2 * 8, *then = eight(kind, p, i / 2, 2) + i % 2 * 8;
+    vst1_s32((void *)to, vget_low_s32(q.lo));
+    vst1_s32((void *)(to + 16), vget_high_s32(q.lo));
+    vst1_s32((void *)then, vget_low_s32(q.hi));
+    vst1_s32((void *)(then + 16), vget_high_s32(q.hi));
 }
 INLINE const uint8_t *arrange(const int kind, uint8_t *room, const p16_block *w) {
     for (int j = 0; j < 4; j++)

@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""Every source file names its licence; none is longer than 1500 lines (tables, *.def and *_table.*, may be)."""
+"""Every source file names its licence; none is longer than 1500 lines (tables, *.def and *_table.*, may be); what begins with #! can be run."""
 import os
 import pathlib
 import re
@@ -22,5 +22,7 @@ for folder, folders, files in os.walk(root):
             failures.append(f"{path.relative_to(root)}: no SPDX-License-Identifier line at the top")
         if len(lines) > 1500 and not TABLE.fullmatch(name):
             failures.append(f"{path.relative_to(root)}: {len(lines)} lines; split it")
+        if lines and lines[0].startswith("#!") and os.name == "posix" and not os.access(path, os.X_OK):
+            failures.append(f"{path.relative_to(root)}: begins with #! and is not executable; chmod +x")
 print("\n".join(failures) or f"files: {count} have a licence line and a bearable length")
 sys.exit(bool(failures) or not count)

@@ -48,9 +48,11 @@ class Rules(unittest.TestCase):
     def test_files(self):
         self.write({"lib/a.c": LICENCE, "build/x.c": ""})
         self.assertEqual(self.run_rule("files.py", self.root)[0], 0)
-        self.write({"lib/b.c": "int x;\n", "lib/long.c": LICENCE + "\n" * 1500, "lib/rows_table.h": LICENCE + "\n" * 1500})
+        self.write({"lib/b.c": "int x;\n", "lib/long.c": LICENCE + "\n" * 1500, "lib/rows_table.h": LICENCE + "\n" * 1500,
+                    "tests/run.py": "#!/usr/bin/env python3\n# SPDX-License-Identifier: Apache-2.0\n"})
         code, output = self.run_rule("files.py", self.root)
-        self.assertEqual((code, output.count("\n")), (1, 2), output)
+        self.assertEqual((code, output.count("\n")), (1, 3), output)
+        self.assertIn("run.py: begins with #!", output)
         self.assertIn("b.c: no SPDX", output)
         self.assertIn("long.c: 1501 lines", output)
 

@@ -5,6 +5,7 @@ import gc
 import os
 import pathlib
 import signal
+import subprocess
 import sys
 import tempfile
 import threading
@@ -51,6 +52,11 @@ class Case(unittest.TestCase):
 
 
 class Looking(Case):
+    def test_a_library_that_is_not_there(self):
+        done = subprocess.run([sys.executable, "-c", "import ramet"], capture_output=True, text=True, env={**os.environ, "RAMET_LIBRARY": str(self.folder / "none.so")})
+        self.assertEqual(done.returncode, 1)
+        self.assertRegex(done.stderr, r"ImportError: ramet: the library cannot be loaded \(.*none\.so.*\); .*RAMET_LIBRARY")
+
     def test_runtime(self):
         rt = ramet.Runtime(threads=1, isa="ref")
         self.assertEqual((rt.threads, rt.isa), (1, "ref"))

@@ -80,7 +80,14 @@ def _find() -> str:
     return name  # the system's
 
 
-lib = C.CDLL(_find())
+def _load(path: str) -> C.CDLL:
+    try:
+        return C.CDLL(path)
+    except OSError as e:
+        raise ImportError(f"ramet: the library cannot be loaded ({e}); install the package with pip install ., or let RAMET_LIBRARY name a libramet.so that meson built") from None
+
+
+lib = _load(_find())
 
 
 def _declare(result: Any, name: str, *arguments: Any) -> None:

@@ -102,6 +102,14 @@ INLINE vi four(const int8_t *x) { int32_t v; memcpy(&v, x, 4); return viset(v); 
 
 /* A vector of a block, unpacked */
 typedef struct held { vi q[8]; vf d, d1, m; } held;
+INLINE held hold(const int enc, const p16_place *at, int h) {
+    held w;
+    vf unused;
+    p16_load(enc, w.q, at, h);
+    p16_scale(enc, 0, &w.d, &w.m, at, h);
+    p16_scale(enc, 1, &w.d1, &unused, at, h);
+    return w;
+}
 
 #if !defined(RAMET__VEC512) && !defined(__ARM_FEATURE_DOTPROD)
 /* So many products of pairs 16 bits hold: 8 * 15 * 127 * 2 = 30480 of four bits, 4 * 31 * 127 * 2 = 31496 of five, 2 * 63 * 127 * 2 = 32004 of six, 128 * 127 * 2 = 32512 of a byte's
@@ -237,11 +245,7 @@ INLINE void some_rows(const int enc, const ramet__product_args *a, int64_t row, 
             } while ((to += rest) == rest && *(const float *)BEHIND(first.d + b, rest) != 0.0f);
         } else
             for (int h = 0; h < HALVES; h++) {
-                held w;
-                vf unused;
-                p16_load(enc, w.q, &at, h);
-                p16_scale(enc, 0, &w.d, &w.m, &at, h);
-                p16_scale(enc, 1, &w.d1, &unused, &at, h);
+                const held w = hold(enc, &at, h);
                 for (int64_t r = 0; r < rows; r++) {
                     int64_t to = r * a->x_stride;
                     const int64_t last = *(const float *)BEHIND(first.d + b, to + rest) != 0.0f ? to + rest : to;
@@ -307,11 +311,7 @@ INLINE void meet(const int enc, const uint8_t *panel, int64_t blocks, const int3
         const p16_place at = p16_at(enc, panel, b);
         const few_part *end = list + count[b];
         for (int h = 0; h < HALVES; h++) {
-            held w;
-            vf unused;
-            p16_load(enc, w.q, &at, h);
-            p16_scale(enc, 0, &w.d, &w.m, &at, h);
-            p16_scale(enc, 1, &w.d1, &unused, &at, h);
+            const held w = hold(enc, &at, h);
             for (const few_part *p = list; p < end; p++) add_block(enc, 1, p->sum + h, &w, &at, h, &p->x);
         }
     }
